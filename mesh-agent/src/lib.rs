@@ -1,0 +1,16 @@
+//! The node agent: a byte enters by `capture`, is judged by `policy`, and leaves by `tunnel` or `upstream`.
+//!
+//! ```text
+//!  pod A (netns a)                          node 1 │ node 2                              pod B (netns b)
+//!  app ─ connect(B:80) ─► kernel verdict           │                                               app
+//!         │ direct ──────────── same node, judged in the kernel, no hop ─────────────────────────► ▲
+//!         └► agent: outbound                       │                                               │
+//!              capture::accept → upstream::resolve → tunnel::client ══ mTLS ══► tunnel::server      │
+//!                                                  │        → policy::decide → upstream::connect ──►┘
+//!  plaintext from outside ─► sk_lookup ─► inbound ─┴──────────► policy::decide → upstream::connect ─► app
+//! ```
+//!
+//! Dependencies point one way: `mesh-model` ← steps (`capture` … `upstream`) ← `outbound`/`inbound` ← `agent`; `sources`
+//! feeds the model; `ops` observes.
+
+pub mod conn;

@@ -1,0 +1,39 @@
+//! `aya::Pod` for everything that user space writes to or reads from maps.
+//!
+//! SAFETY of each impl: the type is `#[repr(C)]`, has no padding (asserted: its size is the sum of its fields'), holds only integers
+//! and arrays of integers, so every byte pattern is a valid value and no uninitialised byte is ever given to the kernel.
+#![allow(unsafe_code)]
+
+use crate::{addr, event, flow, policy, service, workload};
+
+macro_rules! pod {
+    ($($t:ty = $size:expr),* $(,)?) => {$(
+        const _: () = assert!(core::mem::size_of::<$t>() == $size);
+        // SAFETY: see the module's header.
+        unsafe impl aya::Pod for $t {}
+    )*};
+}
+
+pod! {
+    addr::Addr = 16,
+    addr::Endpoint = 16 + 2 + 2,
+    flow::SockEntry = 20 + 20 + 6 * 4,
+    flow::OriginKey = 8 + 16 + 2 + 6,
+    flow::Origin = 20 + 20 + 2 * 4,
+    flow::FlowKey = 16 + 16 + 2 + 2,
+    flow::FlowEntry = 3 * 8 + 8 * 4,
+    flow::StatsKey = 3 * 4,
+    flow::Stats = 4 * 8,
+    workload::PodEntry = 2 * 16 + 4 * 4,
+    workload::WorkloadEntry = 3 * 4,
+    workload::Settings = 3 * 8 + 4 * 4,
+    service::ServiceEntry = 3 * 4,
+    service::BackendKey = 2 * 4,
+    policy::Op = 4 + 2 * 4 + 16,
+    policy::Header = 2 * 4,
+    policy::Program = 8 + crate::names::MAX_OPS * 28,
+    policy::Member = 2 * 4,
+    policy::Question = 2 * 16 + 2 * 4 + 2 * 4,
+    policy::Answer = 3 * 4,
+    event::Event = 3 * 8 + 6 * 4 + 3 * 20 + 4,
+}

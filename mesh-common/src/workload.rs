@@ -1,0 +1,76 @@
+//! Who runs where, as the kernel sees it.
+
+use crate::addr::Addr;
+
+/// [`PodEntry::state`]: not in the mesh; its connections are left alone.
+pub const POD_OUTSIDE: u32 = 1;
+/// In the mesh, but its rules, certificate or sockets are not there yet: connections are refused.
+pub const POD_HELD: u32 = 2;
+/// In the mesh and served.
+pub const POD_READY: u32 = 3;
+
+/// Value of `PODS`, keyed by network-namespace cookie: the pods of this node.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct PodEntry {
+    /// Its IPv4 address (mapped), or unspecified.
+    pub v4: Addr,
+    /// Its IPv6 address, or unspecified.
+    pub v6: Addr,
+    /// Node-local number of the workload, never 0.
+    pub workload: u32,
+    /// Node-local number of its identity, never 0.
+    pub identity: u32,
+    /// One of `POD_*`.
+    pub state: u32,
+    /// Zero.
+    pub pad: u32,
+}
+
+/// [`WorkloadEntry::flags`]: it runs on this node.
+pub const WORKLOAD_LOCAL: u32 = 1;
+/// It is in the mesh: reached through a tunnel unless judged in the kernel.
+pub const WORKLOAD_ENROLLED: u32 = 1 << 1;
+/// The kernel may not judge for it (encryption demanded on the node, policy too large, HTTP rules): the agent does.
+pub const WORKLOAD_VIA_AGENT: u32 = 1 << 2;
+/// Nothing may reach it now (held, or its rules are missing).
+pub const WORKLOAD_HELD: u32 = 1 << 3;
+
+/// Value of `WORKLOADS`, keyed by [`Addr`]: pods that are in the mesh, of all nodes.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct WorkloadEntry {
+    /// Node-local number of the workload, never 0.
+    pub workload: u32,
+    /// Key of its program in `POLICIES`; only for local ones.
+    pub policy: u32,
+    /// `WORKLOAD_*` bits.
+    pub flags: u32,
+}
+
+/// [`Settings::flags`]: a process in the pods' cgroup whose network namespace is unknown is refused.
+pub const SETTINGS_DENY_UNKNOWN: u32 = 1;
+/// Finished direct connections are reported as events.
+pub const SETTINGS_LOG_DIRECT: u32 = 1 << 1;
+/// The agent has filled the maps at least once.
+pub const SETTINGS_READY: u32 = 1 << 2;
+
+/// The only value of `SETTINGS`.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Settings {
+    /// Cookie of the node's own network namespace.
+    pub host_netns: u64,
+    /// Id of the agent's own cgroup.
+    pub agent_cgroup: u64,
+    /// Id of the cgroup above all pods.
+    pub pods_cgroup: u64,
+    /// Depth of that cgroup (the hierarchy's root is 0).
+    pub pods_level: u32,
+    /// `SETTINGS_*` bits.
+    pub flags: u32,
+    /// The agent's listener for captured outgoing connections, host order.
+    pub outbound_port: u32,
+    /// The tunnel's listener, host order.
+    pub tunnel_port: u32,
+}

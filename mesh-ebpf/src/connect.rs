@@ -1,0 +1,247 @@
+//! connect(): whose socket is it, whom does it dial, and may it.
+
+use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
+use aya_ebpf::programs::SockAddrContext;
+use mesh_common::addr::{Addr, Endpoint};
+use mesh_common::event::*;
+use mesh_common::flow::*;
+use mesh_common::policy::{Facts, Member, Program};
+use mesh_common::service::BackendKey;
+use mesh_common::verdict::{Decision, Walk};
+use mesh_common::workload::*;
+
+use crate::ctx::{self, Family};
+use crate::event;
+use crate::maps::*;
+
+const ALLOW: i32 = 1;
+const REFUSE: i32 = 0;
+
+/// The connect hooks. What is learnt of the attempt is gathered in one [`SockEntry`], because the kernel's stack has no room for more.
+#[inline(always)]
+pub fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
+    if !ctx::is_tcp(ctx) {
+        return ALLOW;
+    }
+    let Some(settings) = settings() else { return REFUSE };
+    let dialled = ctx::user_endpoint(ctx, family);
+    let mut attempt = SockEntry { dialled, endpoint: dialled, ..SockEntry::default() };
+    let netns = ctx::netns_of_addr(ctx);
+    // SAFETY: BPF_F_NO_PREALLOC keeps a found value from reuse while the program runs.
+    let Some(pod) = (unsafe { PODS.get(netns) }) else {
+        return stranger(ctx, settings, netns, &mut attempt);
+    };
+    if ctx::current_cgroup() == settings.agent_cgroup {
+        return agent(ctx, settings, &mut attempt);
+    }
+    let to = &attempt.dialled.addr;
+    if pod.state == POD_OUTSIDE || *to == pod.v4 || *to == pod.v6 || to.is_loopback() || to.is_unspecified() {
+        return ALLOW;
+    }
+    if is_excluded(to, attempt.dialled.port.get()) {
+        count(counter::PASS);
+        return ALLOW;
+    }
+    if pod.state != POD_READY {
+        return refuse(pod, &attempt, REASON_SOURCE_HELD);
+    }
+    resolve_and_judge(ctx, family, settings, pod, &mut attempt)
+}
+
+/// A socket outside the known pods: a process of the host, or one that should be known.
+#[inline(always)]
+fn stranger(ctx: &SockAddrContext, settings: &Settings, netns: u64, attempt: &mut SockEntry) -> i32 {
+    if ctx::current_cgroup() == settings.agent_cgroup {
+        return ALLOW;
+    }
+    let in_pods = settings.pods_cgroup != 0 && ctx::current_ancestor(settings.pods_level) == settings.pods_cgroup;
+    if netns == settings.host_netns {
+        // SAFETY: as in `connect`.
+        let local = unsafe { WORKLOADS.get(attempt.dialled.addr) }.is_some_and(|w| w.flags & WORKLOAD_LOCAL != 0);
+        if local && !in_pods {
+            attempt.kind = KIND_HOST;
+            note(ctx, attempt);
+        }
+        return ALLOW;
+    }
+    if in_pods && settings.flags & SETTINGS_DENY_UNKNOWN != 0 && !attempt.dialled.addr.is_loopback() {
+        refused(REASON_UNKNOWN_POD, |record| {
+            record.server = attempt.dialled;
+            record.dialled = attempt.dialled;
+        });
+        return REFUSE;
+    }
+    ALLOW
+}
+
+/// The agent's own socket in a pod's namespace: a tunnel, or a delivery to the pod's application.
+#[inline(always)]
+fn agent(ctx: &SockAddrContext, settings: &Settings, attempt: &mut SockEntry) -> i32 {
+    if attempt.dialled.port.get() as u32 != settings.tunnel_port {
+        attempt.kind = KIND_DELIVERY;
+        note(ctx, attempt);
+    }
+    ALLOW
+}
+
+#[inline(always)]
+fn resolve_and_judge(
+    ctx: &SockAddrContext,
+    family: Family,
+    settings: &Settings,
+    pod: &PodEntry,
+    attempt: &mut SockEntry,
+) -> i32 {
+    attempt.source = pod.workload;
+    // SAFETY (all lookups below): the maps are created with BPF_F_NO_PREALLOC, see `connect`.
+    if let Some(service) = unsafe { SERVICES.get(&attempt.dialled) } {
+        attempt.service = service.service;
+        if service.count == 0 {
+            return refuse(pod, attempt, REASON_NO_ENDPOINT);
+        }
+        // SAFETY: the helper has no preconditions.
+        let index = unsafe { bpf_get_prandom_u32() } % service.count;
+        let Some(backend) = (unsafe { BACKENDS.get(BackendKey { list: service.list, index }) }) else {
+            return refuse(pod, attempt, REASON_NO_ENDPOINT);
+        };
+        attempt.endpoint = *backend;
+    }
+    let to = &attempt.endpoint.addr;
+    let workload = if *to == pod.v4 || *to == pod.v6 { None } else { unsafe { WORKLOADS.get(to) } };
+    let Some(workload) = workload else {
+        count(counter::PASS);
+        if attempt.service != 0 {
+            attempt.kind = KIND_RESOLVED;
+            note(ctx, attempt);
+            ctx::set_user_endpoint(ctx, family, &attempt.endpoint);
+        }
+        return ALLOW;
+    };
+    attempt.destination = workload.workload;
+    let port = attempt.endpoint.port.get() as u32;
+    if port == settings.tunnel_port || port == settings.outbound_port {
+        return refuse(pod, attempt, REASON_OWN_PORT);
+    }
+    if workload.flags & WORKLOAD_HELD != 0 {
+        return refuse(pod, attempt, REASON_DESTINATION_HELD);
+    }
+    let own = if attempt.endpoint.addr.is_v4() { &pod.v4 } else { &pod.v6 };
+    if own.is_unspecified() {
+        return refuse(pod, attempt, REASON_FAMILY);
+    }
+    if workload.flags & WORKLOAD_LOCAL != 0 && workload.flags & WORKLOAD_VIA_AGENT == 0 {
+        attempt.policy = workload.policy;
+        let Some(program) = (unsafe { POLICIES.get(workload.policy) }) else {
+            return refuse(pod, attempt, REASON_NO_RULES);
+        };
+        return judge(ctx, family, pod, own, attempt, program);
+    }
+    count(counter::AGENT);
+    attempt.kind = KIND_AGENT;
+    note(ctx, attempt);
+    ctx::set_user_endpoint(ctx, family, &Endpoint::new(*own, settings.outbound_port as u16));
+    ALLOW
+}
+
+#[inline(always)]
+fn judge(
+    ctx: &SockAddrContext,
+    family: Family,
+    pod: &PodEntry,
+    own: &Addr,
+    attempt: &mut SockEntry,
+    program: &Program,
+) -> i32 {
+    let facts = Facts {
+        source: *own,
+        destination: attempt.endpoint.addr,
+        port: attempt.endpoint.port.get() as u32,
+        identified: 1,
+    };
+    let decision = evaluate(program, &facts, pod.identity);
+    if !decision.allowed {
+        attempt.policy = decision.policy;
+        return refuse(pod, attempt, if decision.policy == 0 { REASON_NO_ALLOW } else { REASON_POLICY });
+    }
+    if decision.dry_run != 0 {
+        event::send(EVENT_DRY_RUN, |record| {
+            describe(record, pod, attempt);
+            record.policy = decision.dry_run;
+        });
+    }
+    count(counter::DIRECT);
+    attempt.kind = KIND_DIRECT;
+    note(ctx, attempt);
+    if attempt.service != 0 {
+        ctx::set_user_endpoint(ctx, family, &attempt.endpoint);
+    }
+    ALLOW
+}
+
+/// The verdict, over the kernel's form of a program.
+#[inline(always)]
+pub fn evaluate(program: &Program, facts: &Facts, identity: u32) -> Decision {
+    let mut walk = Walk::new();
+    let mut i = 0;
+    while i < mesh_common::names::MAX_OPS {
+        if i as u32 >= program.header.len {
+            break;
+        }
+        // SAFETY: i is below the array's length.
+        let op = unsafe { program.ops.get_unchecked(i) };
+        // SAFETY: BPF_F_NO_PREALLOC, see `connect`.
+        walk.step(op, facts, |set| unsafe { IDENTITY_SETS.get(Member { set, identity }) }.is_some());
+        i += 1;
+    }
+    walk.finish(program.header.flags)
+}
+
+/// Remembers the socket until it connects.
+#[inline(always)]
+fn note(ctx: &SockAddrContext, entry: &SockEntry) {
+    if SOCKETS.insert(ctx::cookie_of_addr(ctx), entry, 0).is_err() {
+        count(counter::MAP_FULL);
+        aya_log_ebpf::warn!(ctx, "SOCKETS takes no more entries: a connection is not noted and will be refused on its way");
+    }
+}
+
+#[inline(always)]
+fn describe(record: &mut Event, pod: &PodEntry, attempt: &SockEntry) {
+    record.source = pod.workload;
+    record.destination = attempt.destination;
+    record.service = attempt.service;
+    record.policy = attempt.policy;
+    record.client.addr = if attempt.dialled.addr.is_v4() { pod.v4 } else { pod.v6 };
+    record.server = attempt.endpoint;
+    record.dialled = attempt.dialled;
+}
+
+#[inline(always)]
+fn refuse(pod: &PodEntry, attempt: &SockEntry, reason: u32) -> i32 {
+    refused(reason, |record| describe(record, pod, attempt));
+    REFUSE
+}
+
+#[inline(always)]
+fn refused(reason: u32, fill: impl FnOnce(&mut Event)) {
+    count(counter::DENY);
+    count(counter::REASON_BASE + reason);
+    event::send(EVENT_DENIED, |record| {
+        record.reason = reason;
+        fill(record);
+    });
+}
+
+/// The getpeername hooks: the application sees what it dialled.
+#[inline(always)]
+pub fn peername(ctx: &SockAddrContext, family: Family) -> i32 {
+    // SAFETY: an LRU map may reuse an element; the value is copied at once, and the socket that asks keeps its own entry fresh.
+    if let Some(entry) = unsafe { SOCKETS.get(ctx::cookie_of_addr(ctx)) } {
+        let entry = *entry;
+        let rewritten = matches!(entry.kind, KIND_AGENT | KIND_DIRECT | KIND_RESOLVED);
+        if rewritten && (family == Family::V6 || entry.dialled.addr.is_v4()) {
+            ctx::set_user_endpoint(ctx, family, &entry.dialled);
+        }
+    }
+    ALLOW
+}
