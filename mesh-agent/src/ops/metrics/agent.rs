@@ -1,0 +1,211 @@
+//! The agent's own metrics, `nodemesh_*`: typed handles for what is counted in the data path.
+
+use std::fmt;
+use std::sync::atomic::{AtomicI64, AtomicU64};
+
+use prometheus_client::encoding::{EncodeLabelSet, LabelSetEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+
+use super::labels::put;
+
+/// One or two labels whose values are chosen by this program.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Static<const N: usize>(pub [(&'static str, &'static str); N]);
+
+impl<const N: usize> EncodeLabelSet for Static<N> {
+    fn encode(&self, encoder: &mut LabelSetEncoder) -> fmt::Result {
+        self.0.iter().try_for_each(|(name, value)| put(encoder, name, value))
+    }
+}
+
+type Counted<const N: usize> = Family<Static<N>, Counter>;
+
+/// Which way a tunnel was made.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum TunnelSide {
+    /// This agent dialled.
+    Outbound,
+    /// This agent was dialled.
+    Inbound,
+}
+
+impl TunnelSide {
+    /// The label's value.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            TunnelSide::Outbound => "outbound",
+            TunnelSide::Inbound => "inbound",
+        }
+    }
+}
+
+/// Handles of the agent's own metrics. Cheap to clone; all clones count into the same.
+#[derive(Clone, Debug)]
+pub struct AgentMetrics {
+    decisions: Counted<2>,
+    dry_run: Counter,
+    tunnels: Family<Static<1>, Gauge>,
+    handshakes: Counted<2>,
+    streams: Counted<1>,
+    renewals: Counted<1>,
+    /// Version of the configuration in force.
+    pub config_version: Gauge,
+    /// When it was applied, Unix seconds.
+    pub config_applied: Gauge<f64, AtomicU64>,
+    /// Objects of it that were refused or have fields that are not done.
+    pub config_problems: Gauge,
+    /// Pods of this node that are enrolled and held.
+    pub pods_held: Gauge<i64, AtomicI64>,
+    /// Pods of this node that are enrolled and served.
+    pub pods_ready: Gauge<i64, AtomicI64>,
+    access_lines: Counted<1>,
+}
+
+impl AgentMetrics {
+    pub(super) fn register(registry: &mut Registry) -> AgentMetrics {
+        let metrics = AgentMetrics {
+            decisions: Family::default(),
+            dry_run: Counter::default(),
+            tunnels: Family::default(),
+            handshakes: Family::default(),
+            streams: Family::default(),
+            renewals: Family::default(),
+            config_version: Gauge::default(),
+            config_applied: Gauge::default(),
+            config_problems: Gauge::default(),
+            pods_held: Gauge::default(),
+            pods_ready: Gauge::default(),
+            access_lines: Family::default(),
+        };
+        let m = &metrics;
+        registry.register("nodemesh_policy_decisions", "Decisions about connections by the agent, by reason", m.decisions.clone());
+        registry.register(
+            "nodemesh_policy_dry_run_denials",
+            "Connections allowed that a policy in dry run would deny",
+            m.dry_run.clone(),
+        );
+        registry.register("nodemesh_tunnels_open", "Tunnels that stand", m.tunnels.clone());
+        registry.register("nodemesh_tunnel_handshakes", "Handshakes of tunnels, by result", m.handshakes.clone());
+        registry.register(
+            "nodemesh_tunnel_streams",
+            "Connections carried by tunnels: by one made for it, or by one that stood",
+            m.streams.clone(),
+        );
+        registry.register("nodemesh_certificate_renewals", "Certificates requested, by result", m.renewals.clone());
+        registry.register("nodemesh_config_version", "Version of the configuration in force", m.config_version.clone());
+        registry.register(
+            "nodemesh_config_applied_timestamp_seconds",
+            "When the configuration in force was applied, Unix time",
+            m.config_applied.clone(),
+        );
+        registry.register(
+            "nodemesh_config_problems",
+            "Problems of the configuration in force: objects refused or not wholly understood",
+            m.config_problems.clone(),
+        );
+        registry.register("nodemesh_pods_held", "Pods of this node that are enrolled and not yet served", m.pods_held.clone());
+        registry.register("nodemesh_pods_ready", "Pods of this node that are enrolled and served", m.pods_ready.clone());
+        registry.register(
+            "nodemesh_access_log_lines",
+            "Lines of the access log: written, suppressed by the rate limit, lost because the writer was behind",
+            m.access_lines.clone(),
+        );
+        registry.register(
+            "nodemesh_build",
+            "The agent's build",
+            Info::new(vec![("version", env!("CARGO_PKG_VERSION")), ("component", "mesh-agent"), ("arch", std::env::consts::ARCH)]),
+        );
+        // Series that alerts are built on exist from the start, or their first increase would be invisible.
+        for result in [CertificateResult::Issued, CertificateResult::Failed] {
+            drop(m.renewals.get_or_create(&result.labels()));
+        }
+        for line in [LineResult::Written, LineResult::Suppressed, LineResult::Lost] {
+            drop(m.access_lines.get_or_create(&line.labels()));
+        }
+        for side in [TunnelSide::Outbound, TunnelSide::Inbound] {
+            drop(m.tunnels.get_or_create(&Static([("direction", side.as_str())])));
+        }
+        metrics
+    }
+
+    /// Counts a decision; `reason` is an [`Outcome`](crate::outcome::Outcome)'s name, or `allowed`.
+    pub fn decision(&self, allowed: bool, reason: &'static str) {
+        let result = if allowed { "allow" } else { "deny" };
+        self.decisions.get_or_create(&Static([("decision", result), ("reason", reason)])).inc();
+    }
+
+    /// Counts a connection that a policy in dry run would have denied.
+    pub fn dry_run_denial(&self) {
+        self.dry_run.inc();
+    }
+
+    /// The gauge of open tunnels: `inc` when one stands, `dec` when it is gone.
+    pub fn tunnels_open(&self, side: TunnelSide) -> Gauge {
+        self.tunnels.get_or_create_owned(&Static([("direction", side.as_str())]))
+    }
+
+    /// Counts a finished handshake; `result` is `ok` or an outcome's name.
+    pub fn handshake(&self, side: TunnelSide, result: &'static str) {
+        self.handshakes.get_or_create(&Static([("direction", side.as_str()), ("result", result)])).inc();
+    }
+
+    /// The counter of connections that got a tunnel: a new one, or (`reused`) one that stood.
+    pub fn streams(&self, reused: bool) -> Counter {
+        self.streams.get_or_create_owned(&Static([("tunnel", if reused { "reused" } else { "new" })]))
+    }
+
+    /// Counts the answer to a request for a certificate.
+    pub fn certificate(&self, result: CertificateResult) {
+        self.renewals.get_or_create(&result.labels()).inc();
+    }
+
+    pub(crate) fn access_lines(&self, result: LineResult) -> Counter {
+        self.access_lines.get_or_create_owned(&result.labels())
+    }
+}
+
+/// What came of a request for a certificate.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum CertificateResult {
+    /// It was issued and is used.
+    Issued,
+    /// It was not.
+    Failed,
+}
+
+impl CertificateResult {
+    fn labels(self) -> Static<1> {
+        Static([(
+            "result",
+            match self {
+                CertificateResult::Issued => "issued",
+                CertificateResult::Failed => "failed",
+            },
+        )])
+    }
+}
+
+/// What came of a line of the access log.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum LineResult {
+    Written,
+    Suppressed,
+    Lost,
+}
+
+impl LineResult {
+    fn labels(self) -> Static<1> {
+        Static([(
+            "result",
+            match self {
+                LineResult::Written => "written",
+                LineResult::Suppressed => "suppressed",
+                LineResult::Lost => "lost",
+            },
+        )])
+    }
+}

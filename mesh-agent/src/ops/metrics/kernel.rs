@@ -1,0 +1,175 @@
+//! What the kernel counts: connections that it judged and let through without the agent, and its verdicts.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use mesh_common::event::counter;
+use mesh_common::flow::{Stats, StatsKey};
+
+use super::labels::{ConnectionLabels, PeerInfo, Reporter, Security, ServiceRef};
+use super::{Kind, Metrics, Samples, Series};
+use crate::outcome::{Outcome, ResponseFlag};
+
+/// Cumulative counts of one key, summed over the CPUs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct FlowTotals {
+    /// Connections established.
+    pub opened: u64,
+    /// Connections ended.
+    pub closed: u64,
+    /// Bytes from client to server.
+    pub from_client: u64,
+    /// Bytes from server to client.
+    pub to_client: u64,
+}
+
+impl FlowTotals {
+    /// The sum over CPUs.
+    pub fn sum(per_cpu: &[Stats]) -> FlowTotals {
+        per_cpu.iter().fold(FlowTotals::default(), |sum, cpu| FlowTotals {
+            opened: sum.opened.wrapping_add(cpu.opened),
+            closed: sum.closed.wrapping_add(cpu.closed),
+            from_client: sum.from_client.wrapping_add(cpu.sent),
+            to_client: sum.to_client.wrapping_add(cpu.received),
+        })
+    }
+
+    /// What came since `before`. A total below its predecessor means that the entry was made anew: then all of it is new.
+    fn since(self, before: FlowTotals) -> FlowTotals {
+        let restarted = self.opened < before.opened
+            || self.closed < before.closed
+            || self.from_client < before.from_client
+            || self.to_client < before.to_client;
+        let before = if restarted { FlowTotals::default() } else { before };
+        FlowTotals {
+            opened: self.opened - before.opened,
+            closed: self.closed - before.closed,
+            from_client: self.from_client - before.from_client,
+            to_client: self.to_client - before.to_client,
+        }
+    }
+}
+
+/// Who the numbers of a key are.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct FlowPeers {
+    /// The client.
+    pub source: PeerInfo,
+    /// The server.
+    pub destination: PeerInfo,
+    /// The Service.
+    pub service: Option<ServiceRef>,
+}
+
+struct Flow {
+    seen: FlowTotals,
+    /// For both reporters: no agent stands between, so this agent speaks for both sides. Absent until something is to be counted.
+    series: Option<[Arc<Series>; 2]>,
+}
+
+/// Turns the kernel's cumulative totals into counters of the `istio_tcp_*` families. Call [`KernelFlows::pass`] now and then, and before a scrape.
+///
+/// What an earlier agent left in maps that were adopted was reported by that agent; it is where counting starts, not counted again.
+pub struct KernelFlows {
+    metrics: Arc<Metrics>,
+    flows: HashMap<StatsKey, Flow>,
+    adopting: bool,
+}
+
+impl KernelFlows {
+    /// `adopted`: the maps are those of an earlier agent, so the first pass only takes their state down.
+    pub fn new(metrics: Arc<Metrics>, adopted: bool) -> KernelFlows {
+        KernelFlows { metrics, flows: HashMap::new(), adopting: adopted }
+    }
+
+    /// Takes the whole content of the kernel's map. `peers` is asked once for a key, when it first has something to count; what it cannot
+    /// name is counted as unknown. Keys that are no longer there are forgotten.
+    pub fn pass(&mut self, totals: impl IntoIterator<Item = (StatsKey, FlowTotals)>, peers: impl Fn(&StatsKey) -> FlowPeers) {
+        let mut present = HashMap::with_capacity(self.flows.len());
+        for (key, now) in totals {
+            let mut flow = self.flows.remove(&key).unwrap_or(Flow { seen: FlowTotals::default(), series: None });
+            let new = if self.adopting { FlowTotals::default() } else { now.since(flow.seen) };
+            flow.seen = now;
+            if new != FlowTotals::default() {
+                let series = flow.series.get_or_insert_with(|| resolve(&self.metrics, peers(&key)));
+                for series in series.iter() {
+                    series.add_opened(new.opened);
+                    series.add_closed(ResponseFlag::None, new.closed);
+                    series.add_bytes(new.from_client, new.to_client);
+                }
+            }
+            present.insert(key, flow);
+        }
+        self.flows = present;
+        self.adopting = false;
+    }
+
+    /// Forgets the keys of a workload number that was given back, so that its next owner is named anew.
+    pub fn forget(&mut self, workload: u32) {
+        for (key, flow) in &mut self.flows {
+            if key.source == workload || key.destination == workload {
+                flow.series = None;
+            }
+        }
+    }
+}
+
+fn resolve(metrics: &Metrics, peers: FlowPeers) -> [Arc<Series>; 2] {
+    let FlowPeers { source, destination, service } = peers;
+    // The bytes stay in the kernel's memory: nothing is encrypted, and nothing is claimed.
+    let mut labels = ConnectionLabels { reporter: Reporter::Source, source, destination, service, security: Security::None };
+    let first = metrics.series(&labels);
+    labels.reporter = Reporter::Destination;
+    [first, metrics.series(&labels)]
+}
+
+/// The kernel's counters (`mesh_common::event::counter`), summed over CPUs; put in by whoever reads the map, shown at a scrape.
+#[derive(Debug, Default)]
+pub struct KernelCounters([AtomicU64; counter::COUNT as usize]);
+
+impl KernelCounters {
+    /// Registers the families in `metrics`.
+    pub fn register(metrics: &Metrics) -> Arc<KernelCounters> {
+        let counters = Arc::new(KernelCounters::default());
+        let shown = counters.clone();
+        metrics.collect(move |samples| shown.show(samples));
+        counters
+    }
+
+    /// Sets one counter to its total; indices beyond the contract are left out.
+    pub fn set(&self, index: u32, total: u64) {
+        if let Some(cell) = self.0.get(index as usize) {
+            cell.store(total, Ordering::Relaxed);
+        }
+    }
+
+    fn get(&self, index: u32) -> f64 {
+        self.0.get(index as usize).map_or(0.0, |cell| cell.load(Ordering::Relaxed) as f64)
+    }
+
+    fn show(&self, samples: &mut Samples<'_, '_>) {
+        let mut verdicts = samples.family("nodemesh_kernel_verdicts", "What the kernel did with connections of pods.", Kind::Counter);
+        for (kind, index) in [
+            ("pass", counter::PASS),
+            ("direct", counter::DIRECT),
+            ("agent", counter::AGENT),
+            ("deny", counter::DENY),
+            ("steered", counter::STEERED),
+            ("dropped", counter::DROPPED),
+        ] {
+            verdicts.sample(&[("verdict", kind)], self.get(index));
+        }
+        let mut refusals = samples.family("nodemesh_kernel_refusals", "Connections refused at connect(), by reason.", Kind::Counter);
+        for reason in 1..mesh_common::event::REASONS {
+            let name = Outcome::from_kernel_refusal(reason, None).meaning().name;
+            refusals.sample(&[("reason", name)], self.get(counter::REASON_BASE + reason));
+        }
+        samples
+            .family("nodemesh_kernel_map_full", "Entries that could not be written because a kernel map is full.", Kind::Counter)
+            .sample(&[], self.get(counter::MAP_FULL));
+        samples
+            .family("nodemesh_kernel_events_lost", "Events lost because the kernel's ring buffer was full.", Kind::Counter)
+            .sample(&[], self.get(counter::EVENT_LOST));
+    }
+}
