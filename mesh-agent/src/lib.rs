@@ -13,4 +13,8 @@
 //! Dependencies point one way: `mesh-model` ← steps (`capture` … `upstream`) ← `outbound`/`inbound` ← `agent`; `sources`
 //! feeds the model; `ops` observes.
 
+pub mod capture;
 pub mod conn;
+pub mod ops;
+pub mod outcome;
+pub mod sys;

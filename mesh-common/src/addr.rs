@@ -57,6 +57,15 @@ impl Addr {
         ]
     }
 
+    /// The mask of a prefix length over the mapped 128 bits (an IPv4 prefix counts from 96); more than 128 is 128.
+    pub const fn mask(prefix: u8) -> Self {
+        if prefix == 0 {
+            return Addr([0; 16]);
+        }
+        let bits = if prefix > 128 { 128 } else { prefix };
+        Addr((u128::MAX << (128 - bits as u32)).to_be_bytes())
+    }
+
     /// 127.0.0.0/8 or `::1`.
     #[inline(always)]
     pub const fn is_loopback(&self) -> bool {

@@ -14,7 +14,7 @@ pub const ATOM_TRUE: u8 = 0;
 pub const ATOM_FALSE: u8 = 1;
 /// The source has an identity and it is in set [`Op::arg`].
 pub const ATOM_IDENTITY: u8 = 2;
-/// The source address is in [`Op::addr`]/[`Op::prefix`].
+/// The source address is in the range [`Op::addr`] under [`Op::mask`].
 pub const ATOM_SOURCE_CIDR: u8 = 3;
 /// The destination address is in the range.
 pub const ATOM_DESTINATION_CIDR: u8 = 4;
@@ -32,7 +32,7 @@ pub const OP_DENY: u8 = 1 << 3;
 /// The row belongs to a policy in dry run; on the row's last op.
 pub const OP_DRY_RUN: u8 = 1 << 4;
 
-/// One atom, 28 bytes.
+/// One atom, 44 bytes.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Op {
@@ -40,16 +40,17 @@ pub struct Op {
     pub atom: u8,
     /// `OP_*` bits.
     pub flags: u8,
-    /// Prefix length over the 128 bits of a mapped address.
-    pub prefix: u8,
     /// Zero.
-    pub pad: u8,
+    pub pad: [u8; 2],
     /// Set, or port.
     pub arg: u32,
     /// Number of the policy that the row belongs to, for the log; on the row's last op.
     pub policy: u32,
-    /// Range.
+    /// A range's address.
     pub addr: Addr,
+    /// A range's mask over the mapped 128 bits ([`Addr::mask`]); spelt out, because a loop over a prefix length would make the kernel's
+    /// verifier walk every length.
+    pub mask: Addr,
 }
 
 /// [`Header::flags`]: at least one enforced ALLOW policy applies, so what no row allows is denied.
@@ -65,6 +66,8 @@ pub struct Header {
     pub len: u32,
     /// `HEADER_*` bits.
     pub flags: u32,
+    /// Zero; see [`crate::verdict::Walk`].
+    pub zero: u32,
 }
 
 /// Value of `POLICIES`.

@@ -9,7 +9,7 @@ fn op(atom: u8, flags: u8, arg: u32, policy: u32) -> Op {
 const LAST: u8 = OP_END_CLAUSE | OP_END_ROW;
 
 fn run(flags: u32, ops: &[Op], facts: &Facts, sets: &[u32]) -> Decision {
-    decide(&Header { len: ops.len() as u32, flags }, ops, facts, |s| sets.contains(&s))
+    decide(&Header { len: ops.len() as u32, flags, zero: 0 }, ops, facts, |s| sets.contains(&s))
 }
 
 #[test]
@@ -53,7 +53,7 @@ fn clauses_are_anded_and_atoms_ored() {
     let ops = [
         op(ATOM_PORT, 0, 80, 0),
         op(ATOM_PORT, OP_END_CLAUSE, 443, 0),
-        Op { prefix: 96 + 8, addr: Addr::v4([10, 0, 0, 0]), ..op(ATOM_SOURCE_CIDR, LAST, 0, 3) },
+        Op { mask: Addr::mask(96 + 8), addr: Addr::v4([10, 0, 0, 0]), ..op(ATOM_SOURCE_CIDR, LAST, 0, 3) },
     ];
     let f = |port, ip| Facts { port, source: Addr::v4(ip), ..Facts::default() };
     assert!(run(HEADER_HAS_ALLOW, &ops, &f(443, [10, 9, 9, 9]), &[]).allowed);
@@ -83,7 +83,7 @@ proptest::proptest! {
         let mask = if prefix == 0 { 0 } else { u128::MAX << (128 - prefix) };
         let want = (range & mask) == (addr & mask);
         let close = (range & mask) | (addr & !mask);
-        assert_eq!(contains(&Addr(range.to_be_bytes()), prefix, &Addr(addr.to_be_bytes())), want);
-        assert!(contains(&Addr(range.to_be_bytes()), prefix, &Addr(close.to_be_bytes())));
+        assert_eq!(contains(&Addr(range.to_be_bytes()), &Addr::mask(prefix), &Addr(addr.to_be_bytes())), want);
+        assert!(contains(&Addr(range.to_be_bytes()), &Addr::mask(prefix), &Addr(close.to_be_bytes())));
     }
 }

@@ -22,81 +22,80 @@ pub struct Decision {
 pub const NO_POLICY: u32 = u32::MAX;
 
 /// State of an evaluation.
+///
+/// Everything is a word, and a step after the match itself has no branches: to the kernel's verifier, which follows every branch of every
+/// turn of the loop, the state is then one unknown word a field instead of one case for each combination.
 #[derive(Clone, Copy)]
 pub struct Walk {
-    row: bool,
-    clause: bool,
-    deny: u32,
-    allow: u32,
-    dry_deny: u32,
-    dry_allow: u32,
+    /// 1 while every clause of the row so far held.
+    row: u32,
+    /// 1 once an atom of the clause matched.
+    clause: u32,
+    /// A bit for each kind of row (index: `OP_DENY`, `OP_DRY_RUN`) that matched.
+    found: u32,
+    /// The first policy that matched, by that index.
+    first: [u32; 4],
 }
 
-impl Default for Walk {
-    fn default() -> Self {
-        Self::new()
-    }
-}
+const ALLOW: usize = 0;
+const DENY: usize = 1;
+const DRY_ALLOW: usize = 2;
+const DRY_DENY: usize = 3;
 
 impl Walk {
-    /// The state before the first op.
+    /// The state before the first op. `zero` is [`Header::zero`]: a nought that the verifier does not know to be one.
     #[inline(always)]
-    pub const fn new() -> Self {
-        Walk { row: true, clause: false, deny: 0, allow: 0, dry_deny: 0, dry_allow: 0 }
+    pub const fn new(zero: u32) -> Self {
+        Walk { row: zero ^ 1, clause: zero, found: zero, first: [zero; 4] }
     }
 
     /// Takes one op. `in_set(S)` answers whether the source's identity is in set S; it is asked only of identified sources.
     #[inline(always)]
     pub fn step(&mut self, op: &Op, facts: &Facts, in_set: impl FnOnce(u32) -> bool) {
+        let flags = op.flags as u32;
         let hit = match op.atom {
-            ATOM_TRUE => true,
-            ATOM_IDENTITY => facts.identified != 0 && in_set(op.arg),
-            ATOM_SOURCE_CIDR => contains(&op.addr, op.prefix, &facts.source),
-            ATOM_DESTINATION_CIDR => contains(&op.addr, op.prefix, &facts.destination),
-            ATOM_PORT => facts.port == op.arg,
-            // ATOM_FALSE, and an atom from a future that this code does not know: in a DENY row it must match.
-            ATOM_FALSE => false,
-            _ => op.flags & OP_DENY != 0,
+            ATOM_TRUE => 1,
+            ATOM_IDENTITY => (facts.identified != 0 && in_set(op.arg)) as u32,
+            ATOM_SOURCE_CIDR => contains(&op.addr, &op.mask, &facts.source) as u32,
+            ATOM_DESTINATION_CIDR => contains(&op.addr, &op.mask, &facts.destination) as u32,
+            ATOM_PORT => (facts.port == op.arg) as u32,
+            // HTTP fields of an ALLOW rule, or an atom that this code does not know: in a DENY row it must match.
+            ATOM_FALSE => 0,
+            _ => (flags >> DENY_SHIFT) & 1,
         };
+        let negate = flags & OP_NEGATE as u32;
+        let end_clause = (flags >> END_CLAUSE_SHIFT) & 1;
+        let end_row = (flags >> END_ROW_SHIFT) & 1;
         self.clause |= hit;
-        if op.flags & OP_END_CLAUSE == 0 {
-            return;
-        }
-        self.row &= self.clause != (op.flags & OP_NEGATE != 0);
-        self.clause = false;
-        if op.flags & OP_END_ROW == 0 {
-            return;
-        }
-        if self.row {
-            let slot = match (op.flags & OP_DENY != 0, op.flags & OP_DRY_RUN != 0) {
-                (true, false) => &mut self.deny,
-                (false, false) => &mut self.allow,
-                (true, true) => &mut self.dry_deny,
-                (false, true) => &mut self.dry_allow,
-            };
-            if *slot == 0 {
-                *slot = op.policy;
-            }
-        }
-        self.row = true;
+        self.row &= (self.clause ^ negate) | (end_clause ^ 1);
+        self.clause &= end_clause ^ 1;
+        let kind = 1u32 << ((flags >> DENY_SHIFT) & 3);
+        let new = kind & 0u32.wrapping_sub(self.row & end_row) & !self.found;
+        self.found |= new;
+        self.first[ALLOW] |= op.policy & 0u32.wrapping_sub((new >> ALLOW) & 1);
+        self.first[DENY] |= op.policy & 0u32.wrapping_sub((new >> DENY) & 1);
+        self.first[DRY_ALLOW] |= op.policy & 0u32.wrapping_sub((new >> DRY_ALLOW) & 1);
+        self.first[DRY_DENY] |= op.policy & 0u32.wrapping_sub((new >> DRY_DENY) & 1);
+        self.row |= end_row;
     }
 
     /// The decision after the last op.
     #[inline(always)]
     pub fn finish(self, flags: u32) -> Decision {
+        let found = |kind: usize| self.found & (1 << kind) != 0;
         let has_allow = flags & HEADER_HAS_ALLOW != 0;
-        let (allowed, policy) = if self.deny != 0 {
-            (false, self.deny)
-        } else if self.allow != 0 {
-            (true, self.allow)
+        let (allowed, policy) = if found(DENY) {
+            (false, self.first[DENY])
+        } else if found(ALLOW) {
+            (true, self.first[ALLOW])
         } else {
             (!has_allow, 0)
         };
         let dry_run = if !allowed {
             0
-        } else if self.dry_deny != 0 {
-            self.dry_deny
-        } else if flags & HEADER_HAS_DRY_ALLOW != 0 && self.dry_allow == 0 && self.allow == 0 {
+        } else if found(DRY_DENY) {
+            self.first[DRY_DENY]
+        } else if flags & HEADER_HAS_DRY_ALLOW != 0 && !found(DRY_ALLOW) && !found(ALLOW) {
             NO_POLICY
         } else {
             0
@@ -105,35 +104,23 @@ impl Walk {
     }
 }
 
+const END_CLAUSE_SHIFT: u32 = OP_END_CLAUSE.trailing_zeros();
+const END_ROW_SHIFT: u32 = OP_END_ROW.trailing_zeros();
+const DENY_SHIFT: u32 = OP_DENY.trailing_zeros();
+const _: () = assert!(OP_NEGATE == 1 && OP_DRY_RUN == OP_DENY << 1);
+
 /// Evaluates a program of any length; `in_set` as in [`Walk::step`].
 pub fn decide(header: &Header, ops: &[Op], facts: &Facts, in_set: impl Fn(u32) -> bool) -> Decision {
-    let mut walk = Walk::new();
+    let mut walk = Walk::new(header.zero);
     for op in ops.iter().take(header.len as usize) {
         walk.step(op, facts, &in_set);
     }
     walk.finish(header.flags)
 }
 
-/// Whether `range`/`prefix` (over 128 mapped bits) contains `addr`.
+/// Whether the range `addr` under `mask` contains `other`. No branches: see [`Op::mask`].
 #[inline(always)]
-pub fn contains(range: &Addr, prefix: u8, addr: &Addr) -> bool {
-    let (r, a) = (range.to_be_v6(), addr.to_be_v6());
-    let mut same = true;
-    let mut left = prefix as u32;
-    let mut i = 0;
-    while i < 4 {
-        let bits = if left > 32 { 32 } else { left };
-        let mask = if bits == 0 { 0 } else { (u32::MAX << (32 - bits)).to_be() };
-        // Index by a constant-bounded counter; the arrays have four elements.
-        let (x, y) = match i {
-            0 => (r[0], a[0]),
-            1 => (r[1], a[1]),
-            2 => (r[2], a[2]),
-            _ => (r[3], a[3]),
-        };
-        same &= (x ^ y) & mask == 0;
-        left -= bits;
-        i += 1;
-    }
-    same
+pub fn contains(addr: &Addr, mask: &Addr, other: &Addr) -> bool {
+    let ([a, b, c, d], [e, f, g, h], [i, j, k, l]) = (addr.to_be_v6(), mask.to_be_v6(), other.to_be_v6());
+    ((a ^ i) & e) | ((b ^ j) & f) | ((c ^ k) & g) | ((d ^ l) & h) == 0
 }

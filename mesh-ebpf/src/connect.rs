@@ -181,7 +181,7 @@ fn judge(
 /// The verdict, over the kernel's form of a program.
 #[inline(always)]
 pub fn evaluate(program: &Program, facts: &Facts, identity: u32) -> Decision {
-    let mut walk = Walk::new();
+    let mut walk = Walk::new(program.header.zero);
     let mut i = 0;
     while i < mesh_common::names::MAX_OPS {
         if i as u32 >= program.header.len {

@@ -3,6 +3,8 @@
 //! SAFETY of every access in this module: the pointers are the program's own context, valid for its whole run; the verifier checks
 //! each offset and width against what the program's type may touch, and refuses to load the object otherwise.
 
+use core::ptr::read_volatile;
+
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::helpers::generated::{
     bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_netns_cookie, bpf_get_socket_cookie,
@@ -14,6 +16,21 @@ use mesh_common::flow::FlowKey;
 const AF_INET: u32 = 2;
 const SOCK_STREAM: u32 = 1;
 const IPPROTO_TCP: u32 = 6;
+
+/// Reads one word of a context. Volatile, and never under a condition: else the compiler joins the loads of two branches into one at a
+/// computed address, which the verifier refuses.
+macro_rules! word {
+    ($ptr:expr, $($field:tt)+) => {
+        read_volatile(&raw const (*$ptr).$($field)+)
+    };
+}
+
+/// Four words in network byte order.
+macro_rules! words {
+    ($ptr:expr, $field:ident) => {
+        [word!($ptr, $field[0]), word!($ptr, $field[1]), word!($ptr, $field[2]), word!($ptr, $field[3])]
+    };
+}
 
 /// Which hook ran.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -37,9 +54,7 @@ pub fn user_endpoint(ctx: &SockAddrContext, family: Family) -> Endpoint {
         let sa = ctx.sock_addr;
         let addr = match family {
             Family::V4 => Addr::from_be_v4((*sa).user_ip4),
-            Family::V6 => {
-                Addr::from_be_v6([(*sa).user_ip6[0], (*sa).user_ip6[1], (*sa).user_ip6[2], (*sa).user_ip6[3]])
-            }
+            Family::V6 => Addr::from_be_v6(words!(sa, user_ip6)),
         };
         Endpoint::new(addr, u16::from_be((*sa).user_port as u16))
     }
@@ -105,25 +120,15 @@ pub fn cookie_of_ops(ctx: &SockOpsContext) -> u64 {
 pub fn flow_of_ops(ctx: &SockOpsContext) -> FlowKey {
     unsafe {
         let ops = ctx.ops;
+        let (remote4, local4) = (word!(ops, remote_ip4), word!(ops, local_ip4));
+        let (remote6, local6) = (words!(ops, remote_ip6), words!(ops, local_ip6));
         // An IPv6 socket that dials a mapped address is an IPv4 connection; only then does it carry an IPv4 peer.
-        let (source, destination) = if (*ops).family == AF_INET || (*ops).remote_ip4 != 0 {
-            (Addr::from_be_v4((*ops).local_ip4), Addr::from_be_v4((*ops).remote_ip4))
-        } else {
-            (
-                Addr::from_be_v6([(*ops).local_ip6[0], (*ops).local_ip6[1], (*ops).local_ip6[2], (*ops).local_ip6[3]]),
-                Addr::from_be_v6([
-                    (*ops).remote_ip6[0],
-                    (*ops).remote_ip6[1],
-                    (*ops).remote_ip6[2],
-                    (*ops).remote_ip6[3],
-                ]),
-            )
-        };
+        let v4 = word!(ops, family) == AF_INET || remote4 != 0;
         FlowKey {
-            source,
-            destination,
-            source_port: mesh_common::addr::Port::new((*ops).local_port as u16),
-            destination_port: mesh_common::addr::Port::new(u32::from_be((*ops).remote_port) as u16),
+            source: if v4 { Addr::from_be_v4(local4) } else { Addr::from_be_v6(local6) },
+            destination: if v4 { Addr::from_be_v4(remote4) } else { Addr::from_be_v6(remote6) },
+            source_port: mesh_common::addr::Port::new(word!(ops, local_port) as u16),
+            destination_port: mesh_common::addr::Port::new(u32::from_be(word!(ops, remote_port)) as u16),
         }
     }
 }
@@ -148,19 +153,14 @@ pub fn flow_of_lookup(ctx: &SkLookupContext) -> Option<FlowKey> {
         if (*l).protocol != IPPROTO_TCP {
             return None;
         }
-        let (source, destination) = if (*l).family == AF_INET {
-            (Addr::from_be_v4((*l).remote_ip4), Addr::from_be_v4((*l).local_ip4))
-        } else {
-            (
-                Addr::from_be_v6([(*l).remote_ip6[0], (*l).remote_ip6[1], (*l).remote_ip6[2], (*l).remote_ip6[3]]),
-                Addr::from_be_v6([(*l).local_ip6[0], (*l).local_ip6[1], (*l).local_ip6[2], (*l).local_ip6[3]]),
-            )
-        };
+        let (remote4, local4) = (word!(l, remote_ip4), word!(l, local_ip4));
+        let (remote6, local6) = (words!(l, remote_ip6), words!(l, local_ip6));
+        let v4 = word!(l, family) == AF_INET;
         Some(FlowKey {
-            source,
-            destination,
-            source_port: mesh_common::addr::Port((*l).remote_port.to_ne_bytes()),
-            destination_port: mesh_common::addr::Port::new((*l).local_port as u16),
+            source: if v4 { Addr::from_be_v4(remote4) } else { Addr::from_be_v6(remote6) },
+            destination: if v4 { Addr::from_be_v4(local4) } else { Addr::from_be_v6(local6) },
+            source_port: mesh_common::addr::Port(word!(l, remote_port).to_ne_bytes()),
+            destination_port: mesh_common::addr::Port::new(word!(l, local_port) as u16),
         })
     }
 }

@@ -1,0 +1,6 @@
+//! The system calls that no library offers safely, and what must be done inside another network namespace.
+
+pub mod netns;
+pub mod route;
+pub mod sockdiag;
+pub mod sockopt;

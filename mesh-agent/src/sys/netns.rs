@@ -1,0 +1,96 @@
+//! Network namespaces of pods: opening one, working in it for a moment, setting it up for transparent delivery.
+
+use std::cell::OnceCell;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use super::sockopt;
+
+/// A network namespace that is kept open, so it lives as long as this value.
+#[derive(Debug)]
+pub struct NetNs {
+    file: OwnedFd,
+    cookie: u64,
+}
+
+thread_local! {
+    /// The namespace this thread belongs to, opened before it first leaves it.
+    static HOME: OnceCell<OwnedFd> = const { OnceCell::new() };
+}
+
+/// Puts the thread back into its own namespace.
+struct Return<'a>(BorrowedFd<'a>, std::marker::PhantomData<*const ()>);
+
+impl Drop for Return<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = move_into_link_name_space(self.0, Some(LinkNameSpaceType::Network)) {
+            // Every socket this thread opened from here on would belong to the wrong pod.
+            tracing::error!(%error, "cannot return from a pod's network namespace; ending the process");
+            std::process::abort();
+        }
+    }
+}
+
+impl NetNs {
+    /// Opens a namespace by path (`/run/netns/…`, `/proc/PID/ns/net`).
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let file = OwnedFd::from(File::open(path)?);
+        let mut this = NetNs { file, cookie: 0 };
+        this.cookie = this.run(namespace_cookie)??;
+        Ok(this)
+    }
+
+    /// The calling thread's own namespace.
+    pub fn current() -> io::Result<Self> {
+        Self::open(Path::new("/proc/thread-self/ns/net"))
+    }
+
+    /// The kernel's name for it, unique while the machine runs.
+    pub fn cookie(&self) -> u64 {
+        self.cookie
+    }
+
+    /// Runs `f` on this thread inside the namespace. `f` must not block: the thread serves other pods.
+    pub fn run<T>(&self, f: impl FnOnce() -> T) -> io::Result<T> {
+        HOME.with(|home| {
+            let home = match home.get() {
+                Some(home) => home,
+                None => {
+                    let own = OwnedFd::from(File::open("/proc/thread-self/ns/net")?);
+                    home.get_or_init(|| own)
+                }
+            };
+            move_into_link_name_space(self.file.as_fd(), Some(LinkNameSpaceType::Network))?;
+            let _back = Return(home.as_fd(), std::marker::PhantomData);
+            Ok(f())
+        })
+    }
+}
+
+impl AsFd for NetNs {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+fn namespace_cookie() -> io::Result<u64> {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+    sockopt::netns_cookie(&socket)
+}
+
+/// Lets the replies of a connection that the agent delivered find the agent's socket: accepted sockets inherit the mark of the SYN,
+/// and what carries the mark is looked up in a table that calls every address local.
+pub async fn prepare(netns: &NetNs, mark: u32) -> io::Result<()> {
+    netns.run(|| std::fs::write("/proc/sys/net/ipv4/tcp_fwmark_accept", "1"))??;
+    super::route::deliver_marked_locally(netns, mark).await
+}
+
+/// Takes back what [`prepare`] did.
+pub async fn restore(netns: &NetNs, mark: u32) -> io::Result<()> {
+    netns.run(|| std::fs::write("/proc/sys/net/ipv4/tcp_fwmark_accept", "0"))??;
+    super::route::forget_marked(netns, mark).await
+}
