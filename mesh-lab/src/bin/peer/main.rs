@@ -1,0 +1,63 @@
+//! Servers and clients that do what applications do to sockets, and report it as JSON on their last line of output.
+
+mod bulk;
+mod connect;
+mod hold;
+mod serve;
+mod udp;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "mesh-lab-peer", about = "Servers and clients that do what applications do to sockets; reports are JSON.")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// A TCP server; a line of JSON for each connection accepted and each that ended.
+    Serve(serve::Arguments),
+    /// One TCP connection.
+    Connect(connect::Arguments),
+    /// A TCP connection to an echo server that sends and receives a line at intervals until it is ended.
+    Tick(connect::TickArguments),
+    /// A large transfer both ways at once with a `bulk` server; digests are compared.
+    Bulk(bulk::Arguments),
+    /// Many TCP connections that do nothing.
+    Hold(hold::Arguments),
+    /// A UDP server that sends back what it gets.
+    UdpEcho(udp::EchoArguments),
+    /// One datagram and its answer.
+    Udp(udp::Arguments),
+    /// Waits for standard input to close, then removes the world of this directory unless it was kept.
+    #[command(hide = true)]
+    Guard {
+        /// The world's directory.
+        directory: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Serve(arguments) => serve::run(&arguments),
+        Command::Connect(arguments) => connect::run(&arguments),
+        Command::Tick(arguments) => connect::tick(&arguments),
+        Command::Bulk(arguments) => bulk::run(&arguments),
+        Command::Hold(arguments) => hold::run(&arguments),
+        Command::UdpEcho(arguments) => udp::echo(&arguments),
+        Command::Udp(arguments) => udp::run(&arguments),
+        Command::Guard { directory } => mesh_lab::world::guard(&directory),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
