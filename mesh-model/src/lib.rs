@@ -1,5 +1,19 @@
 //! The mesh as plain values, and Kubernetes, Gateway API and Istio objects converted into them or refused with a reason. No I/O.
+//!
+//! ```text
+//! text ─ document ─► objects with their lines ─ convert ─► values ─ snapshot ─► the mesh at one moment ─ policy::compile ─► programs
+//! ```
 
+pub mod convert;
+pub mod document;
 pub mod identity;
+pub mod manifests;
+pub mod object;
+pub mod policy;
+pub mod problem;
 pub mod service;
+pub mod settings;
+pub mod snapshot;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod workload;

@@ -1,0 +1,125 @@
+//! YAML text → [`serde_json::Value`], a document at a time.
+
+use serde::Deserialize;
+use serde_json::{Map, Number, Value};
+use serde_yaml_ng::Value as Yaml;
+
+/// Text of one document.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Chunk<'a> {
+    /// 1-based line in the file of the text's first line.
+    pub(super) line: u32,
+    pub(super) text: &'a str,
+}
+
+/// Why a text is no document.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct YamlError {
+    /// 0-based line in the text.
+    pub(super) line: u32,
+    pub(super) message: String,
+}
+
+/// Cuts a file at its document markers.
+pub(super) fn split(text: &str) -> Vec<Chunk<'_>> {
+    let mut chunks = Vec::new();
+    let (mut start, mut start_line, mut offset) = (0, 1, 0);
+    for (line, number) in text.split_inclusive('\n').zip(1u32..) {
+        let marker = ["---", "..."].into_iter().find(|m| {
+            line.strip_prefix(m).is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']))
+        });
+        if marker.is_some() {
+            chunks.push(Chunk { line: start_line, text: text.get(start..offset).unwrap_or_default() });
+            // A document may begin on the line of its marker.
+            start = offset + 3;
+            start_line = number;
+        }
+        offset += line.len();
+    }
+    chunks.push(Chunk { line: start_line, text: text.get(start..).unwrap_or_default() });
+    // Before a marker may stand comments and directives, which are no document.
+    chunks.retain(|chunk| chunk.text.lines().any(|line| !matches!(line.trim_start().chars().next(), None | Some('#' | '%'))));
+    chunks
+}
+
+/// The document's value; `None` for an empty one.
+pub(super) fn to_value(text: &str) -> Result<Option<Value>, YamlError> {
+    let yaml = Yaml::deserialize(serde_yaml_ng::Deserializer::from_str(text)).map_err(|error| YamlError {
+        line: error.location().map_or(0, |at| u32::try_from(at.line()).unwrap_or(u32::MAX).saturating_sub(1)),
+        message: error.to_string(),
+    })?;
+    match json(yaml).map_err(|message| YamlError { line: 0, message })? {
+        Value::Null => Ok(None),
+        value => Ok(Some(value)),
+    }
+}
+
+fn json(yaml: Yaml) -> Result<Value, String> {
+    Ok(match yaml {
+        Yaml::Null => Value::Null,
+        Yaml::Bool(b) => Value::Bool(b),
+        Yaml::Number(n) => {
+            let integer = n.as_i64().map(Number::from).or_else(|| n.as_u64().map(Number::from));
+            let number = integer.or_else(|| n.as_f64().and_then(Number::from_f64));
+            Value::Number(number.ok_or_else(|| format!("{n} is a number that JSON does not have"))?)
+        }
+        Yaml::String(s) => Value::String(s),
+        Yaml::Sequence(list) => Value::Array(list.into_iter().map(json).collect::<Result<_, _>>()?),
+        Yaml::Mapping(mapping) => {
+            let mut map = Map::new();
+            for (key, value) in mapping {
+                let key = match key {
+                    Yaml::String(s) => s,
+                    // `8080:` and `true:` are texts to Kubernetes.
+                    Yaml::Number(n) => n.to_string(),
+                    Yaml::Bool(b) => b.to_string(),
+                    _ => return Err("a key is neither a text nor a number".into()),
+                };
+                if map.contains_key(&key) {
+                    return Err(format!("the key \"{key}\" stands there twice"));
+                }
+                map.insert(key, json(value)?);
+            }
+            Value::Object(map)
+        }
+        Yaml::Tagged(tagged) => return Err(format!("the tag {} is not supported", tagged.tag)),
+    })
+}
+
+/// What the lines of a document say that is no YAML.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Salvaged {
+    pub(super) kind: String,
+    pub(super) name: Option<String>,
+    pub(super) namespace: Option<String>,
+}
+
+/// Looks for `kind:` at the margin, and `name:` and `namespace:` directly below `metadata:`.
+pub(super) fn salvage(text: &str) -> Option<Salvaged> {
+    let mut found = Salvaged::default();
+    let mut metadata = false;
+    let mut depth = None;
+    for line in text.lines() {
+        let content = line.trim_start();
+        if content.is_empty() || content.starts_with('#') {
+            continue;
+        }
+        let indent = line.len() - content.len();
+        let Some((key, value)) = content.split_once(':') else { continue };
+        let value = value.split(" #").next().unwrap_or_default().trim().trim_matches(['"', '\'']);
+        if indent == 0 {
+            metadata = key == "metadata";
+            depth = None;
+            if key == "kind" {
+                found.kind = value.into();
+            }
+        } else if metadata && *depth.get_or_insert(indent) == indent && !value.is_empty() {
+            match key {
+                "name" => found.name = Some(value.into()),
+                "namespace" => found.namespace = Some(value.into()),
+                _ => {}
+            }
+        }
+    }
+    (!found.kind.is_empty()).then_some(found)
+}

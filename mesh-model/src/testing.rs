@@ -1,0 +1,7 @@
+//! For property tests over policies: random cases, and a second evaluator to hold the compiled programs against.
+
+pub mod generate;
+pub mod reference;
+
+pub use generate::{Case, case};
+pub use reference::{DryRun, Flow, Verdict, judge};
