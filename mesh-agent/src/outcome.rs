@@ -362,9 +362,9 @@ impl Outcome {
     /// The policy that decided, where there is one to name.
     pub fn policy(&self) -> Option<&NamespacedName> {
         match self {
-            Outcome::PolicyDenied { policy, .. }
-            | Outcome::MtlsRequired { policy }
-            | Outcome::PolicyRevoked { policy, .. } => policy.as_ref(),
+            Outcome::PolicyDenied { policy, .. } | Outcome::MtlsRequired { policy } | Outcome::PolicyRevoked { policy, .. } => {
+                policy.as_ref()
+            }
             _ => None,
         }
     }
@@ -389,18 +389,6 @@ impl Outcome {
     /// An internal failure, from anything that prints.
     pub fn internal(detail: impl fmt::Display) -> Outcome {
         Outcome::Internal { detail: detail.to_string().into() }
-    }
-}
-
-impl DenyReason {
-    /// In snake case, for logs and metrics.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            DenyReason::DenyPolicy => "deny_policy",
-            DenyReason::NoAllowPolicy => "no_allow_policy",
-            DenyReason::InvalidPolicy => "invalid_policy",
-            DenyReason::NoRules => "no_rules",
-        }
     }
 }
 

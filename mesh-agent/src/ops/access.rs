@@ -4,8 +4,8 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -226,7 +226,8 @@ impl AccessLog {
         self.overrides.load_full()
     }
 
-    /// Gives a workload (a pod, or the Deployment or the like that it belongs to) a level of its own, or takes it away. It need not exist yet.
+    /// Gives a workload (a pod, or the Deployment or the like that it belongs to) a level of its own, or takes it away.
+    /// It need not exist yet.
     pub fn set_override(&self, workload: NamespacedName, level: Option<AccessLevel>) -> Result<(), TooManyOverrides> {
         let mut full = false;
         self.overrides.rcu(|now| {

@@ -77,9 +77,11 @@ impl Admin {
         let admin = Admin { telemetry: telemetry.clone(), log: log.clone(), providers: BTreeMap::new(), actions: BTreeMap::new() };
         let access = telemetry.access().clone();
         admin
-            .provide("version", "version of the agent", || {
-                json!({ "component": "mesh-agent", "version": env!("CARGO_PKG_VERSION"), "arch": std::env::consts::ARCH })
-            })
+            .provide(
+                "version",
+                "version of the agent",
+                || json!({ "component": "mesh-agent", "version": env!("CARGO_PKG_VERSION"), "arch": std::env::consts::ARCH }),
+            )
             .action("connections/close", "?id=N: ends a connection", move |query| {
                 Box::pin(std::future::ready(connections::close(&telemetry, &query)))
             })
@@ -169,7 +171,8 @@ impl Handler for Admin {
                     tracing::info!(%peer, action = name, ?query, "asked through the admin endpoint");
                     let acting = (action.run)(query);
                     Box::pin(async move {
-                        let late = |_| Err(ActionError::Failed(format!("not done within {} s; it may still be going on", ACTION_TIME.as_secs())));
+                        let late =
+                            |_| Err(ActionError::Failed(format!("not done within {} s; it may still be going on", ACTION_TIME.as_secs())));
                         reply(tokio::time::timeout(ACTION_TIME, acting).await.unwrap_or_else(late))
                     })
                 }

@@ -1,5 +1,5 @@
-//! A small HTTP/1.1 server for operators' endpoints. One request a connection, everything bounded: number of connections, size of the head and
-//! of the body, time of the whole exchange. It must not be possible to hurt the data path from here.
+//! A small HTTP/1.1 server for operators' endpoints. One request a connection, everything bounded: number of connections, size of the
+//! head and of the body, time of the whole exchange. It must not be possible to hurt the data path from here.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -85,7 +85,10 @@ pub async fn serve(listener: TcpListener, limits: Limits, handler: Arc<dyn Handl
     let _ = tokio::time::timeout(limits.total, async { while connections.join_next().await.is_some() {} }).await;
 }
 
-async fn accept(listener: &TcpListener, room: &Arc<Semaphore>) -> std::io::Result<(TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
+async fn accept(
+    listener: &TcpListener,
+    room: &Arc<Semaphore>,
+) -> std::io::Result<(TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
     let permit = room.clone().acquire_owned().await.map_err(std::io::Error::other)?;
     let (stream, peer) = listener.accept().await?;
     Ok((stream, peer, permit))

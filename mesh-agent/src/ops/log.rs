@@ -92,14 +92,17 @@ fn parse(filter: &str) -> Result<EnvFilter, LogError> {
     if filter.len() > 2000 {
         return Err(refuse("it is longer than 2000 bytes".into()));
     }
-    let is_level = |word: &str| word.eq_ignore_ascii_case("off") || word.parse::<tracing::Level>().is_ok_and(|_| word.parse::<u8>().is_err());
-    for directive in filter.split(',').map(str::trim) {
+    // The library takes blanks for part of a name.
+    let directives: Vec<&str> = filter.split(',').map(str::trim).collect();
+    let is_level =
+        |word: &str| word.eq_ignore_ascii_case("off") || word.parse::<tracing::Level>().is_ok_and(|_| word.parse::<u8>().is_err());
+    for directive in directives.iter().copied() {
         let level = directive.rsplit_once('=').map_or(directive, |(_, level)| level);
         if !is_level(level) {
             return Err(refuse(format!("\"{}\" is no level", level.chars().take(64).collect::<String>())));
         }
     }
-    EnvFilter::builder().parse(filter).map_err(|error| refuse(error.to_string()))
+    EnvFilter::builder().parse(directives.join(",")).map_err(|error| refuse(error.to_string()))
 }
 
 /// Sets up the log of the process, on standard error. Once.

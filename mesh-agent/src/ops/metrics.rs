@@ -62,11 +62,18 @@ impl Metrics {
         let tcp = Arc::new(TcpSeries::new(config.cluster, config.max_pairs));
         registry.register_collector(Box::new(series::TcpCollector(tcp.clone())));
         let agent = AgentMetrics::register(&mut registry);
-        let metrics = Metrics { tcp: tcp.clone(), agent, registry: RwLock::new(registry), hooks: RwLock::default(), scraping: Mutex::new(()) };
+        let metrics =
+            Metrics { tcp: tcp.clone(), agent, registry: RwLock::new(registry), hooks: RwLock::default(), scraping: Mutex::new(()) };
         metrics.collect(move |samples| {
-            samples.family("nodemesh_metrics_series", "Label sets of TCP metrics that are kept.", Kind::Gauge).sample(&[], tcp.len() as f64);
             samples
-                .family("nodemesh_metrics_overflow", "Connections counted without names, because the limit of label sets is reached.", Kind::Counter)
+                .family("nodemesh_metrics_series", "Label sets of TCP metrics that are kept.", Kind::Gauge)
+                .sample(&[], tcp.len() as f64);
+            samples
+                .family(
+                    "nodemesh_metrics_overflow",
+                    "Connections counted without names, because the limit of label sets is reached.",
+                    Kind::Counter,
+                )
                 .sample(&[], tcp.overflowed() as f64);
         });
         metrics
@@ -109,4 +116,4 @@ impl Metrics {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

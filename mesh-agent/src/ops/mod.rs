@@ -12,6 +12,8 @@ pub mod access;
 pub mod admin;
 pub mod clock;
 pub mod drain;
+#[cfg(test)]
+pub(crate) mod fixtures;
 pub mod http;
 pub mod live;
 pub mod log;
@@ -21,4 +23,4 @@ pub mod record;
 
 pub use live::LiveConnections;
 pub use metrics::labels::{ConnectionLabels, PeerInfo, Reporter, Security, ServiceRef};
-pub use record::{ConnectionRecorder, Connection, Telemetry};
+pub use record::{Connection, ConnectionRecorder, Telemetry};

@@ -57,10 +57,12 @@ pub(super) fn of(outcome: &Outcome) -> Meaning {
             User,
             match policy {
                 Some(policy) => Cow::Owned(format!(
-                    "PeerAuthentication {policy} is STRICT: enrol the client (label nodemesh.dev/mesh: enabled) or make the port PERMISSIVE."
+                    "PeerAuthentication {policy} is STRICT: enrol the client (label nodemesh.dev/mesh: enabled) or make the port \
+                     PERMISSIVE."
                 )),
                 None => Cow::Borrowed(
-                    "mTLS is STRICT here: enrol the client (label nodemesh.dev/mesh: enabled) or make the port PERMISSIVE in a PeerAuthentication.",
+                    "mTLS is STRICT here: enrol the client (label nodemesh.dev/mesh: enabled) or make the port PERMISSIVE in a \
+                     PeerAuthentication.",
                 ),
             },
         ),
@@ -76,7 +78,9 @@ pub(super) fn of(outcome: &Outcome) -> Meaning {
             Level::WARN,
             AWAY,
             Us,
-            format!("The {side}'s pod is enrolled and still waits for {awaited}: look at /healthz/ready and /problems of the agent on its node."),
+            format!(
+                "The {side}'s pod is enrolled and still waits for {awaited}: look at /healthz/ready and /problems of the agent on its node."
+            ),
         ),
         Outcome::UnknownPod => row(
             "unknown_pod",
@@ -84,7 +88,8 @@ pub(super) fn of(outcome: &Outcome) -> Meaning {
             Level::WARN,
             DENIED,
             Us,
-            "A process runs in the pods' cgroup in a network namespace that no pod announced: look whether the agent sees the pod (/workloads) and whether the CNI plug-in is installed.",
+            "A process runs in the pods' cgroup in a network namespace that no pod announced: look whether the agent sees the pod \
+             (/workloads) and whether the CNI plug-in is installed.",
         ),
         Outcome::UnknownDestination => row(
             "unknown_destination",
@@ -155,7 +160,10 @@ pub(super) fn of(outcome: &Outcome) -> Meaning {
             "The peer began and did not go on: look at the load of its node, for packet loss, or for a scanner.",
         ),
         Outcome::PeerStalled { side } => row(
-            "peer_stalled",
+            match side {
+                Side::Client => "client_stalled",
+                Side::Server => "server_stalled",
+            },
             match side {
                 Side::Client => F::DownstreamConnectionTermination,
                 Side::Server => F::UpstreamTimeout,
@@ -182,7 +190,10 @@ pub(super) fn of(outcome: &Outcome) -> Meaning {
             format!("The limit {limit} is reached: raise it, or find who opens so many connections (/connections)."),
         ),
         Outcome::PodGone { side } => row(
-            "pod_gone",
+            match side {
+                Side::Client => "client_pod_gone",
+                Side::Server => "server_pod_gone",
+            },
             match side {
                 Side::Client => F::DownstreamConnectionTermination,
                 Side::Server => F::UpstreamConnectionTermination,
@@ -283,7 +294,8 @@ fn connect_failed(failure: ConnectFailure) -> Meaning {
             F::UpstreamConnectionFailure,
             Level::ERROR,
             Blame::Us,
-            "The agent could not make or bind its socket: look at its capabilities, at the ip rule in the pod's network namespace and for ports used up.",
+            "The agent could not make or bind its socket: look at its capabilities, at the ip rule in the pod's network namespace and \
+             for ports used up.",
         ),
         ConnectFailure::Other => (
             "connect_failed",
@@ -359,7 +371,8 @@ fn handshake_failed(failure: HandshakeFailure) -> Meaning {
         HandshakeFailure::PeerCertificateUntrusted => (
             "handshake_untrusted",
             Blame::User,
-            "The peer's certificate leads to no root that is trusted here: look whether both nodes use the same certificate authority (/certs on both).",
+            "The peer's certificate leads to no root that is trusted here: look whether both nodes use the same certificate authority \
+             (/certs on both).",
         ),
         HandshakeFailure::TrustDomain => (
             "handshake_trust_domain",
@@ -369,18 +382,18 @@ fn handshake_failed(failure: HandshakeFailure) -> Meaning {
         HandshakeFailure::UnexpectedIdentity => (
             "handshake_unexpected_identity",
             Blame::Peer,
-            "Another workload than expected answers at that address: the address may have been given to a new pod; compare /workloads with the cluster.",
+            "Another workload than expected answers at that address: the address may have been given to a new pod; compare /workloads \
+             with the cluster.",
         ),
         HandshakeFailure::OurCertificateRefused => (
             "handshake_refused_ours",
             Blame::User,
-            "The peer does not accept our certificate: look whether both nodes use the same roots and trust domain (/certs on both) and at the clocks.",
+            "The peer does not accept our certificate: look whether both nodes use the same roots and trust domain (/certs on both) \
+             and at the clocks.",
         ),
-        HandshakeFailure::Protocol => (
-            "handshake_protocol",
-            Blame::Peer,
-            "The peer does not speak TLS 1.3 with HTTP/2 there: look what listens on its port 15008.",
-        ),
+        HandshakeFailure::Protocol => {
+            ("handshake_protocol", Blame::Peer, "The peer does not speak TLS 1.3 with HTTP/2 there: look what listens on its port 15008.")
+        }
     };
     row(name, F::UpstreamConnectionFailure, Level::WARN, StatusCode::SERVICE_UNAVAILABLE, blame, advice)
 }

@@ -80,14 +80,7 @@ pub(super) fn write(format: AccessFormat, line: &AccessLine<'_>) -> String {
 /// The line that says how many were left out.
 pub(super) fn suppressed(format: AccessFormat, time: SystemTime, denials: bool, count: u64) -> String {
     let class = if denials { "denials" } else { "others" };
-    join(
-        format,
-        &[
-            ("time", Value::Text(timestamp(time).into())),
-            ("suppressed", Value::Number(count)),
-            ("of", Value::Text(class.into())),
-        ],
-    )
+    join(format, &[("time", Value::Text(timestamp(time).into())), ("suppressed", Value::Number(count)), ("of", Value::Text(class.into()))])
 }
 
 fn join(format: AccessFormat, fields: &[Field<'_>]) -> String {

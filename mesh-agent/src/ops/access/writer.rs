@@ -25,7 +25,9 @@ impl Writer {
         let (queue, lines) = sync_channel(QUEUE);
         let counted = lost.clone();
         // It ends when the last sender is gone.
-        std::thread::Builder::new().name("access-log".into()).spawn(move || run(io::BufWriter::with_capacity(64 * 1024, out), &lines, &written, &counted))?;
+        std::thread::Builder::new()
+            .name("access-log".into())
+            .spawn(move || run(io::BufWriter::with_capacity(64 * 1024, out), &lines, &written, &counted))?;
         Ok(Writer { queue, lost })
     }
 

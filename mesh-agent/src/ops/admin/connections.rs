@@ -10,8 +10,8 @@ use crate::ops::metrics::labels::PeerInfo;
 use crate::ops::record::Telemetry;
 use crate::outcome::Outcome;
 
-pub(super) const USAGE: &str =
-    "connections that live, the oldest first: ?workload=ns/name, service=ns/name, client=IP, server=IP, direction=inbound|outbound, limit=N (1000)";
+pub(super) const USAGE: &str = "connections that live, the oldest first: ?workload=ns/name, service=ns/name, client=IP, server=IP, \
+                                direction=inbound|outbound, limit=N (1000)";
 
 const DEFAULT_LIMIT: usize = 1000;
 const MAX_LIMIT: usize = 20_000;

@@ -19,8 +19,7 @@ pub(super) fn show(log: &LogControl, access: &AccessLog, query: &Query) -> Resul
 }
 
 fn state(log: &LogControl, access: &AccessLog) -> Value {
-    let workloads: BTreeMap<String, &str> =
-        access.overrides().iter().map(|(name, level)| (name.to_string(), level.as_str())).collect();
+    let workloads: BTreeMap<String, &str> = access.overrides().iter().map(|(name, level)| (name.to_string(), level.as_str())).collect();
     json!({ "level": log.current(), "access": access.level().as_str(), "workloads": workloads })
 }
 

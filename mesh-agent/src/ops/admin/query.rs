@@ -39,7 +39,9 @@ impl Query {
     pub fn only(&self, names: &[&str]) -> Result<(), ActionError> {
         match self.0.iter().find(|(name, _)| !names.contains(&name.as_str())) {
             None => Ok(()),
-            Some((name, _)) if names.is_empty() => Err(ActionError::BadRequest(format!("unknown parameter \"{name}\": there is none here"))),
+            Some((name, _)) if names.is_empty() => {
+                Err(ActionError::BadRequest(format!("unknown parameter \"{name}\": there is none here")))
+            }
             Some((name, _)) => Err(ActionError::BadRequest(format!("unknown parameter \"{name}\": there are {}", names.join(", ")))),
         }
     }

@@ -1,1 +1,46 @@
 use super::*;
+
+fn control() -> (LogControl, Arc<Mutex<Vec<String>>>) {
+    let applied = Arc::new(Mutex::new(Vec::new()));
+    let seen = applied.clone();
+    let control = LogControl::new("info", move |filter| {
+        seen.lock().push(filter.to_string());
+        Ok(())
+    });
+    (control, applied)
+}
+
+#[test]
+fn levels_and_targets_are_applied() {
+    let (control, applied) = control();
+    for filter in ["debug", "WARN", "off", "info,mesh_agent::tunnel=trace", "warn, h2=off"] {
+        control.set(filter).unwrap();
+        assert_eq!(control.current(), filter);
+    }
+    assert_eq!(applied.lock()[0], "debug");
+    assert_eq!(applied.lock().len(), 5);
+}
+
+#[test]
+fn a_bad_filter_changes_nothing_and_names_the_levels() {
+    let (control, applied) = control();
+    for filter in ["", "loud", "mesh_agent", "info,loud", "mesh_agent=", "3", "a=b=c", "info,[span{=debug", &"debug,".repeat(500)] {
+        let error = control.set(filter).unwrap_err().to_string();
+        assert!(error.contains(LEVELS), "{filter}: {error}");
+    }
+    assert_eq!(control.current(), "info");
+    assert!(applied.lock().is_empty());
+}
+
+#[test]
+fn a_filter_that_is_refused_is_not_in_force() {
+    let control = LogControl::new("info", |_| Err("gone".into()));
+    assert!(matches!(control.set("debug"), Err(LogError::Gone(_))));
+    assert_eq!(control.current(), "info");
+}
+
+#[test]
+fn formats() {
+    assert_eq!("json".parse::<LogFormat>().unwrap(), LogFormat::Json);
+    assert_eq!("xml".parse::<LogFormat>().unwrap_err().to_string(), "log format \"xml\" is not one of: text, json");
+}

@@ -83,11 +83,7 @@ impl AgentMetrics {
         };
         let m = &metrics;
         registry.register("nodemesh_policy_decisions", "Decisions about connections by the agent, by reason", m.decisions.clone());
-        registry.register(
-            "nodemesh_policy_dry_run_denials",
-            "Connections allowed that a policy in dry run would deny",
-            m.dry_run.clone(),
-        );
+        registry.register("nodemesh_policy_dry_run_denials", "Connections allowed that a policy in dry run would deny", m.dry_run.clone());
         registry.register("nodemesh_tunnels_open", "Tunnels that stand", m.tunnels.clone());
         registry.register("nodemesh_tunnel_handshakes", "Handshakes of tunnels, by result", m.handshakes.clone());
         registry.register(

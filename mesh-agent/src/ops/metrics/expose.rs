@@ -21,7 +21,8 @@ impl Format {
         }
     }
 
-    /// From an Accept header (RFC 9110, 12.5.1): OpenMetrics where it is named at least as highly as plain text. Without a header: Prometheus.
+    /// From an Accept header (RFC 9110, 12.5.1): OpenMetrics where it is named at least as highly as plain text.
+    /// Without a header: Prometheus.
     pub fn negotiate(accept: Option<&str>) -> Format {
         let (mut open, mut plain) = (0.0_f32, 0.0_f32);
         for item in accept.unwrap_or_default().split(',') {

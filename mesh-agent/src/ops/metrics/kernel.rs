@@ -66,9 +66,16 @@ struct Flow {
     seen: FlowTotals,
     /// For both reporters: no agent stands between, so this agent speaks for both sides. Absent until something is to be counted.
     series: Option<[Arc<Series>; 2]>,
+    /// Passes since it was last there.
+    missed: u32,
 }
 
-/// Turns the kernel's cumulative totals into counters of the `istio_tcp_*` families. Call [`KernelFlows::pass`] now and then, and before a scrape.
+/// A walk through a hash map that changes meanwhile can miss an entry; so one is forgotten only after so many passes without it, or its
+/// whole total would be taken for new when it is found again.
+const MISSED: u32 = 8;
+
+/// Turns the kernel's cumulative totals into counters of the `istio_tcp_*` families. Call [`KernelFlows::pass`] now and then, and
+/// before a scrape.
 ///
 /// What an earlier agent left in maps that were adopted was reported by that agent; it is where counting starts, not counted again.
 pub struct KernelFlows {
@@ -84,13 +91,16 @@ impl KernelFlows {
     }
 
     /// Takes the whole content of the kernel's map. `peers` is asked once for a key, when it first has something to count; what it cannot
-    /// name is counted as unknown. Keys that are no longer there are forgotten.
+    /// name is counted as unknown. Keys that stay away are forgotten.
     pub fn pass(&mut self, totals: impl IntoIterator<Item = (StatsKey, FlowTotals)>, peers: impl Fn(&StatsKey) -> FlowPeers) {
-        let mut present = HashMap::with_capacity(self.flows.len());
+        for flow in self.flows.values_mut() {
+            flow.missed += 1;
+        }
         for (key, now) in totals {
-            let mut flow = self.flows.remove(&key).unwrap_or(Flow { seen: FlowTotals::default(), series: None });
+            let flow = self.flows.entry(key).or_insert(Flow { seen: FlowTotals::default(), series: None, missed: 0 });
             let new = if self.adopting { FlowTotals::default() } else { now.since(flow.seen) };
             flow.seen = now;
+            flow.missed = 0;
             if new != FlowTotals::default() {
                 let series = flow.series.get_or_insert_with(|| resolve(&self.metrics, peers(&key)));
                 for series in series.iter() {
@@ -99,9 +109,8 @@ impl KernelFlows {
                     series.add_bytes(new.from_client, new.to_client);
                 }
             }
-            present.insert(key, flow);
         }
-        self.flows = present;
+        self.flows.retain(|_, flow| flow.missed <= MISSED);
         self.adopting = false;
     }
 

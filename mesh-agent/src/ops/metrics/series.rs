@@ -234,8 +234,7 @@ impl Collector for TcpCollector {
                 count(&mut family, &series.labels, ResponseFlag::None, read(series).load(Ordering::Relaxed))?;
             }
         }
-        let mut family =
-            encoder.encode_descriptor("istio_tcp_connections_closed", "TCP connections closed.", None, MetricType::Counter)?;
+        let mut family = encoder.encode_descriptor("istio_tcp_connections_closed", "TCP connections closed.", None, MetricType::Counter)?;
         for series in &all {
             for (flag, cell) in ResponseFlag::ALL.into_iter().zip(&series.closed) {
                 let value = cell.load(Ordering::Relaxed);
