@@ -31,5 +31,5 @@ pub use node::Node;
 pub use pcap::Trace;
 pub use pod::{Pod, PodSpec};
 pub use process::{Finished, Place, Process};
-pub use record::{Kept, sweep};
+pub use record::{Kept, KeptWorld, kept, sweep};
 pub use world::World;

@@ -113,6 +113,17 @@ impl Mesh {
         self.agents.iter_mut().find(|agent| agent.node.name() == node).with_context(|| format!("no agent on node {node}"))
     }
 
+    /// Starts a node's agent anew after it ended or crashed, and waits until it is ready.
+    ///
+    /// # Errors
+    /// It ends, or isn't ready in time; carries its log.
+    pub fn restart(&mut self, world: &World, node: &str, options: &MeshOptions) -> Result<()> {
+        let agent = self.agent(node)?;
+        agent.process.kill();
+        *agent = Agent::start(world, &agent.node.clone(), options)?;
+        agent.wait_ready(options.patience)
+    }
+
     /// All agents, in the order of the nodes.
     pub fn agents(&self) -> &[Agent] {
         &self.agents
@@ -220,17 +231,48 @@ impl Agent {
             format!("--metrics-listen=0.0.0.0:{METRICS_PORT}"),
             format!("--admin-listen=127.0.0.1:{ADMIN_PORT}"),
             format!("--bpf-object={}", options.bpf_object.display()),
+            format!("--log-level={}", options.log),
             "--log-format=json".to_owned(),
         ];
+        if let Some(lifetime) = options.certificate_lifetime {
+            words.push(format!("--certificate-lifetime={}s", lifetime.as_secs()));
+        }
         words.extend(options.agent_flags.iter().cloned());
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        let process = node.spawn_agent(&words, &[("RUST_LOG", &options.log)])?;
+        let process = node.spawn_agent(&words, &[])?;
         Ok(Self { process, node: node.clone() })
     }
 
     /// Its node.
     pub fn node(&self) -> &Node {
         &self.node
+    }
+
+    /// The lines of its access log, oldest first.
+    pub fn access_log(&self) -> Vec<serde_json::Value> {
+        let lines = self.log();
+        let lines = lines.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        lines.filter(|line| line.get("direction").is_some() && line.get("outcome").is_some()).collect()
+    }
+
+    /// Waits for a line of its access log that bears all these fields.
+    ///
+    /// # Errors
+    /// There is none within `limit`; carries the lines that there are.
+    pub fn wait_for_access(&self, fields: &[(&str, &str)], limit: Duration) -> Result<serde_json::Value> {
+        let mut lines = Vec::new();
+        let mut found = None;
+        let is = |line: &serde_json::Value| fields.iter().all(|(key, value)| line.get(key).and_then(serde_json::Value::as_str) == Some(value));
+        let waited = wait_until("a line of the access log", limit, || {
+            lines = self.access_log();
+            found = lines.iter().rev().find(|line| is(line)).cloned();
+            found.is_some()
+        });
+        if waited.is_err() {
+            let shown: Vec<String> = lines.iter().rev().take(10).map(ToString::to_string).collect();
+            bail!("{}: no access log line with {fields:?}; the last are:\n{}", self.node.name(), shown.join("\n"));
+        }
+        found.context("a line of the access log")
     }
 
     /// Its log: every agent that ran on the node, in order.

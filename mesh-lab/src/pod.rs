@@ -117,7 +117,9 @@ impl Pod {
         netns::ip(Some(&of.namespace), &[format!("link set {interface} master pods0 up")])?;
         let uid = format!("{}-{number:04}", of.world.namespace_name(&spec.name));
         let shared = Shared { node: node.clone(), spec, host, uid, netns, interface, cgroup, spawned: AtomicU64::new(0) };
-        Ok(Self { shared: Arc::new(shared) })
+        let pod = Self { shared: Arc::new(shared) };
+        of.world.note_pod(&pod.full_name(), Some(pod.place()))?;
+        Ok(pod)
     }
 
     /// Its Kubernetes namespace.
@@ -128,6 +130,11 @@ impl Pod {
     /// Its own name.
     pub fn name(&self) -> &str {
         &self.shared.spec.name
+    }
+
+    /// `namespace/name`.
+    pub fn full_name(&self) -> String {
+        format!("{}/{}", self.namespace(), self.name())
     }
 
     /// Its service account.
@@ -244,6 +251,7 @@ impl Pod {
         // A namespace lives as long as any socket in it does, and the agent holds some: the address must not stay with it.
         self.unplug().with_context(|| format!("removing pod {}", self.name()))?;
         self.shared.node.shared.world.remove_namespace(&self.shared.netns)?;
+        self.shared.node.shared.world.note_pod(&self.full_name(), None)?;
         self.shared.node.forget_pod(self.uid());
         Ok(())
     }

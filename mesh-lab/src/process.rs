@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
 
 /// Where a program runs.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
     /// The namespace's file.
     pub netns: PathBuf,
@@ -62,6 +63,13 @@ impl Finished {
 impl Place {
     /// A command that enters the place and then becomes the program: the process keeps one pid throughout.
     pub fn command(&self, words: &[&str]) -> Command {
+        let mut command = self.interactive(words);
+        command.process_group(0);
+        command
+    }
+
+    /// As [`Self::command`], in this program's process group: for a person at a terminal.
+    pub fn interactive(&self, words: &[&str]) -> Command {
         let mut command = Command::new("nsenter");
         let mut namespace = OsString::from("--net=");
         namespace.push(&self.netns);
@@ -69,8 +77,7 @@ impl Place {
             .arg(namespace)
             .args(["--", "sh", "-c", "echo $$ > \"$0\" && exec \"$@\""])
             .arg(self.cgroup.join("cgroup.procs"))
-            .args(words)
-            .process_group(0);
+            .args(words);
         command
     }
 

@@ -1,6 +1,6 @@
 //! What exists because of a world, written down before it is made, and the removal of all of it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Cgroup;
 use crate::netns;
+use crate::process::Place;
 
 /// One directory a world.
 pub const STATE: &str = "/run/nodemesh-lab";
@@ -57,6 +58,34 @@ pub(crate) struct Record {
     pub(crate) cgroup: PathBuf,
     pub(crate) namespaces: BTreeSet<String>,
     pub(crate) pins: BTreeSet<PathBuf>,
+    /// Pods by `namespace/name`, for those who come later to look around.
+    pub(crate) pods: BTreeMap<String, Place>,
+}
+
+/// A world that was kept.
+#[derive(Clone, Debug)]
+pub struct KeptWorld {
+    /// Its name.
+    pub id: String,
+    /// Its directory.
+    pub directory: PathBuf,
+    /// Its pods by `namespace/name`.
+    pub pods: BTreeMap<String, Place>,
+}
+
+/// The kept worlds whose name begins so.
+///
+/// # Errors
+/// A record can't be read.
+pub fn kept(prefix: &str) -> Result<Vec<KeptWorld>> {
+    let mut found = Vec::new();
+    for directory in directories()? {
+        let record = Record::load(&directory)?;
+        if record.owner.is_none() && record.id.starts_with(prefix) {
+            found.push(KeptWorld { id: record.id, directory, pods: record.pods });
+        }
+    }
+    Ok(found)
 }
 
 /// What to do with worlds that were kept on purpose.

@@ -70,6 +70,16 @@ impl Inner {
         Ok(name)
     }
 
+    /// Writes down where a pod is, or that it is gone.
+    pub(crate) fn note_pod(&self, name: &str, place: Option<Place>) -> Result<()> {
+        let mut record = self.record();
+        match place {
+            Some(place) => record.pods.insert(name.to_owned(), place),
+            None => record.pods.remove(name),
+        };
+        record.save()
+    }
+
     pub(crate) fn remove_namespace(&self, name: &str) -> Result<()> {
         netns::remove(&[name.to_owned()])?;
         let mut record = self.record();
@@ -107,6 +117,7 @@ impl World {
             cgroup: cgroup_path.clone(),
             namespaces: std::collections::BTreeSet::new(),
             pins: std::collections::BTreeSet::new(),
+            pods: std::collections::BTreeMap::new(),
         };
         let directory = record.directory();
         {
