@@ -127,6 +127,8 @@ pub enum Outcome {
     Drained,
     /// An operator closed it through the admin endpoint.
     ClosedByOperator,
+    /// The kernel let a connection through that it had judged itself, and it goes on: what a report of a dry run speaks of.
+    KernelAllowed,
     /// The kernel ended a connection that it had judged itself; it reports no more than that.
     KernelClosed,
     /// The agent could not do its work.
@@ -352,6 +354,7 @@ impl Outcome {
             | Outcome::PodGone { .. }
             | Outcome::Drained
             | Outcome::ClosedByOperator
+            | Outcome::KernelAllowed
             | Outcome::KernelClosed
             | Outcome::Internal { .. } => false,
             // The other node's policy spoke: here too it is a denial, though its policy cannot be named.

@@ -130,6 +130,16 @@ impl Admin {
     }
 }
 
+/// The admin endpoint was given an address that others can reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the admin endpoint has no password and may only listen on the loopback: {0} is not; use 127.0.0.1:{port} or [::1]:{port}", port = .0.port())]
+pub struct NotLoopback(pub SocketAddr);
+
+/// Whether the admin endpoint may listen there.
+pub fn check_listen(address: SocketAddr) -> Result<SocketAddr, NotLoopback> {
+    if address.ip().to_canonical().is_loopback() { Ok(address) } else { Err(NotLoopback(address)) }
+}
+
 fn unknown(name: &str) -> ActionError {
     ActionError::NotFound(format!("there is no /{}; GET / lists what there is", name.chars().take(100).collect::<String>()))
 }

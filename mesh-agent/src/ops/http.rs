@@ -3,7 +3,7 @@
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,6 +52,22 @@ pub type Answer = Pin<Box<dyn Future<Output = Reply> + Send>>;
 pub trait Handler: Send + Sync + 'static {
     /// Answers one request.
     fn answer(&self, peer: SocketAddr, request: Received) -> Answer;
+}
+
+/// Opens a listener. Where `[::]` is asked for on a node without IPv6, it listens on all IPv4 addresses instead. Errors name the address.
+pub async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let named = |error: std::io::Error| std::io::Error::new(error.kind(), format!("can't listen on {address}: {error}"));
+    let error = match TcpListener::bind(address).await {
+        Ok(listener) => return Ok(listener),
+        Err(error) => error,
+    };
+    // EAFNOSUPPORT has no kind of its own in std.
+    let no_v6 =
+        error.kind() == std::io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error());
+    if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) && no_v6 {
+        return TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await.map_err(named);
+    }
+    Err(named(error))
 }
 
 /// Serves until `stop` is ready; then finishes what was begun, no longer than [`Limits::total`].

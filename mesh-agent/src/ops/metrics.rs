@@ -104,7 +104,7 @@ impl Metrics {
         self.hooks.write().push(Box::new(hook));
     }
 
-    /// The text of a scrape.
+    /// The text of a scrape. It walks all connections that live and all series: call it outside of the threads that carry connections.
     pub fn expose(&self, format: Format, now: Instant) -> Result<String, std::fmt::Error> {
         let _one = self.scraping.lock();
         for hook in self.hooks.read().iter() {

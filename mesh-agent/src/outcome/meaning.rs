@@ -29,6 +29,7 @@ pub(super) fn of(outcome: &Outcome) -> Meaning {
     const AWAY: StatusCode = StatusCode::SERVICE_UNAVAILABLE;
     match outcome {
         Outcome::Completed => row("completed", F::None, Level::DEBUG, OK, Nobody, "Nothing to do."),
+        Outcome::KernelAllowed => row("kernel_allowed", F::None, Level::DEBUG, OK, Nobody, "Nothing to do."),
         Outcome::KernelClosed => row("kernel_closed", F::None, Level::DEBUG, OK, Nobody, "Nothing to do."),
         Outcome::ClientReset => row(
             "client_reset",
@@ -440,6 +441,7 @@ pub(super) fn describe(outcome: &Outcome, f: &mut fmt::Formatter<'_>) -> fmt::Re
     };
     match outcome {
         Outcome::Completed => write!(f, "completed"),
+        Outcome::KernelAllowed => write!(f, "let through by the kernel"),
         Outcome::KernelClosed => write!(f, "closed"),
         Outcome::ClientReset => write!(f, "the client reset the connection"),
         Outcome::ServerReset => write!(f, "the server reset the connection"),

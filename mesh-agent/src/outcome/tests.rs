@@ -38,6 +38,7 @@ fn all() -> Vec<Outcome> {
         Outcome::PodGone { side: Side::Server },
         Outcome::Drained,
         Outcome::ClosedByOperator,
+        Outcome::KernelAllowed,
         Outcome::KernelClosed,
         Outcome::Internal { detail: detail.clone() },
     ];

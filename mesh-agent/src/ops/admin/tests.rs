@@ -218,3 +218,12 @@ async fn a_refusal_is_an_answer() {
     let reply = desk.admin.answer(address("127.0.0.1:5555"), request).await;
     assert_eq!(reply.status(), 403);
 }
+
+#[test]
+fn it_listens_on_the_loopback_only() {
+    assert!(check_listen(address("127.0.0.1:15000")).is_ok() && check_listen(address("[::1]:15000")).is_ok());
+    for open in ["0.0.0.0:15000", "[::]:15000", "10.0.0.1:15000"] {
+        let error = check_listen(address(open)).unwrap_err().to_string();
+        assert!(error.contains(open) && error.contains("127.0.0.1:15000"), "{error}");
+    }
+}

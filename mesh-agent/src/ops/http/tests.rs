@@ -130,3 +130,13 @@ async fn one_request_a_connection() {
     assert_eq!(server.ask(two).await.matches("HTTP/1.1").count(), 1);
     server.end().await;
 }
+
+#[tokio::test]
+async fn an_address_in_use_is_named() {
+    let taken = bind("127.0.0.1:0".parse().unwrap()).await.unwrap().local_addr().unwrap();
+    let held = bind(taken).await.unwrap();
+    let error = bind(taken).await.unwrap_err();
+    assert!(error.to_string().starts_with(&format!("can't listen on {taken}: ")), "{error}");
+    drop(held);
+    assert!(bind("[::]:0".parse().unwrap()).await.is_ok());
+}

@@ -120,3 +120,21 @@ fn the_kernels_reports_are_logged_and_only_refusals_counted() {
     assert!(closed.contains("\"direction\":\"local\"") && closed.contains("\"bytes_received\":100"));
     assert!(denied.contains("\"policy\":\"shop/p\""));
 }
+
+#[test]
+fn events_are_understood() {
+    use mesh_common::event::{EVENT_CLOSED, EVENT_DENIED, EVENT_DRY_RUN, REASON_POLICY};
+    let name = |number| (number == 4).then(|| named("shop/p"));
+    let event =
+        |kind, policy| Event { kind, policy, reason: REASON_POLICY, sent: 1, received: 2, duration_ns: 3_000_000, ..Event::default() };
+    let report = |kind, policy| KernelReport::from_event(&event(kind, policy), name);
+    let closed = report(EVENT_CLOSED, 0).unwrap();
+    assert_eq!((closed.outcome, closed.from_client, closed.to_client), (Outcome::KernelClosed, 1, 2));
+    assert_eq!(closed.duration, Duration::from_millis(3));
+    assert_eq!(report(EVENT_DENIED, 4).unwrap().outcome.policy(), Some(&named("shop/p")));
+    assert_eq!(report(EVENT_DENIED, 5).unwrap().outcome.policy(), None);
+    assert_eq!(report(EVENT_DRY_RUN, 4).unwrap().dry_run, Some(DryRun::Policy(named("shop/p"))));
+    assert_eq!(report(EVENT_DRY_RUN, 5).unwrap().dry_run, Some(DryRun::Unnamed));
+    assert_eq!(report(EVENT_DRY_RUN, NO_POLICY).unwrap().dry_run, Some(DryRun::NoAllowPolicy));
+    assert_eq!(report(77, 0), None);
+}
