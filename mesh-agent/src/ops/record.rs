@@ -202,7 +202,7 @@ impl ConnectionRecorder {
 
     /// Counts that policy allowed it, and notes a policy in dry run that would not have.
     pub fn allowed(&mut self, dry_run: Option<DryRun>) {
-        self.telemetry.metrics.agent.decision(true, "allowed");
+        self.telemetry.metrics.agent.allowed();
         if dry_run.is_some() {
             self.telemetry.metrics.agent.dry_run_denial();
         }
@@ -229,7 +229,7 @@ impl Drop for ConnectionRecorder {
         self.live.series.add_closed(meaning.flag, 1);
         match &outcome {
             Outcome::PolicyDenied { .. } | Outcome::MtlsRequired { .. } | Outcome::PolicyRevoked { .. } | Outcome::PodHeld { .. } => {
-                telemetry.metrics.agent.decision(false, meaning.name);
+                telemetry.metrics.agent.denied(meaning.name);
             }
             Outcome::Internal { detail } => {
                 tracing::error!(client = %self.live.connection.client, %detail, "a connection failed; {}", meaning.advice);

@@ -47,6 +47,8 @@ impl TunnelSide {
 #[derive(Clone, Debug)]
 pub struct AgentMetrics {
     decisions: Counted<2>,
+    /// The one of `decisions` that each connection needs.
+    allowed: Counter,
     dry_run: Counter,
     tunnels: Family<Static<1>, Gauge>,
     handshakes: Counted<2>,
@@ -67,8 +69,11 @@ pub struct AgentMetrics {
 
 impl AgentMetrics {
     pub(super) fn register(registry: &mut Registry) -> AgentMetrics {
+        let decisions = Counted::default();
+        let allowed = decisions.get_or_create_owned(&Static([("decision", "allow"), ("reason", "allowed")]));
         let metrics = AgentMetrics {
-            decisions: Family::default(),
+            decisions,
+            allowed,
             dry_run: Counter::default(),
             tunnels: Family::default(),
             handshakes: Family::default(),
@@ -128,10 +133,14 @@ impl AgentMetrics {
         metrics
     }
 
-    /// Counts a decision; `reason` is an [`Outcome`](crate::outcome::Outcome)'s name, or `allowed`.
-    pub fn decision(&self, allowed: bool, reason: &'static str) {
-        let result = if allowed { "allow" } else { "deny" };
-        self.decisions.get_or_create(&Static([("decision", result), ("reason", reason)])).inc();
+    /// Counts a connection that policy allowed.
+    pub fn allowed(&self) {
+        self.allowed.inc();
+    }
+
+    /// Counts a connection that was denied; `reason` is the name of its [`Outcome`](crate::outcome::Outcome).
+    pub fn denied(&self, reason: &'static str) {
+        self.decisions.get_or_create(&Static([("decision", "deny"), ("reason", reason)])).inc();
     }
 
     /// Counts a connection that a policy in dry run would have denied.

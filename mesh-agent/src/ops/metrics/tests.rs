@@ -96,7 +96,7 @@ fn both_formats_are_strictly_right() {
     let series = metrics.series(&labels(peer("web", "a"), peer("cart", "b")));
     series.add_opened(2);
     series.add_closed(ResponseFlag::Deny, 1);
-    metrics.agent.decision(false, "policy_denied");
+    metrics.agent.denied("policy_denied");
     metrics.agent.certificate(CertificateResult::Issued);
     metrics.agent.handshake(TunnelSide::Outbound, "ok");
     metrics.agent.streams(true).inc();
