@@ -17,4 +17,6 @@ pub mod capture;
 pub mod conn;
 pub mod ops;
 pub mod outcome;
+pub mod policy;
+pub mod sources;
 pub mod sys;

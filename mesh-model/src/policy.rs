@@ -18,7 +18,7 @@ pub mod pattern;
 pub mod sets;
 
 pub use compile::{CompiledPolicy, compile};
-pub use modes::MtlsModes;
+pub use modes::{MtlsModes, PortMode};
 pub use pattern::{IdentityPattern, StringMatch};
 pub use sets::{IdentityMatch, SetInterner};
 

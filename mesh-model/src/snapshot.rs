@@ -157,7 +157,7 @@ impl Snapshot {
 
     /// Whether a workload accepts plaintext on a port.
     pub fn mtls_mode(&self, workload: &Workload, port: u16) -> MtlsMode {
-        self.mtls_modes(workload).on(port)
+        self.mtls_modes(workload).on(port).mode
     }
 
     /// Everything that is wrong with the configuration.

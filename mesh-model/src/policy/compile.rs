@@ -42,6 +42,8 @@ pub struct CompiledPolicy {
     pub audit: Vec<Op>,
     /// Policy number n is `names[n - 1]`.
     pub names: Vec<NamespacedName>,
+    /// Numbers of the policies that could not be understood and deny for that reason, ascending.
+    pub refused: Vec<u32>,
     /// The sets that `ops` and `audit` ask for, by number, ascending.
     pub sets: Vec<(u32, Arc<IdentityMatch>)>,
 }
@@ -93,6 +95,9 @@ pub fn compile(effective: &EffectivePolicies, interner: &mut SetInterner) -> Com
         // What only notes does so in dry run too.
         if policy.dry_run && !audit {
             row_flags |= OP_DRY_RUN;
+        }
+        if deny && policy.refused.is_some() {
+            compiled.refused.push(number);
         }
         let mut compiler = Compiler { deny, trust_domain: &effective.trust_domain, interner, sets: &mut compiled.sets };
         let rows = compiler.rows(policy);

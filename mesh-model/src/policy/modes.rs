@@ -8,20 +8,30 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::policy::{MtlsMode, PeerAuthentication, selects};
+use crate::service::NamespacedName;
+
+/// A mode, and who says so.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub struct PortMode {
+    /// The mode.
+    pub mode: MtlsMode,
+    /// The PeerAuthentication that sets it; `None` for the mesh's settings.
+    pub by: Option<NamespacedName>,
+}
 
 /// A workload's modes.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct MtlsModes {
     /// On every port not in [`MtlsModes::ports`].
-    pub mode: MtlsMode,
-    /// Ports with a mode of their own, where it differs.
-    pub ports: BTreeMap<u16, MtlsMode>,
+    pub all: PortMode,
+    /// Ports of the pod with a mode of their own.
+    pub ports: BTreeMap<u16, PortMode>,
 }
 
 impl MtlsModes {
-    /// The mode on a port of the pod.
-    pub fn on(&self, port: u16) -> MtlsMode {
-        self.ports.get(&port).copied().unwrap_or(self.mode)
+    /// The mode on a port of the pod, and who says so.
+    pub fn on(&self, port: u16) -> &PortMode {
+        self.ports.get(&port).unwrap_or(&self.all)
     }
 
     /// Folds what holds for a workload with these labels: `mesh` are the PeerAuthentications of the root namespace, `namespace` those
@@ -34,20 +44,23 @@ impl MtlsModes {
     ) -> MtlsModes {
         let here = |p: &&Arc<PeerAuthentication>| selects(&p.selector, labels);
         let wide = |p: &&Arc<PeerAuthentication>| p.selector.is_empty();
-        let refused = mesh.iter().filter(wide).chain(namespace.iter().filter(here)).any(|p| p.refused.is_some());
-        if refused {
-            return MtlsModes { mode: MtlsMode::Strict, ports: BTreeMap::new() };
+        if let Some(refused) = mesh.iter().filter(wide).chain(namespace.iter().filter(here)).find(|p| p.refused.is_some()) {
+            let all = PortMode { mode: MtlsMode::Strict, by: Some(refused.name.clone()) };
+            return MtlsModes { all, ports: BTreeMap::new() };
         }
-        let mut mode = default;
-        for level in [oldest(mesh.iter().filter(wide)), oldest(namespace.iter().filter(wide))] {
-            mode = level.and_then(|p| p.mode).unwrap_or(mode);
+        let own = oldest(namespace.iter().filter(|p| !wide(p) && here(p)));
+        let levels = [oldest(mesh.iter().filter(wide)), oldest(namespace.iter().filter(wide)), own];
+        let all = levels.into_iter().flatten().fold(PortMode { mode: default, by: None }, |below, p| match p.mode {
+            Some(mode) => PortMode { mode, by: Some(p.name.clone()) },
+            None => below,
+        });
+        let mut ports = BTreeMap::new();
+        for (p, (port, mode)) in own.into_iter().flat_map(|p| p.ports.iter().map(move |entry| (p, entry))) {
+            if let Some(mode) = *mode {
+                ports.insert(*port, PortMode { mode, by: Some(p.name.clone()) });
+            }
         }
-        let Some(own) = oldest(namespace.iter().filter(|p| !wide(p) && here(p))) else {
-            return MtlsModes { mode, ports: BTreeMap::new() };
-        };
-        mode = own.mode.unwrap_or(mode);
-        let ports = own.ports.iter().map(|(port, of)| (*port, of.unwrap_or(mode))).filter(|(_, of)| *of != mode).collect();
-        MtlsModes { mode, ports }
+        MtlsModes { all, ports }
     }
 }
 

@@ -1,0 +1,224 @@
+//! The decision about one connection to one workload: first whether the transport is good enough, then what policy says. Pure.
+//!
+//! Only [`decide`] makes a [`Permit`], and forwarding needs one, so that nobody can forget to ask.
+
+use std::fmt;
+use std::sync::Arc;
+
+use mesh_common::policy::Facts;
+use mesh_common::verdict::NO_POLICY;
+use mesh_model::identity::Identity;
+use mesh_model::policy::{CompiledPolicy, MtlsMode, MtlsModes, SetInterner, compile};
+use mesh_model::service::NamespacedName;
+use mesh_model::snapshot::Snapshot;
+use mesh_model::workload::Workload;
+
+use crate::conn::{ClientAddr, ServerAddr};
+
+/// By which way a connection came.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Transport {
+    /// Through mTLS, or from a pod of this node whose network namespace tells who it is: the peer's identity is proven.
+    Tunnel,
+    /// As it is: the peer may be anybody, whatever identity is claimed for it.
+    Plaintext,
+    /// From a process of the host outside the pods' cgroup: the kubelet's probes, which reach the application under every policy.
+    HostProbe,
+}
+
+/// Who calls.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Peer {
+    /// The proven identity. Counts only with [`Transport::Tunnel`].
+    pub identity: Option<Identity>,
+    /// The client's address.
+    pub address: ClientAddr,
+}
+
+/// What is in force for one workload. Equal values decide equally.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct WorkloadPolicy(Inner);
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+enum Inner {
+    Rules { modes: MtlsModes, compiled: CompiledPolicy },
+    Missing { awaited: Arc<str> },
+}
+
+impl WorkloadPolicy {
+    /// What a snapshot has in force for a workload.
+    pub fn of(snapshot: &Snapshot, workload: &Workload, interner: &mut SetInterner) -> Self {
+        Self::new(snapshot.mtls_modes(workload), compile(&snapshot.policies_for(workload), interner))
+    }
+
+    /// From its parts.
+    pub fn new(modes: MtlsModes, compiled: CompiledPolicy) -> Self {
+        WorkloadPolicy(Inner::Rules { modes, compiled })
+    }
+
+    /// A workload whose rules are not there: everything is refused, but the host's probes. `awaited` says what is missing.
+    pub fn missing(awaited: &str) -> Self {
+        WorkloadPolicy(Inner::Missing { awaited: awaited.into() })
+    }
+
+    /// The program and its sets, as the kernel gets them; `None` while the rules are missing.
+    pub fn compiled(&self) -> Option<&CompiledPolicy> {
+        match &self.0 {
+            Inner::Rules { compiled, .. } => Some(compiled),
+            Inner::Missing { .. } => None,
+        }
+    }
+
+    /// Whether plaintext is accepted, by port; `None` while the rules are missing.
+    pub fn modes(&self) -> Option<&MtlsModes> {
+        match &self.0 {
+            Inner::Rules { modes, .. } => Some(modes),
+            Inner::Missing { .. } => None,
+        }
+    }
+}
+
+/// Proof that [`decide`] said yes.
+#[derive(PartialEq, Eq, Debug)]
+#[must_use = "a permit that is not used means that nothing is forwarded"]
+pub struct Permit {
+    policy: Option<NamespacedName>,
+    dry_run: Option<DryRun>,
+    audited: Option<NamespacedName>,
+}
+
+impl Permit {
+    /// The ALLOW policy that matched; `None` if there is none to match.
+    pub fn policy(&self) -> Option<&NamespacedName> {
+        self.policy.as_ref()
+    }
+
+    /// What the policies in dry run would have denied, were they enforced.
+    pub fn dry_run(&self) -> Option<&DryRun> {
+        self.dry_run.as_ref()
+    }
+
+    /// The AUDIT policy that asks for the connection to be noted.
+    pub fn audited(&self) -> Option<&NamespacedName> {
+        self.audited.as_ref()
+    }
+}
+
+/// What a policy in dry run would have done.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum DryRun {
+    /// This DENY policy would have denied.
+    Denied(NamespacedName),
+    /// The ALLOW policies in dry run would have been all there are, and none matches.
+    NotAllowed,
+}
+
+impl fmt::Display for DryRun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DryRun::Denied(policy) => write!(f, "AuthorizationPolicy {policy} (in dry run) would deny it"),
+            DryRun::NotAllowed => f.write_str("no AuthorizationPolicy in dry run would allow it"),
+        }
+    }
+}
+
+/// Why a connection may not go on.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{}", self.sentence())]
+pub struct Denial {
+    /// What said no.
+    pub reason: DenialReason,
+    /// The AuthorizationPolicy that denied, or the PeerAuthentication that demands mTLS, where one can be named.
+    pub policy: Option<NamespacedName>,
+}
+
+/// What said no.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum DenialReason {
+    /// It came as plaintext where STRICT demands mTLS.
+    MtlsRequired,
+    /// It came through the tunnel without an identity.
+    NoIdentity,
+    /// A DENY policy matches.
+    DenyPolicy,
+    /// A policy that could not be understood denies what it selects.
+    InvalidPolicy,
+    /// ALLOW policies apply, and none matches.
+    NoAllowPolicy,
+    /// The workload's rules are not there; what is awaited.
+    RulesMissing(Arc<str>),
+    /// The workload is gone.
+    WorkloadGone,
+}
+
+impl Denial {
+    fn new(reason: DenialReason) -> Self {
+        Denial { reason, policy: None }
+    }
+
+    fn sentence(&self) -> String {
+        let by = |kind: &str| self.policy.as_ref().map(|policy| format!("{kind} {policy}"));
+        let policy = || by("AuthorizationPolicy").unwrap_or_else(|| "an AuthorizationPolicy".into());
+        match &self.reason {
+            DenialReason::MtlsRequired => {
+                let who = by("PeerAuthentication").unwrap_or_else(|| "the mesh's default".into());
+                format!("plaintext is refused: {who} demands mTLS (STRICT) on this port")
+            }
+            DenialReason::NoIdentity => "the peer proved no identity".into(),
+            DenialReason::DenyPolicy => format!("{} denies it", policy()),
+            DenialReason::InvalidPolicy => {
+                format!("{} is not understood, and so denies everything to the workloads it selects; see the problems of the configuration", policy())
+            }
+            DenialReason::NoAllowPolicy => "no ALLOW policy of the workload matches".into(),
+            DenialReason::RulesMissing(awaited) => format!("the workload's rules are not there yet: waiting for {awaited}"),
+            DenialReason::WorkloadGone => "the workload is gone".into(),
+        }
+    }
+}
+
+/// Decides about a connection to `server`, which is the workload that `policy` is in force for.
+pub fn decide(policy: &WorkloadPolicy, peer: &Peer, server: ServerAddr, transport: Transport) -> Result<Permit, Denial> {
+    if transport == Transport::HostProbe {
+        return Ok(Permit { policy: None, dry_run: None, audited: None });
+    }
+    let (modes, compiled) = match &policy.0 {
+        Inner::Rules { modes, compiled } => (modes, compiled),
+        Inner::Missing { awaited } => return Err(Denial::new(DenialReason::RulesMissing(awaited.clone()))),
+    };
+    let identity = match (transport, &peer.identity) {
+        (Transport::Tunnel, Some(identity)) => Some(identity),
+        (Transport::Tunnel, None) => return Err(Denial::new(DenialReason::NoIdentity)),
+        // What is claimed over plaintext is no evidence.
+        (Transport::Plaintext | Transport::HostProbe, _) => None,
+    };
+    let mode = modes.on(server.0.port());
+    if transport == Transport::Plaintext && mode.mode == MtlsMode::Strict {
+        return Err(Denial { reason: DenialReason::MtlsRequired, policy: mode.by.clone() });
+    }
+    let facts = Facts {
+        source: peer.address.0.ip().to_canonical().into(),
+        destination: server.0.ip().to_canonical().into(),
+        port: server.0.port().into(),
+        identified: identity.is_some().into(),
+    };
+    let decision = compiled.decide(&facts, identity);
+    let named = compiled.name(decision.policy).cloned();
+    if !decision.allowed {
+        let reason = match decision.policy {
+            0 => DenialReason::NoAllowPolicy,
+            number if compiled.refused.binary_search(&number).is_ok() => DenialReason::InvalidPolicy,
+            _ => DenialReason::DenyPolicy,
+        };
+        return Err(Denial { reason, policy: named });
+    }
+    let dry_run = match decision.dry_run {
+        0 => None,
+        NO_POLICY => Some(DryRun::NotAllowed),
+        number => compiled.name(number).cloned().map(DryRun::Denied),
+    };
+    let audited = compiled.name(compiled.audited(&facts, identity)).cloned();
+    Ok(Permit { policy: named, dry_run, audited })
+}
+
+#[cfg(test)]
+mod tests;

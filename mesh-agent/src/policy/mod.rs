@@ -1,0 +1,7 @@
+//! Whether a connection may go on: the only place where that is decided outside the kernel, by the code that the kernel runs.
+
+pub mod decide;
+pub mod live;
+
+pub use decide::{Denial, DenialReason, DryRun, Peer, Permit, Transport, WorkloadPolicy, decide};
+pub use live::Live;

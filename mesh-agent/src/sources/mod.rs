@@ -1,0 +1,3 @@
+//! Where the agent's configuration comes from.
+
+pub use mesh_sources::manifests;
