@@ -60,7 +60,9 @@ impl Manifests {
     pub fn remove(&self, name: &str) -> Result<()> {
         let file = self.directory.join(format!("{name}.yaml"));
         match fs::remove_file(&file) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).with_context(|| format!("removing {}", file.display())),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("removing {}", file.display()))
+            }
             _ => Ok(()),
         }
     }
@@ -143,7 +145,7 @@ pub fn pod(pod: &Pod) -> Value {
             "labels": pod.labels(),
             "annotations": { "nodemesh.dev/netns": pod.netns().display().to_string() },
         },
-        "spec": { "nodeName": pod.node().name(), "serviceAccountName": pod.service_account() },
+        "spec": { "nodeName": pod.node().name(), "serviceAccountName": pod.service_account(), "containers": [{ "name": "app" }] },
         "status": {
             "phase": "Running",
             "podIP": pod.ipv4().to_string(),
@@ -155,10 +157,8 @@ pub fn pod(pod: &Pod) -> Value {
 
 /// A `Service` of the pods with the label `app` equal to `app`; ports are (name, port, target port).
 pub fn service(namespace: &str, name: &str, cluster_ips: &[&str], app: &str, ports: &[(&str, u16, u16)]) -> Value {
-    let ports: Vec<Value> = ports
-        .iter()
-        .map(|(name, port, target)| json!({ "name": name, "port": port, "targetPort": target, "protocol": "TCP" }))
-        .collect();
+    let ports: Vec<Value> =
+        ports.iter().map(|(name, port, target)| json!({ "name": name, "port": port, "targetPort": target, "protocol": "TCP" })).collect();
     let first = cluster_ips.first().copied().unwrap_or("None");
     json!({
         "apiVersion": "v1",

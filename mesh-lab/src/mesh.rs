@@ -42,11 +42,10 @@ impl MeshOptions {
     /// Names what isn't built and the command that builds it.
     pub fn found() -> Result<Self> {
         let executable = std::env::current_exe().context("finding this program")?;
-        let profile = executable
-            .ancestors()
-            .skip(1)
-            .find(|directory| directory.join("mesh-agent").is_file())
-            .with_context(|| format!("mesh-agent is not built near {}: cargo build -p mesh-agent -p mesh-control", executable.display()))?;
+        let profile =
+            executable.ancestors().skip(1).find(|directory| directory.join("mesh-agent").is_file()).with_context(|| {
+                format!("mesh-agent is not built near {}: cargo build -p mesh-agent -p mesh-control", executable.display())
+            })?;
         Self::in_directory(profile)
     }
 
@@ -198,7 +197,8 @@ fn write_token(directory: &Path, node: &str) -> Result<()> {
     let mut random = fs::File::open("/dev/urandom").context("opening /dev/urandom")?;
     std::io::Read::read_exact(&mut random, &mut bytes).context("reading /dev/urandom")?;
     let token: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    let mut written = fs::File::options().create_new(true).write(true).mode(0o600).open(&file).with_context(|| format!("writing {}", file.display()))?;
+    let mut written =
+        fs::File::options().create_new(true).write(true).mode(0o600).open(&file).with_context(|| format!("writing {}", file.display()))?;
     std::io::Write::write_all(&mut written, token.as_bytes()).with_context(|| format!("writing {}", file.display()))
 }
 
@@ -262,7 +262,8 @@ impl Agent {
     pub fn wait_for_access(&self, fields: &[(&str, &str)], limit: Duration) -> Result<serde_json::Value> {
         let mut lines = Vec::new();
         let mut found = None;
-        let is = |line: &serde_json::Value| fields.iter().all(|(key, value)| line.get(key).and_then(serde_json::Value::as_str) == Some(value));
+        let is =
+            |line: &serde_json::Value| fields.iter().all(|(key, value)| line.get(key).and_then(serde_json::Value::as_str) == Some(value));
         let waited = wait_until("a line of the access log", limit, || {
             lines = self.access_log();
             found = lines.iter().rev().find(|line| is(line)).cloned();

@@ -67,15 +67,8 @@ impl Node {
         }
         netns::ip(Some(&namespace), &lines)?;
         netns::ip(Some(&fabric), &[format!("link set node{index} master fabric up")])?;
-        let shared = Shared {
-            world,
-            name: name.to_owned(),
-            index,
-            namespace,
-            cgroup,
-            next_host: AtomicU8::new(10),
-            pods: Mutex::new(Vec::new()),
-        };
+        let shared =
+            Shared { world, name: name.to_owned(), index, namespace, cgroup, next_host: AtomicU8::new(10), pods: Mutex::new(Vec::new()) };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -87,10 +80,7 @@ impl Node {
     /// Its addresses on the fabric.
     pub fn addresses(&self) -> [IpAddr; 2] {
         let index = u16::from(self.shared.index);
-        [
-            Ipv4Addr::new(172, 31, 0, self.shared.index).into(),
-            Ipv6Addr::new(0xfd00, 0x31, 0, 0, 0, 0, 0, index).into(),
-        ]
+        [Ipv4Addr::new(172, 31, 0, self.shared.index).into(), Ipv6Addr::new(0xfd00, 0x31, 0, 0, 0, 0, 0, index).into()]
     }
 
     /// The ranges that its pods' addresses come from.

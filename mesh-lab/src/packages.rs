@@ -45,7 +45,7 @@ pub fn install(packages: &[&str]) -> Result<()> {
     if missing.is_empty() { Ok(()) } else { apt(&missing) }
 }
 
-fn command_of<'a>(package: &'a str) -> &'a str {
+fn command_of(package: &str) -> &str {
     COMMANDS.iter().find(|(name, _)| *name == package).map_or(package, |(_, command)| command)
 }
 

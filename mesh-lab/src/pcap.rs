@@ -27,6 +27,7 @@ pub struct Stream {
     segments: BTreeMap<u64, Vec<u8>>,
     first: Option<u32>,
     reset: bool,
+    opener: bool,
 }
 
 /// One direction of a connection that is not made of TLS records.
@@ -85,7 +86,9 @@ impl Trace {
                 113 => frame.get(14..16),
                 _ => frame.get(0..2),
             };
-            if let (Some(&[high, low]), Some(packet)) = (protocol.map(|bytes| bytes.first_chunk::<2>()).unwrap_or_default(), frame.get(header..)) {
+            if let (Some(&[high, low]), Some(packet)) =
+                (protocol.map(|bytes| bytes.first_chunk::<2>()).unwrap_or_default(), frame.get(header..))
+            {
                 trace.network(u16::from_be_bytes([high, low]), packet);
             }
             at = start + length as usize;
@@ -149,13 +152,14 @@ impl Trace {
         self.streams.iter().filter(|(_, stream)| !stream.segments.is_empty()).map(|((from, to), stream)| (*from, *to, stream))
     }
 
-    /// The ports that TCP connections were opened to: a SYN went there.
+    /// Who opened TCP connections to whom: a SYN was seen.
+    pub fn opened(&self) -> impl Iterator<Item = (SocketAddr, SocketAddr)> {
+        self.streams.iter().filter(|(_, stream)| stream.opener).map(|((from, to), _)| (*from, *to))
+    }
+
+    /// The ports that TCP connections were opened to.
     pub fn ports(&self) -> BTreeSet<u16> {
-        self.streams
-            .iter()
-            .filter(|((from, to), stream)| stream.first.is_some() && (to.port() < from.port() || !self.streams.contains_key(&(*to, *from))))
-            .map(|((_, to), _)| to.port())
-            .collect()
+        self.opened().map(|(_, to)| to.port()).collect()
     }
 
     /// Pairs of addresses that exchanged datagrams.
@@ -165,9 +169,7 @@ impl Trace {
 
     /// Every direction whose bytes are not TLS records from beginning to end. Empty means: only TLS crossed over TCP.
     pub fn plaintext(&self) -> Vec<Plaintext> {
-        self.streams()
-            .filter_map(|(from, to, stream)| not_tls(&stream.bytes()).map(|sample| Plaintext { from, to, sample }))
-            .collect()
+        self.streams().filter_map(|(from, to, stream)| not_tls(&stream.bytes()).map(|sample| Plaintext { from, to, sample })).collect()
     }
 }
 
@@ -175,6 +177,7 @@ impl Stream {
     fn add(&mut self, sequence: u32, flags: u8, payload: &[u8]) {
         let syn = flags & 2 != 0;
         self.reset |= flags & 4 != 0;
+        self.opener |= syn && flags & 16 == 0;
         let first = *self.first.get_or_insert(if syn { sequence.wrapping_add(1) } else { sequence });
         if payload.is_empty() {
             return;

@@ -168,9 +168,8 @@ pub(crate) fn provide_bpffs() -> Result<()> {
 
 fn has_bpffs(table: &str) -> bool {
     table.lines().any(|line| {
-        line.split_once(" - ").is_some_and(|(mount, filesystem)| {
-            mount.split(' ').nth(4) == Some(BPFFS) && filesystem.split(' ').next() == Some("bpf")
-        })
+        line.split_once(" - ")
+            .is_some_and(|(mount, filesystem)| mount.split(' ').nth(4) == Some(BPFFS) && filesystem.split(' ').next() == Some("bpf"))
     })
 }
 

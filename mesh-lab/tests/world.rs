@@ -1,4 +1,5 @@
 //! The test bed itself, on this machine's kernel. Needs root.
+#![allow(clippy::expect_used, reason = "a test fails by panicking, in its helpers too")]
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -54,14 +55,8 @@ fn every_way_to_connect() {
     let _echo = far.serve("echo", 7000).expect("server");
     let to = format!("{}:7000", far.ipv4());
     let bound = format!("{}:41234", near.ipv4());
-    let ways: [&[&str]; 6] = [
-        &[],
-        &["--nonblocking"],
-        &["--bind", &bound],
-        &["--mapped"],
-        &["--fast-open", "connect"],
-        &["--fast-open", "sendto"],
-    ];
+    let ways: [&[&str]; 6] =
+        [&[], &["--nonblocking"], &["--bind", &bound], &["--mapped"], &["--fast-open", "connect"], &["--fast-open", "sendto"]];
     for way in ways {
         let words = [&["connect", &to, "--send", r"a\x00b\n", "--half-close"], way].concat();
         let report = near.peer(&words, LIMIT).expect("client");
@@ -115,7 +110,8 @@ fn ticks_holds_and_datagrams() {
     let report: mesh_lab::peer::Report = ticking.finish(LIMIT).expect("report");
     assert!(matches!(report.end, End::Eof | End::Reset), "{report:?}");
 
-    let mut datagrams = far.spawn(&[&mesh_lab::peer::binary().expect("peer").display().to_string(), "udp-echo", "--listen", "[::]:7100"]).expect("server");
+    let mut datagrams =
+        far.spawn(&[&mesh_lab::peer::binary().expect("peer").display().to_string(), "udp-echo", "--listen", "[::]:7100"]).expect("server");
     datagrams.wait_for_log("listening", LIMIT).expect("listens");
     for to in addresses(&far, 7100) {
         let report = near.peer(&["udp", &to.to_string(), "--send", "hello"], LIMIT).expect("client");
@@ -198,10 +194,17 @@ fn a_killed_owner_is_cleaned_up_after() {
         .stdout(std::process::Stdio::piped())
         .spawn()
         .expect("child");
-    let lines: Vec<String> = BufReader::new(child.stdout.take().expect("pipe")).lines().map_while(Result::ok).take_while(|line| line != "ready").collect();
+    let lines: Vec<String> =
+        BufReader::new(child.stdout.take().expect("pipe")).lines().map_while(Result::ok).take_while(|line| line != "ready").collect();
     child.kill().expect("killed");
     child.wait().expect("reaped");
-    let paths: Vec<_> = lines.iter().filter_map(|line| line.split_once(' ')).map(|(_, path)| path.to_owned()).filter(|path| path.starts_with("/run/")).collect();
+    let paths: Vec<_> = lines
+        .iter()
+        .filter_map(|line| line.split_once(' '))
+        .map(|(_, path)| path.to_owned())
+        .filter(|path| path.starts_with("/run/"))
+        .collect();
     assert_eq!(paths.len(), 2, "{lines:?}");
-    mesh_lab::process::wait_until("the guardian's work", LIMIT, || paths.iter().all(|path| !Path::new(path).exists())).expect("nothing is left");
+    mesh_lab::process::wait_until("the guardian's work", LIMIT, || paths.iter().all(|path| !Path::new(path).exists()))
+        .expect("nothing is left");
 }

@@ -126,7 +126,13 @@ fn rustup(toolchain: &str) -> Result<Route> {
     if let Err(missing) = rustup_complete(toolchain) {
         println!("build-ebpf: {missing}; installing it with rustup");
         command::run(command::without_cargo_environment("rustup").args([
-            "toolchain", "install", toolchain, "--profile", "minimal", "--component", "rust-src",
+            "toolchain",
+            "install",
+            toolchain,
+            "--profile",
+            "minimal",
+            "--component",
+            "rust-src",
         ]))
         .context("route rustup")?;
         rustup_complete(toolchain).context("route rustup")?;
@@ -216,7 +222,9 @@ impl std::fmt::Display for Route {
 /// A digest of everything that goes into the object.
 fn stamp(route: &Route) -> Result<String> {
     let compiler = match route {
-        Route::Rustup { toolchain, .. } => command::answer(command::without_cargo_environment("rustup").args(["run", toolchain, "rustc", "-V"])),
+        Route::Rustup { toolchain, .. } => {
+            command::answer(command::without_cargo_environment("rustup").args(["run", toolchain, "rustc", "-V"]))
+        }
         Route::Debian { .. } => command::answer(Command::new("/usr/bin/rustc").arg("-V")),
     };
     let mut digest = Sha256::new();

@@ -10,6 +10,9 @@ const DENY_VERSION: &str = "0.20.2";
 /// Packages of user space: the kernel programs have a panic handler of their own and are judged apart.
 const USER_SPACE: [&str; 3] = ["--workspace", "--exclude", "mesh-ebpf"];
 
+/// Says what could not be looked at, if anything; an error is a check that failed.
+type Check = fn() -> Result<String>;
+
 /// Which checks to run. Without a flag: all of them.
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -20,7 +23,7 @@ pub struct Arguments {
 
 /// Runs them all, also after one failed; false if one did.
 pub fn run(arguments: &Arguments) -> Result<bool> {
-    let checks: [(&str, &str, fn() -> Result<String>); 5] = [
+    let checks: [(&str, &str, Check); 5] = [
         ("fmt", "formatting", formatting),
         ("clippy", "clippy, user space", clippy),
         ("ebpf", "clippy and build, kernel programs", kernel_programs),
@@ -75,7 +78,10 @@ fn kernel_programs() -> Result<String> {
     component("clippy", &["clippy", "--version"])?;
     let flags = ["-Cpanic=abort".to_owned(), format!("--cfg=bpf_target_arch=\"{}\"", std::env::consts::ARCH)];
     let mut cargo = command::cargo();
-    cargo.args(["clippy", "--package", "mesh-ebpf", "--target-dir"]).arg(command::target().join("bpf-clippy")).args(["--", "-D", "warnings"]);
+    cargo
+        .args(["clippy", "--package", "mesh-ebpf", "--target-dir"])
+        .arg(command::target().join("bpf-clippy"))
+        .args(["--", "-D", "warnings"]);
     command::run(cargo.env("RUSTC_BOOTSTRAP", "1").env_remove("RUSTFLAGS").env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}")))?;
     build_ebpf::run(&build_ebpf::Arguments::default())?;
     Ok(String::new())

@@ -20,9 +20,9 @@ pub fn target() -> PathBuf {
 
 /// Where built tools are kept between runs: `$XDG_CACHE_HOME/nodemesh` or `~/.cache/nodemesh`.
 pub fn cache() -> PathBuf {
-    let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(|| {
-        std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"))
-    });
+    let base = std::env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")));
     base.unwrap_or_else(|| PathBuf::from("/root/.cache")).join("nodemesh")
 }
 

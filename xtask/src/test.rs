@@ -75,7 +75,8 @@ fn crates_with_tests() -> Result<Vec<String>> {
     let root = command::root();
     for entry in std::fs::read_dir(&root).with_context(|| format!("reading {}", root.display()))? {
         let path = entry?.path();
-        if path.join("Cargo.toml").is_file() && has_tests(&path.join("tests"))
+        if path.join("Cargo.toml").is_file()
+            && has_tests(&path.join("tests"))
             && let Some(name) = path.file_name()
         {
             names.push(name.to_string_lossy().into_owned());

@@ -86,8 +86,7 @@ fn receive(mut from: impl Read, mut length: u64, count: &mut u64) -> io::Result<
 pub fn serve(stream: &mut TcpStream, count: &mut u64) -> io::Result<()> {
     let mut header = [0; 16];
     stream.read_exact(&mut header)?;
-    let [upload, download] = [&header[..8], &header[8..]]
-        .map(|half| half.iter().fold(0u64, |number, byte| number << 8 | u64::from(*byte)));
+    let [upload, download] = [&header[..8], &header[8..]].map(|half| half.iter().fold(0u64, |number, byte| number << 8 | u64::from(*byte)));
     let mut writer = stream.try_clone()?;
     let sender = std::thread::spawn(move || send(&mut writer, DOWN, download));
     let digest = receive(&mut *stream, upload, count)?;

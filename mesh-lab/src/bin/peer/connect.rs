@@ -289,7 +289,7 @@ fn round(stream: &mut TcpStream, number: u64) -> io::Result<bool> {
 
 fn unhex(digits: &str) -> Result<Vec<u8>> {
     let digits: Vec<u8> = digits.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
-    if digits.len() % 2 != 0 {
+    if !digits.len().is_multiple_of(2) {
         bail!("--send-hex: an odd number of digits");
     }
     digits
