@@ -37,3 +37,12 @@ pod! {
     policy::Answer = 3 * 4,
     event::Event = 3 * 8 + 6 * 4 + 3 * 20 + 4,
 }
+
+/// Reads a record of the ring buffer; `None` if it is not of this layout's size.
+pub fn read_event(bytes: &[u8]) -> Option<event::Event> {
+    if bytes.len() != size_of::<event::Event>() {
+        return None;
+    }
+    // SAFETY: `bytes` has exactly the size of an `Event`, which is plain old data (see above); the read does not assume alignment.
+    Some(unsafe { core::ptr::read_unaligned(bytes.as_ptr().cast()) })
+}

@@ -9,6 +9,9 @@ pub const POD_HELD: u32 = 2;
 /// In the mesh and served.
 pub const POD_READY: u32 = 3;
 
+/// [`PodEntry::flags`]: the kernel may not let its connections go directly, the agent encrypts them.
+pub const POD_VIA_AGENT: u32 = 1;
+
 /// Value of `PODS`, keyed by network-namespace cookie: the pods of this node.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -21,10 +24,10 @@ pub struct PodEntry {
     pub workload: u32,
     /// Node-local number of its identity, never 0.
     pub identity: u32,
-    /// One of `POD_*`.
+    /// [`POD_OUTSIDE`], [`POD_HELD`] or [`POD_READY`].
     pub state: u32,
-    /// Zero.
-    pub pad: u32,
+    /// [`POD_VIA_AGENT`] or 0.
+    pub flags: u32,
 }
 
 /// [`WorkloadEntry::flags`]: it runs on this node.

@@ -5,7 +5,6 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::Arc;
 
 /// Numbers for keys of one kind; a key keeps its number until it is retired, a retired number is not given again.
 #[derive(Debug)]
@@ -56,10 +55,13 @@ impl<K: Clone + Eq + Hash> Numbers<K> {
         self.forward.retain(|k, _| keep(k));
         self.backward.retain(|_, k| keep(k));
     }
-}
 
-/// Numbers of texts.
-pub type Names = Numbers<Arc<str>>;
+    /// Forgets every number that `keep` does not want.
+    pub fn retain_numbers(&mut self, keep: impl Fn(u32) -> bool) {
+        self.forward.retain(|_, number| keep(*number));
+        self.backward.retain(|number, _| keep(*number));
+    }
+}
 
 #[cfg(test)]
 mod tests;

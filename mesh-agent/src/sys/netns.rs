@@ -54,6 +54,14 @@ impl NetNs {
         self.cookie
     }
 
+    /// Whether `path` still leads to this namespace.
+    pub fn is_at(&self, path: &Path) -> bool {
+        match (rustix::fs::fstat(&self.file), rustix::fs::stat(path)) {
+            (Ok(own), Ok(there)) => (own.st_dev, own.st_ino) == (there.st_dev, there.st_ino),
+            _ => false,
+        }
+    }
+
     /// Runs `f` on this thread inside the namespace. `f` must not block: the thread serves other pods.
     pub fn run<T>(&self, f: impl FnOnce() -> T) -> io::Result<T> {
         HOME.with(|home| {

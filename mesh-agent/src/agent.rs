@@ -1,0 +1,264 @@
+//! Builds the parts, runs them, and takes them down in order.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use arc_swap::ArcSwap;
+use mesh_model::snapshot::Snapshot;
+use mesh_sources::manifests::{Manifests, Timing};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::capture::preflight::{self, Places};
+use crate::config::{Config, ConfigError, Required};
+use crate::ops::access::{AccessConfig, AccessFormat, AccessLog};
+use crate::ops::admin::Admin;
+use crate::ops::clock::SystemClock;
+use crate::ops::log::{LogControl, LogFormat};
+use crate::ops::metrics::server::MetricsEndpoint;
+use crate::ops::metrics::{Metrics, MetricsConfig};
+use crate::ops::ready::Readiness;
+use crate::ops::record::Telemetry;
+use crate::ops::{drain, http};
+use crate::outcome::Outcome;
+use crate::shared::Shared;
+
+pub mod control;
+pub mod directory;
+pub mod kernel;
+pub mod pods;
+mod reports;
+pub mod revoke;
+pub mod workers;
+
+use control::Control;
+use kernel::{Kernel, KernelError};
+use workers::Workers;
+
+/// Why the agent does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// Settings.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The node lacks something; a line each.
+    #[error("this node cannot run the agent:\n{0}")]
+    Lacks(String),
+    /// The kernel's side.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The configuration.
+    #[error(transparent)]
+    Manifests(#[from] mesh_sources::manifests::OpenError),
+    /// Certificates.
+    #[error(transparent)]
+    Identity(#[from] crate::identity::IssueError),
+    /// A listener.
+    #[error("cannot listen at {address} ({flag}): {error}")]
+    Listen {
+        /// Where.
+        address: std::net::SocketAddr,
+        /// The flag that says so.
+        flag: &'static str,
+        /// What happened.
+        error: io::Error,
+    },
+    /// The system.
+    #[error("{0}: {1}")]
+    System(&'static str, io::Error),
+    /// A part ended that must not.
+    #[error("{0} ended unexpectedly")]
+    Ended(String),
+}
+
+/// Every lack of this node; empty if it can run the agent.
+pub fn lacks(config: &Config) -> Vec<preflight::Lack> {
+    preflight::check(&Places::new(&config.cgroup_root, &config.pods_cgroup(), &config.bpffs))
+}
+
+/// Runs until SIGTERM or SIGINT, then drains. An error means that it could not start, or that a part of it broke.
+pub async fn run(config: Config, log: LogControl) -> Result<(), AgentError> {
+    let required = config.required()?;
+    let lacks = lacks(&config);
+    if !lacks.is_empty() {
+        return Err(AgentError::Lacks(lacks.iter().map(|lack| format!("- {lack}")).collect::<Vec<_>>().join("\n")));
+    }
+    raise_descriptor_limit();
+    let agent = Agent::build(config, required, log).await?;
+    agent.serve().await
+}
+
+/// Every pod costs sockets, every connection two: the soft limit of a shell (1024) is not enough.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "cannot raise the limit of open files to the hard limit");
+    }
+}
+
+struct Agent {
+    config: Config,
+    telemetry: Arc<Telemetry>,
+    readiness: Readiness,
+    trigger: drain::DrainTrigger,
+    workers: Workers,
+    workers_ended: workers::Ended,
+    tasks: JoinSet<&'static str>,
+}
+
+impl Agent {
+    async fn build(config: Config, required: Required, log: LogControl) -> Result<Self, AgentError> {
+        let metrics = Arc::new(Metrics::new(MetricsConfig { cluster: config.cluster.as_str().into(), ..MetricsConfig::default() }));
+        let access = Arc::new(start_access_log(&config, &metrics)?);
+        let telemetry = Telemetry::new(metrics.clone(), access);
+        let readiness = Readiness::new();
+        let (trigger, drain) = drain::new();
+        let mut tasks = JoinSet::new();
+
+        // Liveness and readiness can be asked for from the start.
+        let endpoint = MetricsEndpoint::new(metrics.clone(), readiness.clone(), Arc::new(SystemClock));
+        let listener = bind(config.metrics_listen, "--metrics-listen").await?;
+        spawn(&mut tasks, "metrics endpoint", http::serve(listener, http::Limits::default(), Arc::new(endpoint), std::future::pending()));
+
+        let blocker = readiness.block("the configuration");
+        let manifests = Manifests::open(&required.manifests, Timing::default()).await?;
+        let mut snapshots = manifests.subscribe();
+        spawn(&mut tasks, "configuration source", manifests.follow());
+        let snapshot = snapshots.borrow_and_update().clone();
+        drop(blocker);
+
+        let secrets = crate::identity::start(&config, &required.ca, &mut tasks, &metrics)?;
+        let kernel = Kernel::load(&config, &required.pods_cgroup)?;
+        let shared = Arc::new(Shared::new(&config, ArcSwap::from(snapshot), telemetry.clone(), secrets.clone()));
+        crate::shared::collect_tunnels(&metrics, &shared);
+        let count = config.workers.map_or_else(default_workers, usize::from);
+        let (workers, workers_ended) = Workers::start(count, &shared, &drain).map_err(|e| AgentError::System("starting workers", e))?;
+        drop(drain);
+
+        let (status_tx, status) = watch::channel(Arc::new(serde_json::Value::Null));
+        let control = Control::new(config.clone(), shared.clone(), kernel, secrets.clone(), readiness.clone(), status_tx)?;
+        let admin = admin(&config, &telemetry, log, &shared, status);
+        let listener = bind(config.admin_listen, "--admin-listen").await?;
+        spawn(&mut tasks, "admin endpoint", http::serve(listener, http::Limits::default(), Arc::new(admin), std::future::pending()));
+        let assign = workers.handle();
+        tasks.spawn_local(async move {
+            control.run(snapshots, assign).await;
+            "control loop"
+        });
+        Ok(Agent { config, telemetry, readiness, trigger, workers, workers_ended, tasks })
+    }
+
+    async fn serve(mut self) -> Result<(), AgentError> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let mut term = signal(SignalKind::terminate()).map_err(|e| AgentError::System("SIGTERM", e))?;
+        let mut int = signal(SignalKind::interrupt()).map_err(|e| AgentError::System("SIGINT", e))?;
+        let broken = tokio::select! {
+            _ = term.recv() => None,
+            _ = int.recv() => None,
+            ended = self.tasks.join_next() => Some(match ended {
+                Some(Ok(name)) => name.to_owned(),
+                Some(Err(error)) => error.to_string(),
+                None => "everything".to_owned(),
+            }),
+            worker = self.workers_ended.recv() => Some(format!("worker {}", worker.unwrap_or_default())),
+        };
+        match &broken {
+            None => tracing::info!(limit = ?self.config.drain_time, "asked to end: draining"),
+            Some(part) => tracing::error!(%part, "a part of the agent ended unexpectedly: draining"),
+        }
+        let _draining = self.readiness.block("the end: the agent drains");
+        self.finish().await;
+        broken.map_or(Ok(()), |part| Err(AgentError::Ended(part)))
+    }
+
+    /// Connections may finish; those that have not by the deadline are ended. The kernel's programs stay: what is captured from now on is
+    /// refused, until another agent takes over.
+    async fn finish(self) {
+        let Agent { config, telemetry, trigger, workers, .. } = self;
+        let live = telemetry.live().clone();
+        let mut watch = trigger.watch();
+        tokio::task::spawn_local(async move {
+            watch.ending().await;
+            drop(watch);
+            live.close_where(&Outcome::Drained, |_| true);
+        });
+        let how = trigger.drain(config.drain_time, Duration::from_secs(2)).await;
+        tracing::info!(?how, "drained");
+        if how != drain::Drained::Abandoned {
+            workers.join();
+        }
+        telemetry.access().flush(Duration::from_secs(1));
+    }
+}
+
+fn default_workers() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn start_access_log(config: &Config, metrics: &Metrics) -> Result<AccessLog, AgentError> {
+    let format = config.access_log_format.unwrap_or(match config.log_format {
+        LogFormat::Text => AccessFormat::Text,
+        LogFormat::Json => AccessFormat::Json,
+    });
+    let rate = f64::from(config.access_log_rate);
+    let settings = AccessConfig { level: config.access_log, format, rate, burst: rate * 5.0 };
+    AccessLog::start(settings, io::stdout(), &metrics.agent, Instant::now()).map_err(|e| AgentError::System("starting the access log", e))
+}
+
+async fn bind(address: std::net::SocketAddr, flag: &'static str) -> Result<TcpListener, AgentError> {
+    TcpListener::bind(address).await.map_err(|error| AgentError::Listen { address, flag, error })
+}
+
+fn spawn(tasks: &mut JoinSet<&'static str>, name: &'static str, task: impl Future<Output = ()> + 'static) {
+    tasks.spawn_local(async move {
+        task.await;
+        name
+    });
+}
+
+fn admin(
+    config: &Config,
+    telemetry: &Arc<Telemetry>,
+    log: LogControl,
+    shared: &Arc<Shared>,
+    status: watch::Receiver<Arc<serde_json::Value>>,
+) -> Admin {
+    let part = |key: &'static str| {
+        let status = status.clone();
+        move || status.borrow().get(key).cloned().unwrap_or_default()
+    };
+    let secrets = shared.secrets.clone();
+    let problems = shared.clone();
+    let settings = serde_json::json!({ "flags": format!("{config:?}") });
+    let mesh = shared.clone();
+    Admin::new(telemetry.clone(), log)
+        .provide("workloads", "pods of this node and what they wait for", part("workloads"))
+        .provide("policies", "policy in force for each pod of this node", part("policies"))
+        .provide("config", "configuration in force", move || {
+            let snapshot: Arc<Snapshot> = mesh.snapshot.load_full();
+            serde_json::json!({
+                "version": snapshot.version(),
+                "mesh": format!("{:?}", snapshot.settings()),
+                "services": snapshot.services().map(|s| s.name.to_string()).collect::<Vec<_>>(),
+                "workloads": snapshot.workloads().map(|w| format!("{}/{}", w.namespace, w.name)).collect::<Vec<_>>(),
+                "agent": settings,
+            })
+        })
+        .provide("problems", "what is wrong with the configuration", move || {
+            problems.snapshot.load().problems().iter().map(ToString::to_string).collect()
+        })
+        .provide("certs", "certificates", move || secrets.describe())
+        .action("certs/renew", "?identity=spiffe://…: asks for a new certificate now", {
+            let secrets = shared.secrets.clone();
+            move |query| Box::pin(std::future::ready(crate::identity::renew_action(&secrets, &query)))
+        })
+}
+
+/// Seconds since 1970.
+pub(crate) fn unix_seconds() -> f64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+}

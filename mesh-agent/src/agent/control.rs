@@ -1,0 +1,204 @@
+//! The control loop: configuration, certificates and pods → sockets, maps, policies. It is the only one that changes any of them.
+
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use mesh_model::snapshot::Snapshot;
+use mesh_model::workload::WorkloadUid;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use super::directory::Directory;
+use super::kernel::{Kernel, KernelError};
+use super::pods::Pods;
+use super::reports::Reports;
+use super::workers::Assign;
+use super::{revoke, unix_seconds};
+use crate::capture::desired::{Registry, desired, forget};
+use crate::capture::maps::Flows;
+use crate::capture::numbers;
+use crate::config::Config;
+use crate::identity::Secrets;
+use crate::ops::access::AccessLevel;
+use crate::ops::ready::{Blocker, Readiness};
+use crate::outcome::{Outcome, Side};
+use crate::shared::Shared;
+
+/// Between two looks after pods that wait, and after namespaces that may have been replaced.
+const EVERY: Duration = Duration::from_millis(500);
+/// How long what an earlier agent left stays in force while this one gets its pods' certificates and sockets.
+const ADOPTION: Duration = Duration::from_secs(10);
+
+/// The loop's state.
+pub struct Control {
+    config: Config,
+    shared: Arc<Shared>,
+    kernel: Kernel,
+    secrets: Secrets,
+    pods: Pods,
+    registry: Registry,
+    names: Arc<ArcSwap<Directory>>,
+    flows: Rc<RefCell<Flows>>,
+    reports: Option<Reports>,
+    status: watch::Sender<Arc<Value>>,
+    starting: Option<Blocker>,
+    known: HashSet<WorkloadUid>,
+    adopt_until: Option<Instant>,
+}
+
+impl Control {
+    /// Opens what is pinned; changes nothing yet.
+    pub fn new(
+        config: Config,
+        shared: Arc<Shared>,
+        mut kernel: Kernel,
+        secrets: Secrets,
+        readiness: Readiness,
+        status: watch::Sender<Arc<Value>>,
+    ) -> Result<Self, KernelError> {
+        let names = Arc::new(ArcSwap::from_pointee(Directory::default()));
+        kernel.start_log();
+        let (reports, flows) = Reports::open(kernel.pins(), kernel.adopted(), shared.telemetry.clone(), names.clone())?;
+        let adopt_until = kernel.adopted().then(|| Instant::now() + ADOPTION);
+        Ok(Control {
+            pods: Pods::new(config.node.as_str().into()),
+            config,
+            shared,
+            kernel,
+            secrets,
+            registry: Registry::new(numbers::base(rand::random())),
+            names,
+            flows,
+            reports: Some(reports),
+            status,
+            starting: Some(readiness.block("the pods of this node")),
+            known: HashSet::new(),
+            adopt_until,
+        })
+    }
+
+    /// Runs until the configuration's source ends.
+    pub async fn run(mut self, mut snapshots: watch::Receiver<Arc<Snapshot>>, workers: Assign) {
+        if let Some(reports) = self.reports.take() {
+            tokio::task::spawn_local(reports.follow());
+        }
+        let mut tick = tokio::time::interval(EVERY);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut certificates = self.secrets.changes();
+        let mut snapshot = snapshots.borrow_and_update().clone();
+        let mut fresh = true;
+        loop {
+            let mut changed = fresh && self.take(&snapshot);
+            fresh = false;
+            changed |= self.pods.advance(&mut self.kernel, &workers).await;
+            self.write(&snapshot, changed);
+            tokio::select! {
+                _ = tick.tick() => {}
+                _ = certificates.changed() => {}
+                news = snapshots.changed() => {
+                    if news.is_err() {
+                        return;
+                    }
+                    snapshot = snapshots.borrow_and_update().clone();
+                    fresh = true;
+                }
+            }
+        }
+    }
+
+    /// Puts a configuration in force, as far as user space goes. True if anything changed for the pods of this node.
+    fn take(&mut self, snapshot: &Arc<Snapshot>) -> bool {
+        self.shared.snapshot.store(snapshot.clone());
+        self.secrets.ensure(self.pods.identities(snapshot));
+        let secrets = self.secrets.clone();
+        let (gone, changed) = self.pods.reconcile(snapshot, &mut self.kernel, |identity| secrets.watch(identity));
+        for uid in &gone {
+            let is = |peer: &crate::ops::PeerInfo| peer.workload.as_ref().is_some_and(|workload| workload.uid == *uid);
+            let live = self.shared.telemetry.live();
+            live.close_where(&Outcome::PodGone { side: Side::Server }, |c| is(&c.connection.labels.destination));
+            live.close_where(&Outcome::PodGone { side: Side::Client }, |c| is(&c.connection.labels.source));
+        }
+        let now: HashSet<WorkloadUid> = snapshot.workloads().map(|w| w.uid.clone()).collect();
+        for uid in self.known.difference(&now) {
+            self.shared.telemetry.metrics().forget(uid, Instant::now());
+        }
+        self.known = now;
+        let agent = &self.shared.telemetry.metrics().agent;
+        agent.config_version.set(snapshot.version() as i64);
+        agent.config_applied.set(unix_seconds());
+        agent.config_problems.set(snapshot.problems().len() as i64);
+        changed
+    }
+
+    /// Brings the kernel's maps in step.
+    fn write(&mut self, snapshot: &Snapshot, changed: bool) {
+        let (all, served) = self.pods.counts();
+        let agent = &self.shared.telemetry.metrics().agent;
+        agent.pods_held.set((all - served) as i64);
+        agent.pods_ready.set(served as i64);
+        if let Some(until) = self.adopt_until {
+            if served < all && Instant::now() < until {
+                self.report_start(all, served);
+                return;
+            }
+            self.adopt_until = None;
+            self.detach_strangers();
+        }
+        let (pods, outside, held) = self.pods.status();
+        let want = desired(snapshot, &self.config.node, &pods, &outside, &held, &mut self.registry);
+        let log_direct = self.config.access_log != AccessLevel::Off;
+        match self.kernel.apply(snapshot, log_direct, want) {
+            Ok(0) if !changed => {}
+            Ok(writes) => {
+                tracing::debug!(writes, version = snapshot.version(), "the kernel's maps are in step");
+                forget(snapshot, self.kernel.state(), &mut self.registry);
+                let names = Directory::new(snapshot, &self.registry, self.pods.policies(), &self.config.cluster_domain);
+                self.names.store(Arc::new(names));
+                for (client, server) in revoke::sweep(&self.flows.borrow(), &self.pods.parties()) {
+                    tracing::info!(%client, %server, "ended a direct connection that policy no longer allows");
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, "the kernel's maps cannot be brought in step; what they cannot hold is refused, and it is tried again");
+                return;
+            }
+        }
+        self.report_start(all, served);
+        self.publish_status();
+    }
+
+    /// Namespaces that an earlier agent captured and that belong to no pod of ours.
+    fn detach_strangers(&mut self) {
+        let ours = self.pods.cookies();
+        for cookie in self.kernel.attached_netns().into_iter().filter(|cookie| !ours.contains(cookie)) {
+            self.kernel.detach(cookie);
+        }
+    }
+
+    fn report_start(&mut self, all: usize, served: usize) {
+        let Some(starting) = &self.starting else { return };
+        if served == all {
+            self.starting = None;
+            return;
+        }
+        let lines: Vec<String> =
+            self.pods.awaited().iter().map(|(pod, what)| format!("{}/{} waits for {what}", pod.namespace, pod.name)).collect();
+        starting.progress(lines.join("; "));
+    }
+
+    fn publish_status(&self) {
+        self.status.send_if_modified(|status| {
+            let now = self.pods.describe();
+            let value = json!({ "workloads": now.0, "policies": now.1 });
+            let differs = **status != value;
+            if differs {
+                *status = Arc::new(value);
+            }
+            differs
+        });
+    }
+}

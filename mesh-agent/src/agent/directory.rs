@@ -1,0 +1,122 @@
+//! Numbers of the kernel → names, for metrics and logs.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mesh_common::event::{EVENT_CLOSED, EVENT_DENIED, EVENT_DRY_RUN, Event, REASON_POLICY};
+use mesh_common::flow::StatsKey;
+use mesh_common::verdict::NO_POLICY;
+use mesh_model::policy::CompiledPolicy;
+use mesh_model::service::NamespacedName;
+use mesh_model::snapshot::Snapshot;
+use mesh_model::workload::WorkloadUid;
+
+use crate::capture::desired::Registry;
+use crate::ops::access::Direction;
+use crate::ops::metrics::kernel::FlowPeers;
+use crate::ops::record::{Connection, DryRun, KernelReport};
+use crate::ops::{ConnectionLabels, PeerInfo, Reporter, Security, ServiceRef};
+use crate::outcome::Outcome;
+
+/// Names at one moment.
+#[derive(Default)]
+pub struct Directory {
+    peers: HashMap<u32, PeerInfo>,
+    policies: HashMap<u32, Arc<CompiledPolicy>>,
+    services: HashMap<u32, ServiceRef>,
+}
+
+/// A Service with the host name that metrics give it.
+pub fn service_ref(name: &NamespacedName, domain: &str) -> ServiceRef {
+    ServiceRef { name: name.clone(), host: format!("{}.{}.svc.{domain}", name.name, name.namespace).into() }
+}
+
+impl Directory {
+    /// Takes the names down. `policies` are those of this node's pods.
+    pub fn new(
+        snapshot: &Snapshot,
+        registry: &Registry,
+        policies: impl Iterator<Item = (WorkloadUid, Arc<CompiledPolicy>)>,
+        domain: &str,
+    ) -> Self {
+        let mut directory = Directory::default();
+        for workload in snapshot.workloads() {
+            if let Some(number) = registry.workloads.get(&workload.uid) {
+                let identity = workload.enrolled.then(|| workload.identity.clone());
+                directory.peers.insert(number, PeerInfo { workload: Some(workload.clone()), identity });
+            }
+        }
+        for service in snapshot.services() {
+            if let Some(number) = registry.services.get(&service.name) {
+                directory.services.insert(number, service_ref(&service.name, domain));
+            }
+        }
+        for (uid, policy) in policies {
+            if let Some(number) = registry.workloads.get(&uid) {
+                directory.policies.insert(number, policy);
+            }
+        }
+        directory
+    }
+
+    /// Who a key of the kernel's totals is about.
+    pub fn flow(&self, key: &StatsKey) -> FlowPeers {
+        FlowPeers {
+            source: self.peer(key.source),
+            destination: self.peer(key.destination),
+            service: self.services.get(&key.service).cloned(),
+        }
+    }
+
+    fn peer(&self, number: u32) -> PeerInfo {
+        self.peers.get(&number).cloned().unwrap_or_default()
+    }
+
+    /// A record of the kernel, with names.
+    pub fn report(&self, event: &Event) -> Option<(Connection, KernelReport)> {
+        let named = |number| self.policies.get(&event.destination).and_then(|policy| policy.name(number)).cloned();
+        let (outcome, dry_run) = match event.kind {
+            EVENT_CLOSED => (Outcome::Completed, None),
+            EVENT_DENIED => {
+                let policy = if event.reason == REASON_POLICY { named(event.policy) } else { None };
+                (Outcome::from_kernel_refusal(event.reason, policy), None)
+            }
+            EVENT_DRY_RUN => {
+                let dry_run = match event.policy {
+                    NO_POLICY => DryRun::NoAllowPolicy,
+                    number => named(number).map_or(DryRun::NoAllowPolicy, DryRun::Policy),
+                };
+                (Outcome::Completed, Some(dry_run))
+            }
+            other => {
+                tracing::warn!(kind = other, "the kernel reported something this agent does not know");
+                return None;
+            }
+        };
+        let (server, dialled) = (SocketAddr::from(event.server), SocketAddr::from(event.dialled));
+        let connection = Connection {
+            labels: ConnectionLabels {
+                reporter: Reporter::Source,
+                source: self.peer(event.source),
+                destination: self.peer(event.destination),
+                service: self.services.get(&event.service).cloned(),
+                security: Security::None,
+            },
+            direction: Direction::Local,
+            client: event.client.into(),
+            server: Some(server),
+            dialled: (dialled != server).then_some(dialled),
+            trace_id: None,
+        };
+        let report = KernelReport {
+            outcome,
+            from_client: event.sent,
+            to_client: event.received,
+            duration: Duration::from_nanos(event.duration_ns),
+            dry_run,
+        };
+        Some((connection, report))
+    }
+}

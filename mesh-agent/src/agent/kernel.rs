@@ -1,0 +1,155 @@
+//! The one writer of the kernel's maps.
+
+use std::path::PathBuf;
+
+use aya_log::EbpfLogger;
+use mesh_common::workload::{SETTINGS_DENY_UNKNOWN, SETTINGS_LOG_DIRECT, SETTINGS_READY, Settings};
+use mesh_model::settings::UnknownPods;
+use mesh_model::snapshot::Snapshot;
+
+use crate::capture::accept::{OUTBOUND_PORT, TUNNEL_PORT};
+use crate::capture::cgroup::{self, CgroupError};
+use crate::capture::load::{LoadError, Programs, remove_other_versions};
+use crate::capture::maps::{Maps, WriteError};
+use crate::capture::sync::{KernelState, diff};
+use crate::config::Config;
+use crate::sys::netns::NetNs;
+
+/// Why the kernel's side cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// Loading.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// Cgroups.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    /// A map.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// The node's own namespace.
+    #[error("the node's network namespace: {0}")]
+    HostNetns(std::io::Error),
+}
+
+/// Programs, maps, and what the maps hold.
+pub struct Kernel {
+    programs: Programs,
+    maps: Maps,
+    state: KernelState,
+    settings: Settings,
+    cgroup_root: PathBuf,
+    attached: bool,
+    adopted: bool,
+}
+
+impl Kernel {
+    /// Loads the programs and reads what an earlier agent left. Nothing new is in force yet.
+    pub fn load(config: &Config, pods_cgroup: &std::path::Path) -> Result<Self, KernelError> {
+        let mut programs = Programs::load(&config.bpf_object, &config.bpffs, &config.instance)?;
+        let maps = Maps::take(programs.ebpf())?;
+        let state = maps.read();
+        let mounts = cgroup::mounts(&cgroup::read("/proc/self/mountinfo")?);
+        let own = cgroup::own(&cgroup::read("/proc/self/cgroup")?, &mounts)?;
+        let settings = Settings {
+            host_netns: NetNs::current().map_err(KernelError::HostNetns)?.cookie(),
+            agent_cgroup: cgroup::id(&own)?,
+            pods_cgroup: cgroup::id(pods_cgroup)?,
+            pods_level: cgroup::level(pods_cgroup, &mounts)?,
+            flags: 0,
+            outbound_port: u32::from(OUTBOUND_PORT),
+            tunnel_port: u32::from(TUNNEL_PORT),
+        };
+        let adopted = !state.pods.is_empty();
+        Ok(Kernel { programs, maps, state, settings, cgroup_root: config.cgroup_root.clone(), attached: false, adopted })
+    }
+
+    /// Whether an earlier agent's state is in force.
+    pub fn adopted(&self) -> bool {
+        self.adopted
+    }
+
+    /// Where everything is pinned.
+    pub fn pins(&self) -> &std::path::Path {
+        self.programs.pins()
+    }
+
+    /// What the maps hold.
+    pub fn state(&self) -> &KernelState {
+        &self.state
+    }
+
+    /// Starts handing the kernel programs' own log lines to ours. A lack of it stops nothing.
+    pub fn start_log(&mut self) {
+        match EbpfLogger::init(self.programs.ebpf()) {
+            Ok(logger) => match tokio::io::unix::AsyncFd::with_interest(logger, tokio::io::Interest::READABLE) {
+                Ok(mut logger) => {
+                    tokio::task::spawn_local(async move {
+                        while let Ok(mut ready) = logger.readable_mut().await {
+                            ready.get_inner_mut().flush();
+                            ready.clear_ready();
+                        }
+                    });
+                }
+                Err(error) => tracing::warn!(%error, "the kernel programs' log cannot be followed"),
+            },
+            Err(error) => tracing::warn!(%error, "the kernel programs' log cannot be read"),
+        }
+    }
+
+    /// Brings the maps to `want`, then (the first time) attaches the programs. A write that fails is reported and tried again at the next
+    /// call, with everything after it.
+    pub fn apply(&mut self, snapshot: &Snapshot, log_direct: bool, want: KernelState) -> Result<usize, KernelError> {
+        let mut flags = SETTINGS_READY;
+        if snapshot.settings().unknown_pods == UnknownPods::Deny {
+            flags |= SETTINGS_DENY_UNKNOWN;
+        }
+        if log_direct {
+            flags |= SETTINGS_LOG_DIRECT;
+        }
+        if self.settings.flags != flags {
+            self.maps.set_settings(&Settings { flags, ..self.settings })?;
+            self.settings.flags = flags;
+        }
+        let changes = diff(&self.state, &want);
+        for change in &changes {
+            if let Err(error) = self.maps.apply(change) {
+                // What was written before the failure is in the kernel; reading it back is the only truth.
+                self.state = self.maps.read();
+                return Err(error.into());
+            }
+        }
+        self.state = want;
+        if !self.attached {
+            self.programs.attach_cgroup(&self.cgroup_root)?;
+            remove_other_versions(self.programs.pins());
+            self.attached = true;
+        }
+        Ok(changes.len())
+    }
+
+    /// Captures what arrives in a pod's namespace. Until [`Kernel::steer`] all of it but tunnels is dropped.
+    pub fn attach(&mut self, netns: &NetNs) -> Result<(), LoadError> {
+        self.programs.attach_netns(netns)
+    }
+
+    /// Leaves a pod's namespace alone again.
+    pub fn detach(&mut self, cookie: u64) {
+        self.programs.detach_netns(cookie);
+    }
+
+    /// Namespaces that are captured, also by an earlier agent.
+    pub fn attached_netns(&self) -> Vec<u64> {
+        self.programs.attached_netns()
+    }
+
+    /// Hands plaintext that arrives for `address` to `listener`.
+    pub fn steer(&mut self, address: std::net::IpAddr, listener: &std::net::TcpListener) -> Result<(), WriteError> {
+        self.maps.steer(address.into(), listener)
+    }
+
+    /// Takes that back.
+    pub fn unsteer(&mut self, address: std::net::IpAddr) -> Result<(), WriteError> {
+        self.maps.unsteer(address.into())
+    }
+}

@@ -1,0 +1,97 @@
+//! What the kernel reports → metrics and access log.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use mesh_common::event::{EVENT_CLOSED, counter};
+
+use super::directory::Directory;
+use crate::capture::events::Events;
+use crate::capture::load::LoadError;
+use crate::capture::maps::Flows;
+use crate::ops::access::AccessLevel;
+use crate::ops::metrics::FlowTotals;
+use crate::ops::metrics::kernel::{KernelCounters, KernelFlows};
+use crate::ops::record::Telemetry;
+
+/// Between two looks into the ring buffer.
+const EVENTS_EVERY: Duration = Duration::from_millis(100);
+/// Between two sums of the kernel's counters: what a scrape shows is at most this old.
+const TOTALS_EVERY: Duration = Duration::from_millis(500);
+/// Records at once before others on this thread get their turn.
+const BATCH: usize = 1024;
+
+/// Follows the kernel's reports for as long as the agent runs.
+pub struct Reports {
+    events: Events,
+    flows: Rc<RefCell<Flows>>,
+    totals: KernelFlows,
+    counters: Arc<KernelCounters>,
+    telemetry: Arc<Telemetry>,
+    names: Arc<ArcSwap<Directory>>,
+}
+
+impl Reports {
+    /// Opens the pinned maps. `adopted`: they hold what an earlier agent counted and reported.
+    pub fn open(
+        pins: &std::path::Path,
+        adopted: bool,
+        telemetry: Arc<Telemetry>,
+        names: Arc<ArcSwap<Directory>>,
+    ) -> Result<(Self, Rc<RefCell<Flows>>), LoadError> {
+        let flows = Rc::new(RefCell::new(Flows::open(pins)?));
+        let reports = Reports {
+            events: Events::open(pins)?,
+            flows: flows.clone(),
+            totals: KernelFlows::new(telemetry.metrics().clone(), adopted),
+            counters: KernelCounters::register(telemetry.metrics()),
+            telemetry,
+            names,
+        };
+        Ok((reports, flows))
+    }
+
+    /// Never returns.
+    pub async fn follow(mut self) {
+        let mut events = tokio::time::interval(EVENTS_EVERY);
+        let mut totals = tokio::time::interval(TOTALS_EVERY);
+        loop {
+            tokio::select! {
+                _ = events.tick() => {
+                    while self.take_events() {
+                        tokio::task::yield_now().await;
+                    }
+                }
+                _ = totals.tick() => self.take_totals(),
+            }
+        }
+    }
+
+    fn take_events(&mut self) -> bool {
+        let names = self.names.load_full();
+        let quiet = self.telemetry.access().level() != AccessLevel::All && self.telemetry.access().overrides().is_empty();
+        let telemetry = &self.telemetry;
+        self.events.drain(BATCH, |event| {
+            // Most records are of connections that ended well; where nobody wants to read of them, they are not worth their names.
+            if quiet && event.kind == EVENT_CLOSED {
+                return;
+            }
+            if let Some((connection, report)) = names.report(&event) {
+                telemetry.kernel(connection, report);
+            }
+        })
+    }
+
+    fn take_totals(&mut self) {
+        let flows = self.flows.borrow();
+        for index in 0..counter::COUNT {
+            self.counters.set(index, flows.verdict(index));
+        }
+        let names = self.names.load();
+        let totals = flows.totals().into_iter().map(|(key, stats)| (key, FlowTotals::sum(&[stats])));
+        self.totals.pass(totals, |key| names.flow(key));
+    }
+}

@@ -1,0 +1,74 @@
+//! Ending connections that the kernel let go directly and that policy no longer allows.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use mesh_common::flow::{FlowKey, KIND_DIRECT};
+use mesh_common::policy::Facts;
+use mesh_model::identity::Identity;
+use mesh_model::policy::CompiledPolicy;
+
+use crate::capture::maps::Flows;
+use crate::sys::netns::NetNs;
+use crate::sys::sockdiag::Destroyer;
+
+/// What is known of a pod of this node.
+pub struct Party {
+    /// Its identity.
+    pub identity: Identity,
+    /// Its namespace.
+    pub netns: Arc<NetNs>,
+    /// What may reach it.
+    pub policy: Arc<CompiledPolicy>,
+    /// Whether it still belongs into the mesh and is served.
+    pub ready: bool,
+}
+
+/// Whether a direct connection may go on: both ends are still pods of this node, served, and the server's policy still allows it.
+pub fn allowed(key: &FlowKey, parties: &HashMap<IpAddr, Arc<Party>>) -> bool {
+    let find = |addr| parties.get(&IpAddr::from(addr)).filter(|party| party.ready);
+    let (Some(client), Some(server)) = (find(key.source), find(key.destination)) else { return false };
+    let facts = Facts {
+        source: key.source,
+        destination: key.destination,
+        port: u32::from(key.destination_port.get()),
+        identified: 1,
+    };
+    server.policy.decide(&facts, Some(&client.identity)).allowed
+}
+
+/// Ends every direct connection that may not go on, in whichever namespace still exists; returns their ends.
+pub fn sweep(flows: &Flows, parties: &HashMap<IpAddr, Arc<Party>>) -> Vec<(SocketAddr, SocketAddr)> {
+    let doomed: Vec<FlowKey> =
+        flows.live().filter(|(key, flow)| flow.kind == KIND_DIRECT && !allowed(key, parties)).map(|(key, _)| key).collect();
+    let mut ended = Vec::new();
+    let mut destroyers: HashMap<u64, Destroyer> = HashMap::new();
+    for key in doomed {
+        let client = SocketAddr::new(key.source.into(), key.source_port.get());
+        let server = SocketAddr::new(key.destination.into(), key.destination_port.get());
+        // Either end will do: the kernel tells the other with a reset.
+        let ends = [(parties.get(&client.ip()), client, server), (parties.get(&server.ip()), server, client)];
+        for (party, local, remote) in ends {
+            let Some(party) = party else { continue };
+            match destroy(&mut destroyers, &party.netns, local, remote) {
+                Ok(true) => {
+                    ended.push((client, server));
+                    break;
+                }
+                Ok(false) => {}
+                Err(error) => tracing::error!(%client, %server, %error, "cannot end a connection that policy no longer allows"),
+            }
+        }
+    }
+    ended
+}
+
+fn destroy(open: &mut HashMap<u64, Destroyer>, netns: &NetNs, local: SocketAddr, remote: SocketAddr) -> std::io::Result<bool> {
+    use std::collections::hash_map::Entry;
+    let destroyer = match open.entry(netns.cookie()) {
+        Entry::Occupied(entry) => entry.into_mut(),
+        Entry::Vacant(entry) => entry.insert(Destroyer::new(netns)?),
+    };
+    destroyer.destroy(local, remote)
+}

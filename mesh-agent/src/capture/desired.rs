@@ -1,0 +1,207 @@
+//! The mesh's configuration and the state of this node's pods → what the kernel's maps should hold. Pure.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use mesh_common::addr::{Addr, Endpoint};
+use mesh_common::names::MAX_OPS;
+use mesh_common::policy::{ATOM_IDENTITY, Header, Member, Op, Program};
+use mesh_common::service::ServiceEntry;
+use mesh_common::workload::*;
+use mesh_model::identity::Identity;
+use mesh_model::policy::CompiledPolicy;
+use mesh_model::service::{NamespacedName, ServicePort};
+use mesh_model::settings::SameNode;
+use mesh_model::snapshot::Snapshot;
+use mesh_model::workload::{Workload, WorkloadUid};
+
+use super::numbers::Numbers;
+use super::sync::KernelState;
+
+/// A pod of this node, as far as its capture has come.
+#[derive(Clone, Debug)]
+pub struct PodStatus {
+    /// Cookie of its network namespace, once that is open.
+    pub netns_cookie: Option<u64>,
+    /// Sockets, certificate and rules are there.
+    pub ready: bool,
+    /// Its rules.
+    pub policy: Arc<CompiledPolicy>,
+}
+
+/// The numbers by which the kernel knows things; see [`Numbers`].
+#[derive(Debug)]
+pub struct Registry {
+    /// Pods.
+    pub workloads: Numbers<WorkloadUid>,
+    /// Identities of this node's pods.
+    pub identities: Numbers<Identity>,
+    /// Services.
+    pub services: Numbers<NamespacedName>,
+    /// Programs, by the pod they are for.
+    pub policies: Numbers<WorkloadUid>,
+    /// Endpoint lists, by content.
+    pub lists: Numbers<Arc<[Endpoint]>>,
+    /// Added to the numbers of identity sets.
+    pub set_base: u32,
+}
+
+impl Registry {
+    /// Counting from `base`.
+    pub fn new(base: u32) -> Self {
+        Registry {
+            workloads: Numbers::new(base),
+            identities: Numbers::new(base),
+            services: Numbers::new(base),
+            policies: Numbers::new(base),
+            lists: Numbers::new(base),
+            set_base: base,
+        }
+    }
+}
+
+/// Computes it. `pods` are this node's pods that are in the mesh; those of the snapshot that are not among them are held.
+pub fn desired(
+    snapshot: &Snapshot,
+    node: &str,
+    pods: &HashMap<WorkloadUid, PodStatus>,
+    outside: &HashMap<WorkloadUid, u64>,
+    held: &HashMap<WorkloadUid, u64>,
+    registry: &mut Registry,
+) -> KernelState {
+    let mut state = KernelState::default();
+    let mut sets: BTreeMap<u32, &mesh_model::policy::IdentityMatch> = BTreeMap::new();
+    let mut identities: HashSet<&Identity> = HashSet::new();
+    for workload in snapshot.workloads().filter(|w| w.enrolled && !w.host_network) {
+        let number = registry.workloads.number(&workload.uid);
+        let mut entry = WorkloadEntry { workload: number, policy: 0, flags: WORKLOAD_ENROLLED };
+        let encrypt = snapshot.same_node(&workload.namespace) == SameNode::Encrypt;
+        if &*workload.node == node {
+            entry.flags |= WORKLOAD_LOCAL;
+            match pods.get(&workload.uid) {
+                Some(status) => {
+                    identities.insert(&workload.identity);
+                    entry.policy = registry.policies.number(&workload.uid);
+                    sets.extend(status.policy.sets.iter().map(|(n, set)| (*n, set.as_ref())));
+                    match program(&status.policy, registry.set_base) {
+                        Some(program) if !encrypt => {
+                            state.policies.insert(entry.policy, Arc::new(program));
+                        }
+                        _ => entry.flags |= WORKLOAD_VIA_AGENT,
+                    }
+                    if !status.ready {
+                        entry.flags |= WORKLOAD_HELD;
+                    }
+                    if let Some(cookie) = status.netns_cookie {
+                        let pod = pod_entry(workload, number, registry, status.ready, encrypt);
+                        state.pods.insert(cookie, pod);
+                    }
+                }
+                None => entry.flags |= WORKLOAD_HELD,
+            }
+        }
+        state.workloads.extend(workload.addresses.iter().map(|ip| (Addr::from(*ip), entry)));
+    }
+    for pod in snapshot.held() {
+        let number = registry.workloads.number(&pod.uid);
+        let entry = WorkloadEntry { workload: number, policy: 0, flags: WORKLOAD_ENROLLED | WORKLOAD_HELD };
+        state.workloads.extend(pod.addresses.iter().map(|ip| (Addr::from(*ip), entry)));
+        if let Some(cookie) = held.get(&pod.uid) {
+            state.pods.insert(*cookie, PodEntry { workload: number, state: POD_HELD, ..PodEntry::default() });
+        }
+    }
+    for (uid, cookie) in outside {
+        let workload = registry.workloads.number(uid);
+        state.pods.insert(*cookie, PodEntry { workload, state: POD_OUTSIDE, ..PodEntry::default() });
+    }
+    for (set, patterns) in sets {
+        for identity in identities.iter().filter(|identity| patterns.matches(identity)) {
+            let identity = registry.identities.number(identity);
+            state.members.insert(Member { set: set.wrapping_add(registry.set_base), identity });
+        }
+    }
+    services(snapshot, registry, &mut state);
+    let settings = snapshot.settings();
+    state.excluded_ports.extend(&settings.excluded_ports);
+    state.excluded_cidrs.extend(settings.excluded_cidrs.iter().map(|net| {
+        let mapped = if net.addr().is_ipv4() { 96 } else { 0 };
+        (net.prefix_len() + mapped, Addr::from(net.network()))
+    }));
+    state
+}
+
+fn pod_entry(workload: &Workload, number: u32, registry: &mut Registry, ready: bool, encrypt: bool) -> PodEntry {
+    let mut entry = PodEntry {
+        workload: number,
+        identity: registry.identities.number(&workload.identity),
+        state: if ready { POD_READY } else { POD_HELD },
+        flags: if encrypt { POD_VIA_AGENT } else { 0 },
+        ..PodEntry::default()
+    };
+    for ip in &workload.addresses {
+        match ip {
+            IpAddr::V4(_) => entry.v4 = Addr::from(*ip),
+            IpAddr::V6(_) => entry.v6 = Addr::from(*ip),
+        }
+    }
+    entry
+}
+
+/// The kernel's form of a policy, or nothing if it is too long for the kernel; the agent then judges.
+pub fn program(policy: &CompiledPolicy, set_base: u32) -> Option<Program> {
+    let mut ops = [Op::default(); MAX_OPS];
+    if policy.ops.len() > MAX_OPS || !policy.audit.is_empty() {
+        return None;
+    }
+    for (slot, op) in ops.iter_mut().zip(&policy.ops) {
+        *slot = *op;
+        if op.atom == ATOM_IDENTITY {
+            slot.arg = op.arg.wrapping_add(set_base);
+        }
+    }
+    Some(Program { header: Header { zero: 0, ..policy.header }, ops })
+}
+
+fn services(snapshot: &Snapshot, registry: &mut Registry, state: &mut KernelState) {
+    for service in snapshot.services() {
+        if service.addresses.is_empty() {
+            continue;
+        }
+        let number = registry.services.number(&service.name);
+        for ip in &service.addresses {
+            for port in &service.ports {
+                let list = endpoints(port, ip.is_ipv4());
+                let entry = if list.is_empty() {
+                    ServiceEntry { service: number, list: 0, count: 0 }
+                } else {
+                    let id = registry.lists.number(&list);
+                    let count = list.len() as u32;
+                    state.lists.insert(id, list);
+                    ServiceEntry { service: number, list: id, count }
+                };
+                state.services.insert(Endpoint::new(Addr::from(*ip), port.port), entry);
+            }
+        }
+    }
+}
+
+/// The endpoints of the address's family, in a fixed order so that equal sets are equal lists.
+fn endpoints(port: &ServicePort, v4: bool) -> Arc<[Endpoint]> {
+    let mut list: Vec<Endpoint> =
+        port.endpoints.iter().filter(|e| e.address.is_ipv4() == v4).map(|e| Endpoint::from(e.address)).collect();
+    list.sort_unstable();
+    list.dedup();
+    list.into()
+}
+
+/// Lets go of the numbers of what the mesh no longer has.
+pub fn forget(snapshot: &Snapshot, state: &KernelState, registry: &mut Registry) {
+    let held: HashSet<&WorkloadUid> = snapshot.held().iter().map(|pod| &pod.uid).collect();
+    registry.workloads.retain(|uid| snapshot.workload(uid).is_some() || held.contains(uid));
+    registry.policies.retain(|uid| snapshot.workload(uid).is_some());
+    registry.services.retain(|name| snapshot.service(name).is_some());
+    let identities: HashSet<u32> = state.pods.values().map(|pod| pod.identity).collect();
+    registry.identities.retain_numbers(|number| identities.contains(&number));
+    registry.lists.retain_numbers(|number| state.lists.contains_key(&number));
+}

@@ -1,0 +1,206 @@
+//! The only reader of flags and environment.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+
+use crate::ops::access::{AccessFormat, AccessLevel};
+use crate::ops::log::LogFormat;
+
+/// Nodemesh's node agent: captures the connections of this node's enrolled pods, gives each pod an identity, encrypts what crosses
+/// nodes and enforces who may talk to whom. Every flag is also an environment variable.
+#[derive(Parser, Debug, Clone)]
+#[command(name = "mesh-agent", version, about, long_about = None)]
+pub struct Cli {
+    /// What to do; without a command the agent runs.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// Settings of a run.
+    #[command(flatten)]
+    pub config: Config,
+}
+
+/// Commands beside running.
+#[derive(Subcommand, Debug, Clone)]
+pub enum Command {
+    /// Detaches the programs and removes every pin of this instance. Pods are then as without the mesh.
+    Cleanup,
+    /// Says what this node lacks, one sentence a lack, and exits with 1 if there is one.
+    Preflight,
+}
+
+/// Settings.
+#[derive(clap::Args, Debug, Clone)]
+pub struct Config {
+    /// Name of this node, as pods name it in `spec.nodeName`.
+    #[arg(long, env = "NODEMESH_NODE", default_value_t = host_name(), value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub node: String,
+    /// Directory of Kubernetes YAML that describes the mesh; followed while running.
+    #[arg(long, env = "NODEMESH_MANIFESTS", value_name = "DIR")]
+    pub manifests: Option<PathBuf>,
+    /// The cgroup v2 below which connections are captured.
+    #[arg(long, env = "NODEMESH_CGROUP_ROOT", value_name = "DIR", default_value = "/sys/fs/cgroup")]
+    pub cgroup_root: PathBuf,
+    /// The cgroup above all pods; by default kubepods below the cgroup root.
+    #[arg(long, env = "NODEMESH_PODS_CGROUP", value_name = "DIR")]
+    pub pods_cgroup: Option<PathBuf>,
+    /// The bpf filesystem.
+    #[arg(long, env = "NODEMESH_BPFFS", value_name = "DIR", default_value = "/sys/fs/bpf")]
+    pub bpffs: PathBuf,
+    /// Name below which everything in the kernel is pinned; agents of different instances do not know each other.
+    #[arg(long, env = "NODEMESH_INSTANCE", default_value = "default", value_parser = instance)]
+    pub instance: String,
+    /// The kernel programs.
+    #[arg(long, env = "NODEMESH_BPF_OBJECT", value_name = "FILE", default_value = "/usr/lib/nodemesh/mesh-ebpf.o")]
+    pub bpf_object: PathBuf,
+    /// Address of the certificate authority, https://host:port; several are tried in turn.
+    #[arg(long, env = "NODEMESH_CA_ADDRESS", value_name = "URL", value_delimiter = ',')]
+    pub ca_address: Vec<String>,
+    /// The authority's roots (PEM): whom to trust when asking for certificates, and for peers.
+    #[arg(long, env = "NODEMESH_CA_ROOT", value_name = "FILE")]
+    pub ca_root: Option<PathBuf>,
+    /// The token that proves this node to the authority; read anew for each request.
+    #[arg(long, env = "NODEMESH_CA_TOKEN_FILE", value_name = "FILE")]
+    pub ca_token_file: Option<PathBuf>,
+    /// Validity to ask for.
+    #[arg(long, env = "NODEMESH_CERTIFICATE_LIFETIME", value_name = "DURATION", default_value = "24h", value_parser = duration)]
+    pub certificate_lifetime: Duration,
+    /// Where Prometheus and the readiness probe look.
+    #[arg(long, env = "NODEMESH_METRICS_LISTEN", value_name = "ADDRESS", default_value = "[::]:15020")]
+    pub metrics_listen: SocketAddr,
+    /// Where the operator looks; must be a loopback address.
+    #[arg(long, env = "NODEMESH_ADMIN_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:15000", value_parser = loopback)]
+    pub admin_listen: SocketAddr,
+    /// Threads that carry connections; by default one a core.
+    #[arg(long, env = "NODEMESH_WORKERS", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub workers: Option<u16>,
+    /// Which finished connections are logged, a line each on standard output; denials always are unless this is off.
+    #[arg(long, env = "NODEMESH_ACCESS_LOG", default_value = "all", value_name = "off|denied|all")]
+    pub access_log: AccessLevel,
+    /// The form of access log lines; by default that of the log.
+    #[arg(long, env = "NODEMESH_ACCESS_LOG_FORMAT", value_name = "text|json")]
+    pub access_log_format: Option<AccessFormat>,
+    /// Most access log lines a second; what is more is counted.
+    #[arg(long, env = "NODEMESH_ACCESS_LOG_RATE", default_value_t = 200)]
+    pub access_log_rate: u32,
+    /// Level of the log: error, warn, info, debug, trace, or a filter as `info,mesh_agent::tunnel=debug`.
+    #[arg(long, env = "NODEMESH_LOG_LEVEL", default_value = "info")]
+    pub log_level: String,
+    /// The log's form.
+    #[arg(long, env = "NODEMESH_LOG_FORMAT", default_value = "text", value_name = "text|json")]
+    pub log_format: LogFormat,
+    /// How long connections may go on after SIGTERM.
+    #[arg(long, env = "NODEMESH_DRAIN_TIME", value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    pub drain_time: Duration,
+    /// How long connecting to an application may take.
+    #[arg(long, env = "NODEMESH_CONNECT_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    pub connect_timeout: Duration,
+    /// Name of the cluster in metrics.
+    #[arg(long, env = "NODEMESH_CLUSTER", default_value = "Kubernetes")]
+    pub cluster: String,
+    /// DNS suffix of the cluster, in service host names.
+    #[arg(long, env = "NODEMESH_CLUSTER_DOMAIN", default_value = "cluster.local")]
+    pub cluster_domain: String,
+}
+
+/// What is missing or contradictory; all of it at once.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .0.join("\n"))]
+pub struct ConfigError(pub Vec<String>);
+
+/// The settings of the certificate authority, complete.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CaSettings {
+    /// Addresses.
+    pub addresses: Vec<String>,
+    /// Roots.
+    pub root: PathBuf,
+    /// Token.
+    pub token: PathBuf,
+}
+
+/// What a run needs beyond defaults, checked together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Required {
+    /// The directory of manifests.
+    pub manifests: PathBuf,
+    /// The authority.
+    pub ca: CaSettings,
+    /// The pods' cgroup.
+    pub pods_cgroup: PathBuf,
+}
+
+impl Config {
+    /// Checks what no single flag's parser can; every mistake is in the error, each with its flag and its variable.
+    pub fn required(&self) -> Result<Required, ConfigError> {
+        let mut missing = Vec::new();
+        let mut want = |given: bool, flag: &str, variable: &str, what: &str| {
+            if !given {
+                missing.push(format!("--{flag} (or {variable}) is not set: {what}"));
+            }
+        };
+        want(self.manifests.is_some(), "manifests", "NODEMESH_MANIFESTS", "give the directory that describes the mesh");
+        want(!self.ca_address.is_empty(), "ca-address", "NODEMESH_CA_ADDRESS", "give the certificate authority's address, https://host:port");
+        want(self.ca_root.is_some(), "ca-root", "NODEMESH_CA_ROOT", "give the file with the authority's root certificates");
+        want(self.ca_token_file.is_some(), "ca-token-file", "NODEMESH_CA_TOKEN_FILE", "give the file with this node's token");
+        for address in &self.ca_address {
+            if !address.starts_with("https://") {
+                missing.push(format!("--ca-address {address}: must begin with https://, certificates are not asked for in the clear"));
+            }
+        }
+        match (&self.manifests, &self.ca_root, &self.ca_token_file) {
+            (Some(manifests), Some(root), Some(token)) if missing.is_empty() => Ok(Required {
+                manifests: manifests.clone(),
+                ca: CaSettings { addresses: self.ca_address.clone(), root: root.clone(), token: token.clone() },
+                pods_cgroup: self.pods_cgroup(),
+            }),
+            _ => Err(ConfigError(missing)),
+        }
+    }
+
+    /// The pods' cgroup.
+    pub fn pods_cgroup(&self) -> PathBuf {
+        self.pods_cgroup.clone().unwrap_or_else(|| self.cgroup_root.join("kubepods"))
+    }
+}
+
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+fn instance(text: &str) -> Result<String, String> {
+    let fine = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+    if text.is_empty() || text.len() > 64 || !text.bytes().all(fine) {
+        return Err("1 to 64 letters, digits, '-' and '_'".into());
+    }
+    Ok(text.into())
+}
+
+fn loopback(text: &str) -> Result<SocketAddr, String> {
+    let address: SocketAddr = text.parse().map_err(|e| format!("{e}; give an address and port, as 127.0.0.1:15000"))?;
+    if !address.ip().is_loopback() {
+        return Err("must be a loopback address: whoever reaches the admin endpoint can change the agent".into());
+    }
+    Ok(address)
+}
+
+/// A number and a unit: `500ms`, `30s`, `5m`, `24h`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let error = || format!("\"{text}\" is no duration; give a number and a unit, as 500ms, 30s, 5m, 24h");
+    let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(error)?;
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| error())?;
+    let seconds = |factor: u64| number.checked_mul(factor).map(Duration::from_secs).ok_or_else(error);
+    match unit {
+        "ms" => Ok(Duration::from_millis(number)),
+        "s" => seconds(1),
+        "m" => seconds(60),
+        "h" => seconds(3600),
+        _ => Err(error()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

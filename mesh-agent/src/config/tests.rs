@@ -1,0 +1,41 @@
+use super::*;
+
+fn parse(args: &[&str]) -> Result<Cli, clap::Error> {
+    Cli::try_parse_from(std::iter::once("mesh-agent").chain(args.iter().copied()))
+}
+
+#[test]
+fn every_missing_setting_is_named_at_once() {
+    let error = parse(&["--node", "n1"]).unwrap().config.required().unwrap_err().to_string();
+    for flag in ["--manifests", "--ca-address", "--ca-root", "--ca-token-file", "NODEMESH_CA_TOKEN_FILE"] {
+        assert!(error.contains(flag), "{flag} in {error}");
+    }
+}
+
+#[test]
+fn a_complete_configuration_is_taken() {
+    let cli = parse(&[
+        "--node", "n1", "--manifests", "/m", "--ca-address", "https://a:1,https://b:2", "--ca-root", "/r", "--ca-token-file", "/t",
+        "--cgroup-root", "/c",
+    ]);
+    let required = cli.unwrap().config.required().unwrap();
+    assert_eq!(required.ca.addresses, ["https://a:1", "https://b:2"]);
+    assert_eq!(required.pods_cgroup, PathBuf::from("/c/kubepods"));
+}
+
+#[test]
+fn plaintext_authorities_and_open_admin_ports_are_refused() {
+    let config = parse(&["--manifests", "/m", "--ca-address", "http://a:1", "--ca-root", "/r", "--ca-token-file", "/t"]).unwrap().config;
+    assert!(config.required().unwrap_err().to_string().contains("https://"));
+    assert!(parse(&["--admin-listen", "0.0.0.0:15000"]).is_err());
+    assert!(parse(&["--instance", "../x"]).is_err());
+}
+
+#[test]
+fn durations_have_units() {
+    assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+    assert_eq!(duration("24h"), Ok(Duration::from_secs(86_400)));
+    for bad in ["", "5", "s", "5d", "-1s", "99999999999999999999s", "18446744073709551615h"] {
+        assert!(duration(bad).is_err(), "{bad}");
+    }
+}

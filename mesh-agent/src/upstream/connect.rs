@@ -1,0 +1,67 @@
+//! Connecting to applications, and dialling tunnels, from inside the pods' namespaces.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use socket2::{Domain, Socket, Type};
+use tokio::net::{TcpSocket, TcpStream};
+
+use crate::conn::{ServerAddr, TunnelAddr};
+use crate::sys::netns::NetNs;
+
+/// The mark that delivered connections bear inside a pod's namespace.
+pub const MARK: u32 = 0x6e6d;
+
+/// Connects to the application at `server` so that it sees `client` as its peer. The address is always the client's; the port is too,
+/// unless a connection of the same four numbers still lingers in the namespace. `client`'s port 0 means that any port will do.
+pub async fn deliver(netns: &NetNs, client: SocketAddr, server: ServerAddr, limit: Duration) -> io::Result<TcpStream> {
+    match timed(limit, delivery(netns, client, server)?.connect(server.0)).await {
+        Err(error) if client.port() != 0 && matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse) => {
+            let any_port = SocketAddr::new(client.ip(), 0);
+            timed(limit, delivery(netns, any_port, server)?.connect(server.0)).await
+        }
+        other => other,
+    }
+}
+
+fn delivery(netns: &NetNs, client: SocketAddr, server: ServerAddr) -> io::Result<TcpSocket> {
+    let socket = netns.run(|| tcp(server.0))??;
+    match server.0.ip() {
+        IpAddr::V4(_) => socket.set_ip_transparent_v4(true)?,
+        IpAddr::V6(_) => socket.set_ip_transparent_v6(true)?,
+    }
+    socket.set_mark(MARK)?;
+    socket.set_reuse_address(true)?;
+    if client.is_ipv4() == server.0.is_ipv4() {
+        match socket.bind(&client.into()) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && client.port() != 0 => {
+                socket.bind(&SocketAddr::new(client.ip(), 0).into())?;
+            }
+            other => other?,
+        }
+    }
+    Ok(tokio_socket(socket))
+}
+
+/// Connects to a tunnel's end with the pod's own address, so that network policies see the pod.
+pub async fn dial(netns: &NetNs, local: IpAddr, tunnel: TunnelAddr, limit: Duration) -> io::Result<TcpStream> {
+    let socket = netns.run(|| tcp(tunnel.0))??;
+    socket.bind(&SocketAddr::new(local, 0).into())?;
+    timed(limit, tokio_socket(socket).connect(tunnel.0)).await
+}
+
+fn tcp(to: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM.nonblocking().cloexec(), None)?;
+    socket.set_tcp_nodelay(true)?;
+    Ok(socket)
+}
+
+fn tokio_socket(socket: Socket) -> TcpSocket {
+    TcpSocket::from_std_stream(std::net::TcpStream::from(OwnedFd::from(socket)))
+}
+
+async fn timed(limit: Duration, connect: impl Future<Output = io::Result<TcpStream>>) -> io::Result<TcpStream> {
+    tokio::time::timeout(limit, connect).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}

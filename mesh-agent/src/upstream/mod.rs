@@ -1,0 +1,4 @@
+//! Towards the server: choosing whom to reach, connecting, copying.
+
+pub mod connect;
+pub mod resolve;

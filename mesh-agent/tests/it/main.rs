@@ -1,0 +1,5 @@
+//! Tests on a real kernel, in namespaces, with real programs. They need root and what `cargo xtask test` builds before it runs them.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod abi;
+mod verdict;
