@@ -8,12 +8,15 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::convert::{self, Converted, DEFAULT_NAMESPACE, Reading, convert};
+use crate::convert::{self, Converted, Reading, convert};
 use crate::object::{Kind, ObjectKey};
 use crate::problem::{FieldPath, Finding, Origin, Problem, Severity};
 
 mod locate;
+mod salvage;
 mod yaml;
+
+use salvage::Salvaged;
 
 /// One object of a file.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -116,38 +119,40 @@ fn problem(parsed: &mut Parsed, place: &Place<'_>, at: &FieldPath, title: &str, 
     });
 }
 
-/// A document that is no YAML: kind and name are looked for in its lines, so that a policy that breaks is not taken for one removed.
+/// A document that is no YAML.
 fn unparsable(parsed: &mut Parsed, place: &Place<'_>, error: &yaml::YamlError) {
-    let key = yaml::salvage(place.chunk.text).and_then(|found| {
-        let kind = Kind::from_name(&found.kind)?;
-        let namespace = match found.namespace {
-            _ if !kind.namespaced() => String::new(),
-            Some(namespace) => namespace,
-            None => DEFAULT_NAMESPACE.into(),
-        };
-        Some(ObjectKey { kind, namespace: namespace.into(), name: found.name.unwrap_or_default().into() })
-    });
-    let effect = match &key {
-        None => "every object that the file had before stays in force, unless another document of it says otherwise",
-        Some(key) if key.kind == Kind::AuthorizationPolicy => "everything is denied to the workloads of its namespace",
-        Some(key) if key.kind == Kind::PeerAuthentication => "STRICT is demanded in its namespace",
-        Some(_) => "if the object was there before, it stays in force as it was",
+    let (keys, lost) = match salvage::salvage(place.chunk.text) {
+        Salvaged::Object(key) => (vec![key], false),
+        Salvaged::Some(keys) => (keys, true),
+    };
+    let mut effects = Vec::new();
+    for key in &keys {
+        effects.push(match key.kind {
+            Kind::AuthorizationPolicy => format!("everything is denied in namespace {}", key.namespace),
+            Kind::PeerAuthentication => format!("STRICT is demanded in namespace {}", key.namespace),
+            _ => "the object stays in force as it was read before, if it was".into(),
+        });
+    }
+    if lost {
+        effects.push("objects that the file had before stay in force unless another document of it says otherwise".into());
+    }
+    let named = match keys.as_slice() {
+        [key] if !lost => key.to_string(),
+        _ => String::new(),
     };
     parsed.problems.push(Problem {
         severity: Severity::Error,
         origin: place.origin(place.chunk.line + error.line),
-        object: key.as_ref().map(ToString::to_string).unwrap_or_default().into(),
+        object: named.into(),
         field: "".into(),
-        message: format!("is not valid YAML: {}; until it is mended, {effect}", error.message).into(),
+        message: format!("is not valid YAML: {}; until it is mended, {}", error.message, effects.join(", and ")).into(),
     });
-    match key {
-        Some(key) => {
-            parsed.lost |= key.name.is_empty() && !key.kind.is_security();
-            let reading = convert::unparsable(&key);
-            parsed.documents.push(Document { origin: place.origin(place.line(&FieldPath::default())), key, reading });
-        }
-        None => parsed.lost = true,
-    }
+    let origin = place.origin(place.line(&FieldPath::default()));
+    parsed.lost |= lost;
+    parsed.documents.extend(keys.into_iter().map(|key| {
+        let reading = convert::unparsable(&key);
+        Document { origin: origin.clone(), key, reading }
+    }));
 }
 
 #[cfg(test)]

@@ -368,11 +368,12 @@ impl Reader {
 
     /// The text of a file; `None` if it need not be read.
     fn read(&self, path: &Path, look: Look) -> io::Result<Option<(Seen, String)>> {
-        let file = std::fs::File::open(path)?;
-        let metadata = file.metadata()?;
-        if !metadata.is_file() {
+        // Asked by name first: to open a pipe would be to wait for its writer.
+        if !std::fs::metadata(path)?.is_file() {
             return Err(io::Error::other("it is not a regular file"));
         }
+        let file = std::fs::File::open(path)?;
+        let metadata = file.metadata()?;
         let unreadable = self.unreadable.contains_key(path);
         if look == Look::Briefly && !unreadable && self.seen.get(path).is_some_and(|seen| seen.settled(&metadata)) {
             return Ok(None);

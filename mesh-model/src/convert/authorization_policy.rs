@@ -186,15 +186,20 @@ fn rule(input: &mut Input<'_>, at: &FieldPath, wire: RuleWire) -> Rule {
     let mut rule = Rule::default();
     for (i, from) in wire.from.unwrap_or_default().into_iter().enumerate() {
         let at = at.key("from").index(i).key("source");
+        let before = input.findings.len();
         match from.source.map(|wire| source(input, &at, wire)) {
             Some(source) if source != Source::default() => rule.from.push(source),
+            // What was said could not be read, which has been reported.
+            Some(_) if input.findings.len() > before => {}
             _ => input.error(at, "says nothing; write at least one field, or leave `from` out to match every source"),
         }
     }
     for (i, to) in wire.to.unwrap_or_default().into_iter().enumerate() {
         let at = at.key("to").index(i).key("operation");
+        let before = input.findings.len();
         match to.operation.map(|wire| operation(input, &at, wire)) {
             Some(operation) if operation != Operation::default() => rule.to.push(operation),
+            Some(_) if input.findings.len() > before => {}
             _ => input.error(at, "says nothing; write at least one field, or leave `to` out to match every operation"),
         }
     }
