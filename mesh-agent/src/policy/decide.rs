@@ -221,4 +221,4 @@ pub fn decide(policy: &WorkloadPolicy, peer: &Peer, server: ServerAddr, transpor
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
