@@ -15,6 +15,7 @@ use crate::world::World;
 const CA_PORT: u16 = 15012;
 const METRICS_PORT: u16 = 15020;
 const ADMIN_PORT: u16 = 15000;
+const CONTROL_ADMIN_PORT: u16 = 15014;
 
 /// How to start the mesh.
 #[derive(Clone, Debug)]
@@ -23,13 +24,13 @@ pub struct MeshOptions {
     pub binaries: PathBuf,
     /// The kernel object.
     pub bpf_object: PathBuf,
-    /// How long certificates live.
+    /// How long certificates live, as agents ask for it; None: their default.
     pub certificate_lifetime: Option<Duration>,
     /// More flags for every agent.
     pub agent_flags: Vec<String>,
     /// More flags for the control plane.
     pub control_flags: Vec<String>,
-    /// The log filter of both (`RUST_LOG` syntax).
+    /// The log filter of both (a level, or a list of `<target>=<level>`).
     pub log: String,
     /// How long to wait for readiness.
     pub patience: Duration,
@@ -164,18 +165,16 @@ impl Control {
             format!("--manifests={}", world.manifests().directory().display()),
             format!("--node-tokens={}", tokens.display()),
             format!("--listen=0.0.0.0:{CA_PORT}"),
-            format!("--admin-listen=0.0.0.0:{ADMIN_PORT}"),
-            format!("--server-name={}", world.control_address()),
+            format!("--admin=127.0.0.1:{CONTROL_ADMIN_PORT}"),
+            format!("--dns-names={}", world.control_address()),
             format!("--bundle-out={}", roots.display()),
         ];
-        if let Some(lifetime) = options.certificate_lifetime {
-            words.push(format!("--certificate-lifetime={}s", lifetime.as_secs()));
-        }
+        words.push(format!("--log-level={}", options.log));
         words.extend(options.control_flags.iter().cloned());
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        let mut process = world.control_plane().spawn(&words, &world.log_file("mesh-control"), &[("RUST_LOG", &options.log)])?;
+        let mut process = world.control_plane().spawn(&words, &world.log_file("mesh-control"), &[])?;
         let netns = world.control_plane().netns;
-        let url = format!("http://127.0.0.1:{ADMIN_PORT}/readyz");
+        let url = format!("http://127.0.0.1:{CONTROL_ADMIN_PORT}/healthz/ready");
         let waited = wait_until("mesh-control is ready", options.patience, || {
             !process.is_running() || (roots.is_file() && http_get(&netns, &url).is_ok_and(|answer| answer.status == 200))
         });
@@ -289,7 +288,7 @@ impl Agent {
         let mut last = String::new();
         let node = self.node.clone();
         let waited = wait_until("the agent is ready", limit, || {
-            let answer = metrics_page(&node, "/readyz");
+            let answer = metrics_page(&node, "/healthz/ready");
             let ready = matches!(&answer, Ok(answer) if answer.status == 200);
             last = answer.map_or_else(|error| format!("{error:#}"), |answer| answer.body);
             ready || !self.process.is_running()

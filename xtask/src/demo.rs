@@ -30,6 +30,9 @@ pub struct Arguments {
     /// Build agent and control plane optimised: takes longer, runs faster.
     #[arg(long)]
     release: bool,
+    /// Build nothing: take mesh-agent and mesh-control from this directory, and the kernel object from NODEMESH_BPF_OBJECT or ../bpf.
+    #[arg(long, value_name = "DIR", conflicts_with = "release")]
+    binaries: Option<PathBuf>,
 }
 
 #[derive(Subcommand)]
@@ -58,19 +61,12 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
 
 fn show(arguments: &Arguments) -> Result<bool> {
     mesh_lab::packages::ensure(&["iproute2", "util-linux", "tcpdump", "curl", "nginx-light", "redis-server", "redis-tools"])?;
-    let profile = if arguments.release { "release" } else { "debug" };
-    let kind = if arguments.release { "optimised" } else { "unoptimised: quickest to build, figures below say nothing about speed" };
-    println!("building the kernel programs, then mesh-agent, mesh-control and the demo's own peer ({kind})");
-    build_ebpf::run(&build_ebpf::Arguments::default())?;
-    let mut cargo = command::cargo();
-    cargo.args(["build", "-p", "mesh-agent", "-p", "mesh-control", "-p", "mesh-lab"]);
-    if arguments.release {
-        cargo.arg("--release");
-    }
-    command::run(&mut cargo)?;
+    let binaries = match &arguments.binaries {
+        Some(directory) => directory.canonicalize().with_context(|| format!("--binaries {}", directory.display()))?,
+        None => build(arguments.release)?,
+    };
 
     let mut console = Console::new();
-    let binaries = command::target().join(profile);
     let mut stage = None;
     console.step("the stage is set", || {
         let (set, detail) = stage::Stage::set(&binaries)?;
@@ -97,6 +93,22 @@ fn show(arguments: &Arguments) -> Result<bool> {
         console.write_json(file)?;
     }
     Ok(console.finish())
+}
+
+/// Builds what the demo runs; returns the directory of the binaries.
+fn build(release: bool) -> Result<PathBuf> {
+    let kind = if release { "optimised" } else { "unoptimised: quickest to build, the times below say nothing about speed" };
+    println!("building the kernel programs, then mesh-agent, mesh-control and the demo's own peer ({kind})");
+    build_ebpf::run(&build_ebpf::Arguments::default())?;
+    let mut cargo = command::cargo();
+    cargo.args(["build", "-p", "mesh-agent", "-p", "mesh-control", "-p", "mesh-lab"]);
+    if release {
+        // The peer that this program finds is the one beside it.
+        command::run(command::cargo().args(["build", "-p", "mesh-lab"]))?;
+        cargo.arg("--release");
+    }
+    command::run(&mut cargo)?;
+    Ok(command::target().join(if release { "release" } else { "debug" }))
 }
 
 fn down() -> Result<bool> {

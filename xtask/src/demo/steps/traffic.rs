@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use anyhow::{Context, Result, bail};
 
-use super::{LIMIT, curl, growth, identities, metric};
+use super::{LIMIT, LOG_LIMIT, curl, growth, identities, metric};
 use crate::demo::stage::{Stage, access_log};
 
 pub fn page(stage: &mut Stage) -> Result<String> {
@@ -80,6 +80,13 @@ pub fn bulk(stage: &mut Stage) -> Result<String> {
     drop(server);
     if !report.ok {
         bail!("{report:?}");
+    }
+    let node = stage.web.node().name().to_owned();
+    let fields = [("direction", "inbound"), ("destination_workload", "shop/web"), ("security", "mutual_tls"), ("outcome", "completed")];
+    let line = stage.mesh.agent(&node)?.wait_for_access(&fields, LOG_LIMIT)?;
+    let logged = ["bytes_received", "bytes_sent"].map(|field| line.get(field).and_then(serde_json::Value::as_u64).unwrap_or_default());
+    if logged.iter().any(|bytes| *bytes < SIZE) {
+        bail!("the agent logged {logged:?} bytes");
     }
     Ok(format!(
         "SHA-256 {}… there, {}… back",
