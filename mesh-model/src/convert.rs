@@ -31,6 +31,8 @@ pub const SAME_NODE: &str = "nodemesh.dev/same-node";
 pub const NETNS_ANNOTATION: &str = "nodemesh.dev/netns";
 /// Annotations that put an AuthorizationPolicy into dry run with `"true"`.
 pub const DRY_RUN_ANNOTATIONS: [&str; 2] = ["istio.io/dry-run", "nodemesh.dev/dry-run"];
+const OWN_PREFIX: &str = "nodemesh.dev/";
+const OWN_NAMES: [&str; 4] = [MESH_LABEL, SAME_NODE, NETNS_ANNOTATION, "nodemesh.dev/dry-run"];
 /// Namespace of an object that names none, as for `kubectl`.
 pub const DEFAULT_NAMESPACE: &str = "default";
 
@@ -78,7 +80,8 @@ pub fn convert(object: &Value) -> Converted {
     };
     let foreign = |finding| Converted { key: None, title: title(), reading: Reading::Foreign, findings: vec![finding] };
     let Some(kind_name) = kind_name else {
-        let finding = Finding::error(FieldPath::of("kind"), "is missing or not a text; the document is not applied: name the object's kind");
+        let finding =
+            Finding::error(FieldPath::of("kind"), "is missing or not a text; the document is not applied: name the object's kind");
         return Converted { key: None, title: title(), reading: Reading::Unreadable, findings: vec![finding] };
     };
     let Some(kind) = Kind::from_name(kind_name) else { return foreign(unsupported(api_version, kind_name)) };
@@ -93,7 +96,8 @@ pub fn convert(object: &Value) -> Converted {
     }
     let key = ObjectKey { kind, namespace: if kind.namespaced() { namespace.into() } else { "".into() }, name: name.into() };
     let title = key.to_string();
-    let mut input = Input { object, name: NamespacedName { namespace: key.namespace.clone(), name: key.name.clone() }, findings: Vec::new() };
+    let mut input =
+        Input { object, name: NamespacedName { namespace: key.namespace.clone(), name: key.name.clone() }, findings: Vec::new() };
     if !known {
         let found = api_version.map_or("is missing or not a text".into(), |v| format!("\"{v}\" is not a version that is known"));
         input.error(FieldPath::of("apiVersion"), format!("{found}; write {}", versions.join(" or ")));
@@ -102,8 +106,12 @@ pub fn convert(object: &Value) -> Converted {
         input.error(FieldPath::of("metadata.name"), "is missing or not a text; give the object a name");
     }
     if kind.namespaced() && namespace.is_empty() {
-        input.error(FieldPath::of("metadata.namespace"), "is not a namespace's name; write the name, or leave the field out for \"default\"");
+        input.error(
+            FieldPath::of("metadata.namespace"),
+            "is not a namespace's name; write the name, or leave the field out for \"default\"",
+        );
     }
+    unknown_names(&mut input);
     let reading = match kind {
         Kind::Namespace => namespace::convert(&mut input),
         Kind::Node => node::convert(&mut input),
@@ -138,6 +146,19 @@ fn unsupported(api_version: Option<&str>, kind: &str) -> Finding {
     let for_a_mesh = ["istio.io/", "gateway.networking.k8s.io/", "nodemesh.dev/"].iter().any(|group| version.contains(group));
     let severity = if for_a_mesh { Severity::Warn } else { Severity::Info };
     Finding { severity, field: FieldPath::default(), message }
+}
+
+/// A misspelt label must not be without effect in silence.
+fn unknown_names(input: &mut Input<'_>) {
+    for place in ["labels", "annotations"] {
+        let Some(Value::Object(names)) = input.raw(&["metadata", place]) else { continue };
+        let ours = names.keys().filter(|name| name.starts_with(OWN_PREFIX));
+        let unknown: Vec<String> = ours.filter(|name| !OWN_NAMES.contains(&name.as_str())).cloned().collect();
+        for name in unknown {
+            let message = format!("is not known and has no effect; known are {}", OWN_NAMES.join(", "));
+            input.warn(FieldPath::of("metadata").key(place).key(name), message);
+        }
+    }
 }
 
 fn service_account(input: &mut Input<'_>) -> Reading {

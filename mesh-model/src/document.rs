@@ -47,7 +47,7 @@ pub fn parse_documents(file: &Path, text: &str) -> Parsed {
     let file: Arc<Path> = file.into();
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     for chunk in yaml::split(text) {
-        let place = Place { file: file.clone(), chunk };
+        let place = Place { file: file.clone(), chunk, lines: true };
         match yaml::to_value(place.chunk.text) {
             Ok(None) => {}
             Ok(Some(value)) => object(&mut parsed, &place, &FieldPath::default(), &value),
@@ -61,11 +61,16 @@ pub fn parse_documents(file: &Path, text: &str) -> Parsed {
 struct Place<'a> {
     file: Arc<Path>,
     chunk: yaml::Chunk<'a>,
+    /// Whether to look for the lines of fields; where not, the document's own stands for all.
+    lines: bool,
 }
+
+/// Items of a list in a form whose items cannot be told apart by their lines, beyond which no lines are looked for.
+const LONG_LIST: usize = 100;
 
 impl Place<'_> {
     fn line(&self, path: &FieldPath) -> u32 {
-        let inside = locate::line(self.chunk.text, path).or_else(|| locate::first_line(self.chunk.text));
+        let inside = self.lines.then(|| locate::line(self.chunk.text, path)).flatten().or_else(|| locate::first_line(self.chunk.text));
         self.chunk.line + inside.unwrap_or(0)
     }
 
@@ -82,8 +87,19 @@ fn object(parsed: &mut Parsed, place: &Place<'_>, at: &FieldPath, value: &Value)
         let at = at.key("items");
         match items {
             Value::Array(items) => {
+                // To find a line is to read the text again: of a long list, only the item's own.
+                let texts = yaml::items(place.chunk);
                 for (i, item) in items.iter().enumerate() {
-                    object(parsed, place, &at.index(i), item);
+                    match texts.get(i).filter(|_| texts.len() == items.len()) {
+                        Some((line, text)) => {
+                            let chunk = yaml::Chunk { line: *line, text };
+                            object(parsed, &Place { file: place.file.clone(), chunk, lines: place.lines }, &FieldPath::default(), item);
+                        }
+                        None => {
+                            let lines = place.lines && items.len() <= LONG_LIST;
+                            object(parsed, &Place { file: place.file.clone(), chunk: place.chunk, lines }, &at.index(i), item);
+                        }
+                    }
                 }
             }
             Value::Null => {}

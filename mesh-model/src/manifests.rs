@@ -50,7 +50,8 @@ impl ManifestSet {
             let kept: Vec<Document> = before.documents.into_iter().filter(|old| !named.contains(&old.key)).collect();
             if !kept.is_empty() {
                 let names: Vec<String> = kept.iter().map(|document| document.key.to_string()).collect();
-                let message = format!("objects of which the file says nothing readable stay in force as they were read before: {}", names.join(", "));
+                let message =
+                    format!("objects of which the file says nothing readable stay in force as they were read before: {}", names.join(", "));
                 problems.push(note(Origin::File { file: path.into(), line: 0 }, String::new(), message));
             }
             documents.extend(kept);

@@ -1,6 +1,6 @@
 //! Who may talk to whom, and whether plaintext is accepted: Istio's AuthorizationPolicy and PeerAuthentication as values.
 //!
-//! The values say what the author wrote, HTTP fields included. [`compile`] turns those in force for a workload into the program that
+//! The values say what the author wrote, HTTP fields included. [`mod@compile`] turns those in force for a workload into the program that
 //! kernel and agent run on a connection; [`modes`] folds the PeerAuthentications into one answer a port.
 
 use std::collections::BTreeMap;
@@ -224,7 +224,7 @@ pub struct PeerAuthentication {
 /// The AuthorizationPolicies that hold for a workload, in the order in which they are named as the reason of a decision.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct EffectivePolicies {
-    /// The mesh's own trust domain: `cluster.local` in a policy may mean it (see [`compile`]).
+    /// The mesh's own trust domain: `cluster.local` in a policy may mean it (see [`mod@compile`]).
     pub trust_domain: TrustDomain,
     /// The policies: those of the root namespace first, then by name.
     pub policies: Vec<Arc<AuthorizationPolicy>>,

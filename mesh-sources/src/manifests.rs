@@ -13,6 +13,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use mesh_model::manifests::ManifestSet;
@@ -145,6 +146,8 @@ struct DirectoryWatch {
     watcher: Option<notify::RecommendedWatcher>,
     /// The inode that is watched.
     inode: Option<(u64, u64)>,
+    /// The directory was removed or moved, and the watch with it; its inode's number may have been given again since.
+    lost: Arc<AtomicBool>,
     /// A failure to watch has been logged.
     complained: bool,
     /// Keeps the channel open where there is no watcher.
@@ -155,13 +158,21 @@ impl DirectoryWatch {
     fn new(directory: &Path) -> (Self, mpsc::Receiver<()>) {
         let (sender, events) = mpsc::channel(1);
         let wake = sender.clone();
+        let lost = Arc::new(AtomicBool::new(false));
+        let (lose, watched) = (lost.clone(), directory.to_path_buf());
         let handler = move |event: notify::Result<notify::Event>| {
             use notify::EventKind;
-            use notify::event::{AccessKind, AccessMode};
+            use notify::event::{AccessKind, AccessMode, ModifyKind};
             // Our own reading is an event too.
             let read = |event: &notify::Event| {
                 matches!(event.kind, EventKind::Access(kind) if kind != AccessKind::Close(AccessMode::Write)) && !event.need_rescan()
             };
+            let itself = |event: &notify::Event| {
+                matches!(event.kind, EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_))) && event.paths.contains(&watched)
+            };
+            if event.as_ref().is_ok_and(itself) {
+                lose.store(true, Ordering::Relaxed);
+            }
             if !event.as_ref().is_ok_and(read) {
                 // A full channel holds the wish to look already.
                 let _ = wake.try_send(());
@@ -170,7 +181,7 @@ impl DirectoryWatch {
         let watcher = notify::recommended_watcher(handler)
             .inspect_err(|error| tracing::warn!(%error, "no notifications of changed manifests; looking for changes by time"))
             .ok();
-        (DirectoryWatch { directory: directory.to_path_buf(), watcher, inode: None, complained: false, _events: sender }, events)
+        (DirectoryWatch { directory: directory.to_path_buf(), watcher, inode: None, lost, complained: false, _events: sender }, events)
     }
 
     /// Whether nothing will be notified.
@@ -180,7 +191,8 @@ impl DirectoryWatch {
 
     /// Watches the directory if it is another than before; true if a new watch stands.
     fn renew(&mut self, inode: Option<(u64, u64)>) -> bool {
-        let Some(watcher) = self.watcher.as_mut().filter(|_| inode != self.inode) else { return false };
+        let lost = self.lost.swap(false, Ordering::Relaxed);
+        let Some(watcher) = self.watcher.as_mut().filter(|_| lost || inode != self.inode) else { return false };
         if self.inode.take().is_some() {
             // Fails if the directory is gone, and the watch with it.
             let _ = watcher.unwatch(&self.directory);
@@ -412,11 +424,12 @@ impl Reader {
                 Severity::Info => tracing::info!(file, line, object, field, "configuration: {message}"),
             }
         }
-        let mended = self.logged.iter().filter(|problem| !snapshot.problems().contains(problem)).count();
+        let present: HashSet<Problem> = snapshot.problems().iter().cloned().collect();
+        let mended = self.logged.difference(&present).count();
         if mended > 0 {
-            tracing::info!(mended, left = snapshot.problems().len(), "problems of the configuration are mended");
+            tracing::info!(mended, left = present.len(), "problems of the configuration are mended");
         }
-        self.logged = snapshot.problems().iter().cloned().collect();
+        self.logged = present;
     }
 }
 

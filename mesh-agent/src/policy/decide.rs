@@ -167,7 +167,10 @@ impl Denial {
             DenialReason::NoIdentity => "the peer proved no identity".into(),
             DenialReason::DenyPolicy => format!("{} denies it", policy()),
             DenialReason::InvalidPolicy => {
-                format!("{} is not understood, and so denies everything to the workloads it selects; see the problems of the configuration", policy())
+                format!(
+                    "{} is not understood, and so denies everything to the workloads it selects; see the problems of the configuration",
+                    policy()
+                )
             }
             DenialReason::NoAllowPolicy => "no ALLOW policy of the workload matches".into(),
             DenialReason::RulesMissing(awaited) => format!("the workload's rules are not there yet: waiting for {awaited}"),

@@ -291,10 +291,8 @@ fn condition(input: &mut Input<'_>, at: &FieldPath, wire: ConditionWire) -> Opti
 
 fn is_http_key(key: &str) -> bool {
     let bracketed = |start: &str| key.strip_prefix(start).and_then(|rest| rest.strip_suffix(']')).is_some_and(|name| !name.is_empty());
-    matches!(
-        key,
-        "remote.ip" | "connection.sni" | "request.auth.principal" | "request.auth.audiences" | "request.auth.presenter"
-    ) || bracketed("request.headers[")
+    matches!(key, "remote.ip" | "connection.sni" | "request.auth.principal" | "request.auth.audiences" | "request.auth.presenter")
+        || bracketed("request.headers[")
         || bracketed("request.auth.claims[")
 }
 

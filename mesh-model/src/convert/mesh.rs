@@ -73,7 +73,8 @@ pub(super) fn convert(input: &mut Input<'_>) -> Reading {
         Ok(())
     });
     field(input, "excludedCidrs", spec.excluded_cidrs, |ranges: Vec<String>| {
-        let range = |text: String| text.parse().map(|net: IpNet| net.trunc()).map_err(|_| format!("\"{text}\" is not a range such as 10.0.0.0/8"));
+        let range =
+            |text: String| text.parse().map(|net: IpNet| net.trunc()).map_err(|_| format!("\"{text}\" is not a range such as 10.0.0.0/8"));
         settings.excluded_cidrs = ranges.into_iter().map(range).collect::<Result<_, _>>()?;
         Ok(())
     });
@@ -96,12 +97,7 @@ pub(super) fn strictest(name: &Arc<str>) -> Reading {
 }
 
 /// Reads one field of `spec`; false if that failed.
-fn field<T: DeserializeOwned>(
-    input: &mut Input<'_>,
-    name: &str,
-    value: Option<Value>,
-    set: impl FnOnce(T) -> Result<(), String>,
-) -> bool {
+fn field<T: DeserializeOwned>(input: &mut Input<'_>, name: &str, value: Option<Value>, set: impl FnOnce(T) -> Result<(), String>) -> bool {
     let Some(value) = value.filter(|value| !value.is_null()) else { return true };
     let at = FieldPath::of("spec").key(name);
     match typed::<T>(&value) {

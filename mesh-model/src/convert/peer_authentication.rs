@@ -38,14 +38,8 @@ pub(super) struct Mtls {
 
 pub(super) fn convert(input: &mut Input<'_>) -> Reading {
     let selector = selector::labels(input);
-    let mut value = PeerAuthentication {
-        name: input.name.clone(),
-        created: None,
-        selector,
-        mode: None,
-        ports: BTreeMap::new(),
-        refused: None,
-    };
+    let mut value =
+        PeerAuthentication { name: input.name.clone(), created: None, selector, mode: None, ports: BTreeMap::new(), refused: None };
     if let Some((wire, unknown)) = input.read_strictly::<Wire>() {
         for field in unknown {
             if !field.starts_with(&FieldPath::of("spec")) {

@@ -139,7 +139,8 @@ fn a_scope_that_cannot_be_read_is_the_whole_namespace() {
         assert_eq!((policy.scope.clone(), policy.refused.is_some()), (Scope::Namespace, true), "{spec}");
         assert_eq!(errors(&converted).iter().map(|(at, _)| at.as_str()).collect::<Vec<_>>(), [field], "{spec}");
     }
-    let (policy, converted) = of(json!({"targetRefs": [{"kind": "Service", "name": "b"}], "targetRef": {"group": "core", "kind": "Service", "name": "a"}}));
+    let (policy, converted) =
+        of(json!({"targetRefs": [{"kind": "Service", "name": "b"}], "targetRef": {"group": "core", "kind": "Service", "name": "a"}}));
     assert_eq!(policy.scope, Scope::Services(vec!["a".into(), "b".into()]), "{converted:?}");
 }
 
@@ -179,7 +180,9 @@ fn rules_absent_empty_and_open_differ() {
 
 #[test]
 fn peer_authentication_is_read_or_strict() {
-    let (peer_, converted) = peer(json!({"selector": {"matchLabels": {"app": "web"}}, "mtls": {"mode": "STRICT"}, "portLevelMtls": {"8080": {"mode": "DISABLE"}, "9090": {"mode": "UNSET"}}}));
+    let (peer_, converted) = peer(
+        json!({"selector": {"matchLabels": {"app": "web"}}, "mtls": {"mode": "STRICT"}, "portLevelMtls": {"8080": {"mode": "DISABLE"}, "9090": {"mode": "UNSET"}}}),
+    );
     assert_eq!(converted.findings, []);
     assert_eq!((peer_.mode, &peer_.ports), (Some(MtlsMode::Strict), &[(8080, Some(MtlsMode::Disable)), (9090, None)].into()));
     for (spec, field) in [
@@ -206,7 +209,8 @@ fn mesh_settings_are_read_and_mistakes_are_strict() {
     assert_eq!((settings.trust_domain.as_str(), &*settings.root_namespace), ("prod.example", "root"));
     assert_eq!((settings.mtls, settings.same_node, settings.unknown_pods), (MtlsMode::Strict, SameNode::Encrypt, UnknownPods::Pass));
     assert_eq!((settings.excluded_ports.len(), settings.excluded_cidrs.len()), (1, 1));
-    let (settings, good, converted) = mesh(json!({"trustDomain": "prod.example", "mtls": {"mode": "?"}, "sameNode": "?", "excludedPorts": [22, 0]}));
+    let (settings, good, converted) =
+        mesh(json!({"trustDomain": "prod.example", "mtls": {"mode": "?"}, "sameNode": "?", "excludedPorts": [22, 0]}));
     assert!(!good);
     assert_eq!((settings.trust_domain.as_str(), settings.mtls, settings.same_node), ("prod.example", MtlsMode::Strict, SameNode::Encrypt));
     assert!(settings.excluded_ports.is_empty());
@@ -261,7 +265,8 @@ fn a_pod_that_is_half_understood_is_kept_with_what_is_known() {
 
 #[test]
 fn the_mesh_label_is_clear_or_reported() {
-    let of = |label: Value| pod(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "labels": {"nodemesh.dev/mesh": label}}}));
+    let of =
+        |label: Value| pod(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "labels": {"nodemesh.dev/mesh": label}}}));
     let (pod, converted) = of(json!("enabeld"));
     assert_eq!(pod.mesh, Word::Nonsense);
     assert_eq!(converted.findings[0].field.to_string(), "metadata.labels[\"nodemesh.dev/mesh\"]");
@@ -280,6 +285,15 @@ fn the_mesh_label_is_clear_or_reported() {
     ] {
         assert_eq!(Word::enrolled(pod, namespace), enrolled, "{pod:?} {namespace:?}");
     }
+}
+
+#[test]
+fn a_misspelt_label_of_ours_is_reported() {
+    let (_, converted) = pod(
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "labels": {"nodemesh.dev/mehs": "enabled", "app": "web"}}}),
+    );
+    let fields: Vec<_> = converted.findings.iter().map(|finding| finding.field.to_string()).collect();
+    assert_eq!(fields, ["metadata.labels[\"nodemesh.dev/mehs\"]"]);
 }
 
 #[test]

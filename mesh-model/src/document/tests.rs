@@ -25,10 +25,7 @@ fn documents_know_their_lines_and_a_bad_one_is_alone() {
         "# a comment\n---\napiVersion: v1\nkind: Namespace\nmetadata:\n  name: shop\n---\napiVersion: v1\nkind: Pod\nmetadata:\n  name: web\nstatus:\n  podIPs:\n  - ip: 10.0.0.1\n  - ip: nonsense\n--- # next\napiVersion: v1\nkind: ServiceAccount\nmetadata:\n  name: web\n  namespace: shop\n",
     );
     let lines: Vec<_> = parsed.documents.iter().map(|d| (d.origin.line().unwrap(), d.key.to_string())).collect();
-    assert_eq!(
-        lines,
-        [(3, "Namespace shop".to_string()), (8, "Pod default/web".to_string()), (17, "ServiceAccount shop/web".to_string())]
-    );
+    assert_eq!(lines, [(3, "Namespace shop".to_string()), (8, "Pod default/web".to_string()), (17, "ServiceAccount shop/web".to_string())]);
     assert_eq!(problems(&parsed), [(15, "status.podIPs[1].ip", "\"nonsense\" is not an IP address")]);
     assert!(matches!(&parsed.documents[1].reading, Reading::Cautious(Object::Pod(pod)) if pod.refused.is_some()));
     assert!(!parsed.lost);
@@ -36,7 +33,8 @@ fn documents_know_their_lines_and_a_bad_one_is_alone() {
 
 #[test]
 fn a_wrong_type_is_named_with_line_and_field() {
-    let parsed = parse("apiVersion: v1\nkind: Service\nmetadata:\n  name: web\nspec:\n  clusterIP: 10.96.0.1\n  ports:\n  - port: eighty\n");
+    let parsed =
+        parse("apiVersion: v1\nkind: Service\nmetadata:\n  name: web\nspec:\n  clusterIP: 10.96.0.1\n  ports:\n  - port: eighty\n");
     let [(8, "spec.ports[0].port", message)] = problems(&parsed)[..] else { panic!("{parsed:?}") };
     assert!(message.contains("eighty"), "{message}");
     assert_eq!(parsed.documents[0].reading, Reading::Unreadable);
@@ -95,8 +93,12 @@ fn a_broken_policy_denies_however_it_is_written() {
     assert_eq!(denied(&format!("{head}metadata:\n  namespace: 'shop'\n\n  name: p\nspec: [\n")), (shop("p"), false));
     assert_eq!(denied(&format!("{head}metadata:\n  name: p\nspec: [\n")), (vec!["default/p".into()], false));
     assert_eq!(denied(&format!("{head}metadata:\n  name: [p\n  namespace: shop\n")), (shop(""), true));
-    assert_eq!(denied("{\"kind\": \"AuthorizationPolicy\", \"metadata\": {\"namespace\": \"shop\", \"name\": \"p\"}, \"spec\": [}"), (shop(""), true));
-    let list = "kind: List\nitems:\n- kind: AuthorizationPolicy\n  metadata: {namespace: shop}\n- kind: Pod\n  metadata: {namespace: b}\n  x: [\n";
+    assert_eq!(
+        denied("{\"kind\": \"AuthorizationPolicy\", \"metadata\": {\"namespace\": \"shop\", \"name\": \"p\"}, \"spec\": [}"),
+        (shop(""), true)
+    );
+    let list =
+        "kind: List\nitems:\n- kind: AuthorizationPolicy\n  metadata: {namespace: shop}\n- kind: Pod\n  metadata: {namespace: b}\n  x: [\n";
     assert_eq!(denied(list), (vec!["b/".into(), "shop/".into()], true));
     assert_eq!(denied("kind: Pod\n# kind: AuthorizationPolicy\nmetadata: {name: a}\nspec: [\n"), (vec![], false));
 }
@@ -111,6 +113,26 @@ fn lists_of_objects_are_taken_apart() {
     assert_eq!(places, [(4, "Namespace a".to_string()), (8, "Pod default/web".to_string())]);
     assert_eq!(problems(&parsed)[0].0, 12);
     assert_eq!(parse("apiVersion: v1\nkind: PodList\nitems:\n- {apiVersion: v1, kind: Pod, metadata: {name: x}}\n").documents.len(), 1);
+}
+
+/// As `kubectl get -o yaml` writes them, and thousands of them: finding lines must not read the whole text for each.
+#[test]
+fn a_long_list_is_read_in_time_with_the_lines_of_its_items() {
+    let mut text = "apiVersion: v1\nitems:\n".to_string();
+    for i in 0..5000 {
+        text += &format!(
+            "- apiVersion: v1\n  kind: Pod\n  metadata:\n    name: p{i}\n    annotations:\n      note: |\n        - not an item\n\n  status:\n    podIP: x\n"
+        );
+    }
+    text += "kind: List\nmetadata:\n  resourceVersion: ''\n";
+    let parsed = parse(&text);
+    assert_eq!((parsed.documents.len(), parsed.problems.len()), (5000, 5000));
+    assert_eq!(parsed.documents[4999].origin.line(), Some(3 + 4999 * 10));
+    assert_eq!(parsed.problems[4999].origin.line(), Some(3 + 4999 * 10 + 9));
+    let json: Vec<_> =
+        (0..5000).map(|i| format!("{{kind: Pod, apiVersion: v1, metadata: {{name: p{i}}}, status: {{podIP: x}}}}")).collect();
+    let parsed = parse(&format!("\n{{kind: List, items: [{}]}}\n", json.join(",\n")));
+    assert_eq!((parsed.documents.len(), parsed.problems[4999].origin.line()), (5000, Some(2)));
 }
 
 #[test]

@@ -25,9 +25,9 @@ pub(super) fn split(text: &str) -> Vec<Chunk<'_>> {
     let mut chunks = Vec::new();
     let (mut start, mut start_line, mut offset) = (0, 1, 0);
     for (line, number) in text.split_inclusive('\n').zip(1u32..) {
-        let marker = ["---", "..."].into_iter().find(|m| {
-            line.strip_prefix(m).is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']))
-        });
+        let marker = ["---", "..."]
+            .into_iter()
+            .find(|m| line.strip_prefix(m).is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n'])));
         if marker.is_some() {
             chunks.push(Chunk { line: start_line, text: text.get(start..offset).unwrap_or_default() });
             // A document may begin on the line of its marker.
@@ -40,6 +40,29 @@ pub(super) fn split(text: &str) -> Vec<Chunk<'_>> {
     // Before a marker may stand comments and directives, which are no document.
     chunks.retain(|chunk| chunk.text.lines().any(|line| !matches!(line.trim_start().chars().next(), None | Some('#' | '%'))));
     chunks
+}
+
+/// The texts of a list's items, each a document of its own by its indentation, where the list is written as people and `kubectl` do: a
+/// dash a line below `items:` at the margin. Empty where it is not.
+pub(super) fn items(chunk: Chunk<'_>) -> Vec<(u32, String)> {
+    let mut items: Vec<(u32, String)> = Vec::new();
+    let mut lines = chunk.text.split_inclusive('\n').zip(chunk.line..).skip_while(|(line, _)| line.trim_end() != "items:").skip(1);
+    let mut indent: Option<usize> = None;
+    for (line, number) in &mut lines {
+        let depth = line.len() - line.trim_start_matches(' ').len();
+        let content = line.trim_start();
+        let dash = content.starts_with("- ") || content.trim_end() == "-";
+        if dash && *indent.get_or_insert(depth) == depth {
+            items.push((number, line.replacen('-', " ", 1)));
+        } else if content.is_empty() || content.starts_with('#') || indent.is_some_and(|indent| depth > indent) {
+            if let Some((_, item)) = items.last_mut() {
+                item.push_str(line);
+            }
+        } else {
+            break;
+        }
+    }
+    items
 }
 
 /// The document's value; `None` for an empty one.
@@ -85,4 +108,3 @@ fn json(yaml: Yaml) -> Result<Value, String> {
         Yaml::Tagged(tagged) => return Err(format!("the tag {} is not supported", tagged.tag)),
     })
 }
-

@@ -16,8 +16,8 @@ use std::sync::Arc;
 use ipnet::{IpNet, Ipv6Net};
 use mesh_common::addr::Addr;
 use mesh_common::policy::{
-    ATOM_DESTINATION_CIDR, ATOM_IDENTITY, ATOM_PORT, ATOM_SOURCE_CIDR, ATOM_TRUE, Facts, HEADER_HAS_ALLOW, HEADER_HAS_DRY_ALLOW,
-    Header, OP_DENY, OP_DRY_RUN, OP_END_CLAUSE, OP_END_ROW, OP_NEGATE, Op,
+    ATOM_DESTINATION_CIDR, ATOM_IDENTITY, ATOM_PORT, ATOM_SOURCE_CIDR, ATOM_TRUE, Facts, HEADER_HAS_ALLOW, HEADER_HAS_DRY_ALLOW, Header,
+    OP_DENY, OP_DRY_RUN, OP_END_CLAUSE, OP_END_ROW, OP_NEGATE, Op,
 };
 use mesh_common::verdict::{self, Decision};
 
@@ -56,7 +56,8 @@ impl CompiledPolicy {
 
     /// The decision, with the identity's membership found by its patterns.
     pub fn decide(&self, facts: &Facts, identity: Option<&Identity>) -> Decision {
-        let caller = identity.map(|identity| (identity, identity.principal()));
+        let asked = identity.filter(|_| !self.sets.is_empty());
+        let caller = asked.map(|identity| (identity, identity.principal()));
         verdict::decide(&self.header, &self.ops, facts, |set| self.contains(set, caller.as_ref()))
     }
 
@@ -232,9 +233,7 @@ impl Compiler<'_> {
 
 fn own_trust_domain(pattern: &IdentityPattern, own: &TrustDomain) -> Option<IdentityPattern> {
     match pattern {
-        IdentityPattern::Principal(p) => {
-            p.with_start(&format!("{OWN_TRUST_DOMAIN}/"), &format!("{own}/")).map(IdentityPattern::Principal)
-        }
+        IdentityPattern::Principal(p) => p.with_start(&format!("{OWN_TRUST_DOMAIN}/"), &format!("{own}/")).map(IdentityPattern::Principal),
         IdentityPattern::TrustDomain(StringMatch::Exact(name)) if **name == *OWN_TRUST_DOMAIN => {
             Some(IdentityPattern::TrustDomain(StringMatch::Exact(own.as_str().into())))
         }

@@ -101,9 +101,7 @@ impl IdentityPattern {
         match self {
             IdentityPattern::Principal(pattern) => pattern.matches(principal),
             IdentityPattern::Namespace(pattern) => pattern.matches(identity.namespace()),
-            IdentityPattern::ServiceAccount(name) => {
-                *name.namespace == *identity.namespace() && *name.name == *identity.service_account()
-            }
+            IdentityPattern::ServiceAccount(name) => *name.namespace == *identity.namespace() && *name.name == *identity.service_account(),
             IdentityPattern::TrustDomain(pattern) => pattern.matches(identity.trust_domain().as_str()),
         }
     }

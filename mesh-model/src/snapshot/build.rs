@@ -28,11 +28,7 @@ pub(super) struct Sorted<'a> {
 impl Snapshot {
     /// Joins documents into the mesh that they describe. `problems` are those found when reading them; those of the whole are added.
     /// What has not changed since `previous` is shared with it.
-    pub fn build<'a>(
-        documents: impl IntoIterator<Item = &'a Document>,
-        problems: Vec<Problem>,
-        previous: Option<&Snapshot>,
-    ) -> Snapshot {
+    pub fn build<'a>(documents: impl IntoIterator<Item = &'a Document>, problems: Vec<Problem>, previous: Option<&Snapshot>) -> Snapshot {
         let mut sorted = sort(documents);
         let mut snapshot = Snapshot { version: previous.map_or(0, |p| p.version) + 1, ..Snapshot::default() };
         snapshot.problems = problems;

@@ -66,14 +66,7 @@ impl Members<'_> {
 }
 
 /// Fills the snapshot's Services.
-pub(super) fn join<'a>(
-    snapshot: &mut Snapshot,
-    sorted: &mut Sorted<'a>,
-    pods: &'a [Pod],
-    previous: Option<&Snapshot>,
-) -> Members<'a>
-where
-{
+pub(super) fn join<'a>(snapshot: &mut Snapshot, sorted: &mut Sorted<'a>, pods: &'a [Pod], previous: Option<&Snapshot>) -> Members<'a> {
     let mut members = Members { services: HashMap::new(), slices: HashMap::new(), index: Index::new(pods) };
     for (_, object) in sorted.all(Kind::EndpointSlice) {
         if let Object::EndpointSlice(slice) = object {
@@ -104,15 +97,11 @@ where
             if let (None, true, TargetPort::Name(name)) = (slices, endpoints.is_empty(), &port.target)
                 && members.index.selected(object).next().is_some()
             {
-                let message = format!("\"{name}\" is the name of no TCP port of a ready pod that is selected; port {} has no endpoint", port.port);
+                let message =
+                    format!("\"{name}\" is the name of no TCP port of a ready pod that is selected; port {} has no endpoint", port.port);
                 sorted.problem(Severity::Warn, origin, format!("Service {}", object.name), "spec.ports.targetPort", message);
             }
-            ports.push(ServicePort {
-                port: port.port,
-                name: port.name.clone(),
-                app_protocol: port.app_protocol.clone(),
-                endpoints,
-            });
+            ports.push(ServicePort { port: port.port, name: port.name.clone(), app_protocol: port.app_protocol.clone(), endpoints });
         }
         let service = Service { name: object.name.clone(), addresses: object.addresses.clone(), ports };
         let service = match previous.and_then(|previous| previous.services.get(&service.name)) {
@@ -143,10 +132,12 @@ fn by_selector(service: &ServiceObject, port: &ServicePortObject, index: &Index<
             TargetPort::Name(name) => pod.object.ports.get(name).copied(),
         };
         let Some(number) = number else { continue };
-        endpoints.extend(pod.workload.addresses.iter().map(|ip| ServiceEndpoint {
-            address: SocketAddr::new(*ip, number),
-            workload: Some(pod.workload.uid.clone()),
-        }));
+        endpoints.extend(
+            pod.workload
+                .addresses
+                .iter()
+                .map(|ip| ServiceEndpoint { address: SocketAddr::new(*ip, number), workload: Some(pod.workload.uid.clone()) }),
+        );
     }
     endpoints
 }

@@ -36,7 +36,8 @@ pub(super) fn join(snapshot: &mut Snapshot, sorted: &mut Sorted<'_>, members: &M
             && let Some(first) = oldest(level)
             && first.name != policy.name
         {
-            let message = format!("selects the same workloads as {}, which is older (or before it by name) and counts: remove one", first.name);
+            let message =
+                format!("selects the same workloads as {}, which is older (or before it by name) and counts: remove one", first.name);
             sorted.problem(Severity::Warn, origin, format!("PeerAuthentication {}", policy.name), "spec.selector", message);
         }
     }
@@ -73,12 +74,9 @@ fn targets(
         }
     }
     match refused {
-        Some(why) => Arc::new(AuthorizationPolicy {
-            scope: Scope::Namespace,
-            rules: Vec::new(),
-            refused: Some(why.into()),
-            ..(*policy).clone()
-        }),
+        Some(why) => {
+            Arc::new(AuthorizationPolicy { scope: Scope::Namespace, rules: Vec::new(), refused: Some(why.into()), ..(*policy).clone() })
+        }
         None => policy,
     }
 }

@@ -21,12 +21,16 @@ fn namespace(name: &str, label: &str) -> String {
 /// `extra` is further YAML at the margin of `metadata`'s siblings, e.g. `spec: …`.
 fn pod(name: &str, labels: &str, ip: &str, extra: &str) -> String {
     let (namespace, name) = name.split_once('/').unwrap();
-    format!("---\napiVersion: v1\nkind: Pod\nmetadata:\n  name: {name}\n  namespace: {namespace}\n  labels: {{{labels}}}\n{extra}\nstatus:\n  podIP: {ip}\n")
+    format!(
+        "---\napiVersion: v1\nkind: Pod\nmetadata:\n  name: {name}\n  namespace: {namespace}\n  labels: {{{labels}}}\n{extra}\nstatus:\n  podIP: {ip}\n"
+    )
 }
 
 fn policy(name: &str, spec: &str) -> String {
     let (namespace, name) = name.split_once('/').unwrap();
-    format!("---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec: {spec}\n")
+    format!(
+        "---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec: {spec}\n"
+    )
 }
 
 fn service(name: &str, ip: &str, spec: &str) -> String {
@@ -120,7 +124,11 @@ fn endpoints_come_from_the_selector_where_there_is_no_slice() {
         pod("shop/nameless", "app: web", "10.0.0.6", ""),
         pod("shop/host", "app: web", "172.16.0.1", &ported.replace("{containers", "{hostNetwork: true, containers")),
         pod("other/a", "app: web", "10.0.0.8", ported),
-        service("shop/web", "10.96.0.1", "selector: {app: web}\n  ports: [{name: http, port: 80, targetPort: http}, {name: n, port: 81, targetPort: 9000}]"),
+        service(
+            "shop/web",
+            "10.96.0.1",
+            "selector: {app: web}\n  ports: [{name: http, port: 80, targetPort: http}, {name: n, port: 81, targetPort: 9000}]",
+        ),
     ]
     .concat();
     let snapshot = snapshot(&text);
@@ -264,10 +272,15 @@ fn what_has_not_changed_is_shared() {
 fn ten_thousand_pods_are_joined_in_seconds() {
     let mut text = namespace("shop", "enabled");
     for i in 0..10_000 {
-        text += &pod(&format!("shop/p{i}"), &format!("app: a{}", i % 500), &format!("10.{}.{}.{}", i / 62500, i / 250 % 250, i % 250 + 1), "");
+        text +=
+            &pod(&format!("shop/p{i}"), &format!("app: a{}", i % 500), &format!("10.{}.{}.{}", i / 62500, i / 250 % 250, i % 250 + 1), "");
     }
     for i in 0..500 {
-        text += &service(&format!("shop/s{i}"), &format!("10.96.{}.{}", i / 250, i % 250), &format!("selector: {{app: a{i}}}\n  ports: [{{port: 80}}]"));
+        text += &service(
+            &format!("shop/s{i}"),
+            &format!("10.96.{}.{}", i / 250, i % 250),
+            &format!("selector: {{app: a{i}}}\n  ports: [{{port: 80}}]"),
+        );
         text += &policy(&format!("shop/p{i}"), &format!("{{targetRefs: [{{kind: Service, name: s{i}}}]}}"));
     }
     let parsed = parse_documents(Path::new("mesh.yaml"), &text);

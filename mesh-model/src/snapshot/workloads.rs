@@ -53,7 +53,10 @@ pub(super) fn join(snapshot: &mut Snapshot, sorted: &mut Sorted<'_>, previous: O
             (Ok(identity), None) => (identity, None),
             (Ok(identity), Some(reason)) => (identity, Some(reason.clone())),
             (Err(error), _) => {
-                let message = format!("gives no identity: {error}; {}", if enrolled { "the pod is held, nothing reaches it" } else { "the pod is not known" });
+                let message = format!(
+                    "gives no identity: {error}; {}",
+                    if enrolled { "the pod is held, nothing reaches it" } else { "the pod is not known" }
+                );
                 sorted.problem(Severity::Error, origin, format!("Pod {}", pod.name), "spec.serviceAccountName", message);
                 if enrolled {
                     let reason = Arc::from(error.to_string());

@@ -59,15 +59,18 @@ pub fn policy() -> impl Strategy<Value = AuthorizationPolicy> {
 
 /// A random connection.
 pub fn flow() -> impl Strategy<Value = Flow> {
-    (prop::option::weighted(0.8, identity()), address(), address(), select(PORTS))
-        .prop_map(|(identity, source, destination, port)| Flow { identity, source, destination, port })
+    (prop::option::weighted(0.8, identity()), address(), address(), select(PORTS)).prop_map(|(identity, source, destination, port)| Flow {
+        identity,
+        source,
+        destination,
+        port,
+    })
 }
 
 /// A random identity.
 pub fn identity() -> impl Strategy<Value = Identity> {
-    (domain(), select(NAMESPACES), select(ACCOUNTS)).prop_filter_map("not an identity", |(domain, namespace, account)| {
-        Identity::new(domain, namespace, account).ok()
-    })
+    (domain(), select(NAMESPACES), select(ACCOUNTS))
+        .prop_filter_map("not an identity", |(domain, namespace, account)| Identity::new(domain, namespace, account).ok())
 }
 
 fn domain() -> impl Strategy<Value = TrustDomain> {

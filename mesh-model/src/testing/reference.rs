@@ -76,9 +76,10 @@ pub fn judge(effective: &EffectivePolicies, flow: &Flow) -> Verdict {
         Some(policy) => Some(DryRun::Policy(policy)),
         None => (any(true) && allow.is_none() && first(true, &allows).is_none()).then_some(DryRun::NoneAllows),
     };
-    let audited = first(false, &audits).into_iter().chain(first(true, &audits)).min_by_key(|name| {
-        effective.policies.iter().position(|p| p.name == *name)
-    });
+    let audited = first(false, &audits)
+        .into_iter()
+        .chain(first(true, &audits))
+        .min_by_key(|name| effective.policies.iter().position(|p| p.name == *name));
     Verdict { allowed, policy: deny.or(allow), dry_run, audited }
 }
 
@@ -140,9 +141,7 @@ impl Caller<'_> {
         let (pattern, text) = match pattern {
             IdentityPattern::Principal(p) => (p.to_string(), identity.principal()),
             IdentityPattern::Namespace(p) => (p.to_string(), identity.namespace().to_string()),
-            IdentityPattern::ServiceAccount(name) => {
-                (name.to_string(), format!("{}/{}", identity.namespace(), identity.service_account()))
-            }
+            IdentityPattern::ServiceAccount(name) => (name.to_string(), format!("{}/{}", identity.namespace(), identity.service_account())),
             IdentityPattern::TrustDomain(p) => (p.to_string(), identity.trust_domain().to_string()),
         };
         self.glob(&pattern, &text, stricter)

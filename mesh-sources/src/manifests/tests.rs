@@ -11,7 +11,9 @@ fn quick() -> Timing {
 }
 
 fn namespace(name: &str) -> String {
-    format!("apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {name}\n---\napiVersion: v1\nkind: ServiceAccount\nmetadata:\n  name: {name}\n")
+    format!(
+        "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: {name}\n---\napiVersion: v1\nkind: ServiceAccount\nmetadata:\n  name: {name}\n"
+    )
 }
 
 fn names(snapshot: &Snapshot) -> Vec<String> {
@@ -130,7 +132,7 @@ async fn a_directory_that_vanishes_leaves_all_in_force_and_may_come_back() {
     let directory = parent.path().join("manifests");
     fs::create_dir(&directory).unwrap();
     fs::write(directory.join("a.yaml"), namespace("a")).unwrap();
-    let mut followed = follow(&directory, quick()).await;
+    let mut followed = follow(&directory, Timing { rescan: Duration::from_secs(3600), ..quick() }).await;
     fs::rename(&directory, parent.path().join("elsewhere")).unwrap();
     let gone = followed.until("the problem", |snapshot| problems(snapshot).contains("stays in force")).await;
     assert_eq!(names(&gone), ["a"]);
@@ -139,7 +141,14 @@ async fn a_directory_that_vanishes_leaves_all_in_force_and_may_come_back() {
     fs::write(directory.join("b.yaml"), namespace("b")).unwrap();
     let back = followed.until_names(&["b"]).await;
     assert_eq!(problems(&back), "");
-    // The new directory is watched like the old one.
+    // The new directory is watched like the old one, even if it has the old one's inode.
+    for name in ["x", "y"] {
+        fs::remove_dir_all(&directory).unwrap();
+        fs::create_dir(&directory).unwrap();
+        fs::write(directory.join("b.yaml"), namespace(name)).unwrap();
+        followed.until_names(&[name]).await;
+    }
+    fs::write(directory.join("b.yaml"), namespace("b")).unwrap();
     fs::write(directory.join("c.yaml"), namespace("c")).unwrap();
     followed.until_names(&["b", "c"]).await;
 }
