@@ -49,13 +49,13 @@ impl Walk {
         Walk { row: zero ^ 1, clause: zero, found: zero, first: [zero; 4] }
     }
 
-    /// Takes one op. `in_set(S)` answers whether the source's identity is in set S; it is asked only of identified sources.
+    /// Takes one op. `in_set(S)` answers whether the source's identity is in set S; for a source without one the answer does not count.
     #[inline(always)]
     pub fn step(&mut self, op: &Op, facts: &Facts, in_set: impl FnOnce(u32) -> bool) {
         let flags = op.flags as u32;
         let hit = match op.atom {
             ATOM_TRUE => 1,
-            ATOM_IDENTITY => (facts.identified != 0 && in_set(op.arg)) as u32,
+            ATOM_IDENTITY => facts.identified & in_set(op.arg) as u32,
             ATOM_SOURCE_CIDR => contains(&op.addr, &op.mask, &facts.source) as u32,
             ATOM_DESTINATION_CIDR => contains(&op.addr, &op.mask, &facts.destination) as u32,
             ATOM_PORT => (facts.port == op.arg) as u32,

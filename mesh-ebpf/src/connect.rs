@@ -129,7 +129,8 @@ fn resolve_and_judge(
     if own.is_unspecified() {
         return refuse(pod, attempt, REASON_FAMILY);
     }
-    if workload.flags & WORKLOAD_LOCAL != 0 && workload.flags & WORKLOAD_VIA_AGENT == 0 {
+    let via_agent = workload.flags & WORKLOAD_VIA_AGENT != 0 || pod.flags & POD_VIA_AGENT != 0;
+    if workload.flags & WORKLOAD_LOCAL != 0 && !via_agent {
         attempt.policy = workload.policy;
         let Some(program) = (unsafe { POLICIES.get(workload.policy) }) else {
             return refuse(pod, attempt, REASON_NO_RULES);
