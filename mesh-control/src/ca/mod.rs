@@ -1,0 +1,24 @@
+//! The authority: what it signs with, for whom, and what it answers.
+
+pub mod authenticate;
+pub mod authority;
+pub mod csr;
+pub mod hierarchy;
+pub mod inventory;
+pub mod keeper;
+pub mod lifetime;
+pub mod limit;
+pub mod refusal;
+pub mod service;
+pub mod state;
+
+pub use authenticate::{Authenticator, Caller, NodeTokens};
+pub use authority::Authority;
+pub use inventory::{Inventory, ManifestInventory};
+pub use keeper::Keeper;
+pub use lifetime::{Lifetimes, Validity};
+pub use refusal::Refusal;
+pub use service::CaService;
+
+#[cfg(test)]
+pub(crate) mod testing;

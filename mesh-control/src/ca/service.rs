@@ -1,0 +1,158 @@
+//! The gRPC service: one request judged step by step, each refusal told, counted and logged.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use mesh_model::identity::Identity;
+use mesh_proto::ca::istio_certificate_service_server::IstioCertificateService;
+use mesh_proto::ca::{IstioCertificateRequest, IstioCertificateResponse};
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+use tonic::{Request, Response, Status};
+
+use super::authenticate::{Authenticator, Caller, bearer};
+use super::authority::{Issued, Subject};
+use super::csr::{self, Csr};
+use super::inventory::Inventory;
+use super::keeper::Keeper;
+use super::lifetime::Lifetimes;
+use super::limit::{Limiter, Rate};
+use super::refusal::{Blame, Refusal};
+use crate::metrics::Metrics;
+use crate::server::Peer;
+
+/// Bounds of the service.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct ServiceLimits {
+    /// Requests in work at once.
+    pub concurrent: usize,
+    /// How often a node may ask.
+    pub per_node: Rate,
+}
+
+impl Default for ServiceLimits {
+    fn default() -> Self {
+        // A node that starts with its 250 pods, each under an account of its own, is served at once.
+        ServiceLimits { concurrent: 256, per_node: Rate { per_second: 20.0, burst: 500.0 } }
+    }
+}
+
+/// Istio's certificate service.
+pub struct CaService {
+    keeper: Arc<Keeper>,
+    authenticator: Arc<dyn Authenticator>,
+    inventory: Arc<dyn Inventory>,
+    lifetimes: Lifetimes,
+    metrics: Arc<Metrics>,
+    room: Semaphore,
+    limiter: Mutex<Limiter>,
+    /// Who asks in vain without pause fills metrics, not disks.
+    log_limiter: Mutex<Limiter>,
+}
+
+/// Lines of the log that tell of refusals: per node, and together for those who are nobody.
+const REFUSAL_LINES: Rate = Rate { per_second: 5.0, burst: 100.0 };
+
+impl CaService {
+    /// From its parts.
+    pub fn new(
+        keeper: Arc<Keeper>,
+        authenticator: Arc<dyn Authenticator>,
+        inventory: Arc<dyn Inventory>,
+        lifetimes: Lifetimes,
+        limits: ServiceLimits,
+        metrics: Arc<Metrics>,
+    ) -> CaService {
+        CaService {
+            keeper,
+            authenticator,
+            inventory,
+            lifetimes,
+            metrics,
+            room: Semaphore::new(limits.concurrent),
+            limiter: Mutex::new(Limiter::new(limits.per_node)),
+            log_limiter: Mutex::new(Limiter::new(REFUSAL_LINES)),
+        }
+    }
+
+    /// Judges a request and signs. `facts` is filled as things become known, for the log.
+    async fn answer(&self, request: &Request<IstioCertificateRequest>, facts: &mut Facts) -> Result<(Issued, Vec<String>), Refusal> {
+        let _permit = self.room.try_acquire().map_err(|_| Refusal::Overloaded)?;
+        let Caller { node } = self.authenticator.authenticate(bearer(request.metadata())?).await?;
+        facts.node = Some(node.clone());
+        self.admit(&node)?;
+        let asked = request.get_ref();
+        let csr = csr::read(&asked.csr)?;
+        let identity = identity(&csr, asked)?;
+        facts.identity = Some(identity.clone());
+        self.inventory.may_sign(&node, &identity)?;
+        let authority = self.keeper.current();
+        let lifetime = self.lifetimes.grant(asked.validity_duration);
+        let issued = authority.sign(&csr.key, Subject::Workload(&identity), lifetime, SystemTime::now())?;
+        let chain = authority.response(&issued.leaf);
+        Ok((issued, chain))
+    }
+
+    fn admit(&self, node: &Arc<str>) -> Result<(), Refusal> {
+        let now = Instant::now();
+        let mut limiter = self.limiter.lock();
+        limiter.sweep(now);
+        if limiter.admit(node, now) { Ok(()) } else { Err(Refusal::TooOften((&**node).into())) }
+    }
+}
+
+#[derive(Default)]
+struct Facts {
+    node: Option<Arc<str>>,
+    identity: Option<Identity>,
+}
+
+/// The identity that is asked for: in the request's names, in the metadata as ztunnel does, or the same in both.
+fn identity(csr: &Csr, asked: &IstioCertificateRequest) -> Result<Identity, Refusal> {
+    let impersonated = asked.impersonated_identity().map_err(|_| Refusal::Metadata)?;
+    let impersonated: Option<Identity> = impersonated.map(str::parse).transpose()?;
+    match (csr.identity.clone(), impersonated) {
+        (Some(csr), Some(impersonated)) if csr != impersonated => {
+            Err(Refusal::TwoIdentities { csr: Box::new(csr), impersonated: Box::new(impersonated) })
+        }
+        (Some(identity), _) | (None, Some(identity)) => Ok(identity),
+        (None, None) => Err(Refusal::NoIdentity),
+    }
+}
+
+#[tonic::async_trait]
+impl IstioCertificateService for CaService {
+    async fn create_certificate(&self, request: Request<IstioCertificateRequest>) -> Result<Response<IstioCertificateResponse>, Status> {
+        let peer: Option<SocketAddr> = request.extensions().get::<Peer>().map(|peer| peer.0);
+        let peer = peer.map(|peer| peer.to_string()).unwrap_or_default();
+        let mut facts = Facts::default();
+        let answer = self.answer(&request, &mut facts).await;
+        let node = facts.node.as_deref().unwrap_or_default();
+        let identity = facts.identity.as_ref().map(Identity::to_string).unwrap_or_default();
+        match answer {
+            Ok((issued, cert_chain)) => {
+                self.metrics.issued.inc();
+                let seconds = issued.validity.not_after.duration_since(SystemTime::now()).unwrap_or_default().as_secs();
+                tracing::info!(peer, node, identity, serial = issued.serial, valid_for_s = seconds, "certificate issued");
+                Ok(Response::new(IstioCertificateResponse { cert_chain }))
+            }
+            Err(refusal) => {
+                let (reason, _, blame) = refusal.meaning();
+                self.metrics.refused(reason);
+                let asker = facts.node.clone().unwrap_or_default();
+                if !self.log_limiter.lock().admit(&asker, Instant::now()) {
+                    return Err(refusal.status());
+                }
+                match blame {
+                    Blame::Client => tracing::warn!(peer, node, identity, reason, %refusal, "certificate refused"),
+                    Blame::Authority => tracing::error!(peer, node, identity, reason, %refusal, "certificate refused"),
+                }
+                Err(refusal.status())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,289 @@
+//! Settings: flags that are also environment variables, read here and nowhere else.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::Parser;
+
+use crate::ca::authority::ServerName;
+use crate::ca::hierarchy::CaFiles;
+use crate::ca::keeper::CaSource;
+use crate::ca::lifetime::Lifetimes;
+use crate::ca::service::ServiceLimits;
+use crate::log::{self, LogFormat};
+use crate::server::ServerLimits;
+
+/// Nodemesh's certificate authority: signs for each node's agent the identities of the pods that run on that node.
+///
+/// It serves Istio's IstioCertificateService (gRPC over TLS). Every flag is also an environment variable: NODEMESH_CONTROL_ and its
+/// name in capitals, e.g. NODEMESH_CONTROL_NODE_TOKENS.
+#[derive(Parser, Debug, Clone, Default)]
+#[command(name = "mesh-control", version)]
+pub struct Flags {
+    /// Where to serve certificates: address and port.
+    #[arg(long, env = "NODEMESH_CONTROL_LISTEN", default_value = "[::]:15012", value_name = "ADDRESS")]
+    pub listen: String,
+    /// Where to serve /metrics, /healthz/live and /healthz/ready.
+    #[arg(long, env = "NODEMESH_CONTROL_ADMIN", default_value = "127.0.0.1:15014", value_name = "ADDRESS")]
+    pub admin: String,
+    /// Tokens of the nodes: a directory with one file a node (name: the node's, content: the token), or a file of lines
+    /// "<node> <token>". Followed when changed.
+    #[arg(long, env = "NODEMESH_CONTROL_NODE_TOKENS", value_name = "PATH")]
+    pub node_tokens: Option<String>,
+    /// Directory of manifests (*.yaml, *.yml, *.json) that say which pods run where. Followed when changed.
+    #[arg(long, env = "NODEMESH_CONTROL_MANIFESTS", value_name = "DIR")]
+    pub manifests: Option<String>,
+    /// Names and addresses in the certificate that this server shows, separated by commas.
+    #[arg(
+        long,
+        env = "NODEMESH_CONTROL_DNS_NAMES",
+        default_value = "mesh-control.nodemesh-system.svc,localhost,127.0.0.1,::1",
+        value_name = "NAMES"
+    )]
+    pub dns_names: String,
+    /// Signing certificate of an authority that exists (ca-cert.pem). A root gets an intermediate below it.
+    #[arg(long, env = "NODEMESH_CONTROL_CA_CERT", value_name = "FILE")]
+    pub ca_cert: Option<String>,
+    /// Its key (ca-key.pem).
+    #[arg(long, env = "NODEMESH_CONTROL_CA_KEY", value_name = "FILE")]
+    pub ca_key: Option<String>,
+    /// Its roots (root-cert.pem); may be left out if --ca-cert is one.
+    #[arg(long, env = "NODEMESH_CONTROL_ROOT_CERT", value_name = "FILE")]
+    pub root_cert: Option<String>,
+    /// The certificates between it and the roots (cert-chain.pem).
+    #[arg(long, env = "NODEMESH_CONTROL_CERT_CHAIN", value_name = "FILE")]
+    pub cert_chain: Option<String>,
+    /// Where an authority that is made here is kept over restarts (mode 0700). Without it, it is lost with the process.
+    #[arg(long, env = "NODEMESH_CONTROL_STATE_DIR", value_name = "DIR")]
+    pub state_dir: Option<String>,
+    /// Where to write the roots in PEM, for the agents' --ca-root.
+    #[arg(long, env = "NODEMESH_CONTROL_BUNDLE_OUT", value_name = "FILE")]
+    pub bundle_out: Option<String>,
+    /// Lifetime of certificates for which none is asked: e.g. 24h, 90m, 1h30m, 20s.
+    #[arg(long, env = "NODEMESH_CONTROL_DEFAULT_LIFETIME", default_value = "24h", value_name = "DURATION")]
+    pub default_lifetime: String,
+    /// Longest lifetime of a certificate; longer ones are asked for in vain.
+    #[arg(long, env = "NODEMESH_CONTROL_MAX_LIFETIME", default_value = "24h", value_name = "DURATION")]
+    pub max_lifetime: String,
+    /// What is logged: off, error, warn, info, debug, trace, or a list of <target>=<level>.
+    #[arg(long, env = "NODEMESH_CONTROL_LOG_LEVEL", default_value = "info", value_name = "LEVEL")]
+    pub log_level: String,
+    /// Form of the log: text or json.
+    #[arg(long, env = "NODEMESH_CONTROL_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
+    pub log_format: String,
+}
+
+/// The settings in force.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Config {
+    /// Where certificates are served.
+    pub listen: SocketAddr,
+    /// Where operators look.
+    pub admin: SocketAddr,
+    /// File or directory of tokens.
+    pub node_tokens: PathBuf,
+    /// Directory of manifests.
+    pub manifests: PathBuf,
+    /// Names of the server.
+    pub names: Vec<ServerName>,
+    /// Where the authority comes from.
+    pub source: CaSource,
+    /// Where the roots are written.
+    pub bundle_out: Option<PathBuf>,
+    /// Lifetimes of workloads' certificates.
+    pub lifetimes: Lifetimes,
+    /// Bounds of the endpoint.
+    pub server: ServerLimits,
+    /// Bounds of the service.
+    pub service: ServiceLimits,
+    /// What is logged.
+    pub log_level: String,
+    /// Form of the log.
+    pub log_format: LogFormat,
+}
+
+/// A setting that cannot be used.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub struct SettingError {
+    /// The flag.
+    pub setting: &'static str,
+    /// What was given, if it was.
+    pub given: Option<String>,
+    /// What is wrong and what would be right.
+    pub message: String,
+}
+
+impl fmt::Display for SettingError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.given {
+            Some(given) => write!(f, "{} \"{}\": {}", self.setting, given.escape_default(), self.message),
+            None => write!(f, "{}: {}", self.setting, self.message),
+        }
+    }
+}
+
+/// Longest lifetime that may be set.
+const LONGEST: Duration = Duration::from_secs(90 * 24 * 3600);
+/// Shortest lifetime that may be set.
+const SHORTEST: Duration = Duration::from_secs(5);
+
+impl Config {
+    /// From flags; every setting is judged before the first error is returned.
+    pub fn from_flags(flags: Flags) -> Result<Config, Vec<SettingError>> {
+        let mut errors = Errors(Vec::new());
+        let listen = errors.parsed("--listen", &flags.listen, "write e.g. [::]:15012");
+        let admin = errors.parsed("--admin", &flags.admin, "write e.g. 127.0.0.1:15014");
+        let node_tokens = errors.required("--node-tokens", flags.node_tokens, "name the file or directory with the nodes' tokens");
+        let manifests = errors.required("--manifests", flags.manifests, "name the directory with the manifests of the pods");
+        let names = errors.names(&flags.dns_names);
+        let files = errors.ca_files(flags.ca_cert, flags.ca_key, flags.root_cert, flags.cert_chain);
+        let default = errors.lifetime("--default-lifetime", &flags.default_lifetime);
+        let max = errors.lifetime("--max-lifetime", &flags.max_lifetime);
+        if let (Some(default), Some(max)) = (default, max)
+            && default > max
+        {
+            errors.add("--default-lifetime", Some(&flags.default_lifetime), "is longer than --max-lifetime; lower it, or raise the other");
+        }
+        if let Err(message) = log::check(&flags.log_level) {
+            errors.add("--log-level", Some(&flags.log_level), message);
+        }
+        let log_format = flags.log_format.parse::<LogFormat>().map_err(|m| errors.add("--log-format", Some(&flags.log_format), m)).ok();
+        let (Some(listen), Some(admin), Some(node_tokens), Some(manifests), Some(default), Some(max), Some(log_format), []) =
+            (listen, admin, node_tokens, manifests, default, max, log_format, &*errors.0)
+        else {
+            return Err(errors.0);
+        };
+        Ok(Config {
+            listen,
+            admin,
+            node_tokens,
+            manifests,
+            names,
+            source: CaSource { files, state_dir: flags.state_dir.map(PathBuf::from) },
+            bundle_out: flags.bundle_out.map(PathBuf::from),
+            lifetimes: Lifetimes { default, max },
+            server: ServerLimits::default(),
+            service: ServiceLimits::default(),
+            log_level: flags.log_level,
+            log_format,
+        })
+    }
+}
+
+struct Errors(Vec<SettingError>);
+
+impl Errors {
+    fn add(&mut self, setting: &'static str, given: Option<&str>, message: impl Into<String>) {
+        self.0.push(SettingError { setting, given: given.map(str::to_owned), message: message.into() });
+    }
+
+    fn parsed<T: FromStr<Err: fmt::Display>>(&mut self, setting: &'static str, text: &str, hint: &str) -> Option<T> {
+        text.parse().map_err(|error: T::Err| self.add(setting, Some(text), format!("{error}; {hint}"))).ok()
+    }
+
+    fn required(&mut self, setting: &'static str, value: Option<String>, hint: &str) -> Option<PathBuf> {
+        match value {
+            Some(value) if !value.is_empty() => Some(value.into()),
+            _ => {
+                self.add(setting, None, format!("is not set; {hint}"));
+                None
+            }
+        }
+    }
+
+    fn lifetime(&mut self, setting: &'static str, text: &str) -> Option<Duration> {
+        match duration(text) {
+            None => self.add(setting, Some(text), "is not a duration; write e.g. 24h, 90m, 1h30m or 20s"),
+            Some(time) if time < SHORTEST || time > LONGEST => self.add(setting, Some(text), "is not between 5s and 90d"),
+            Some(time) => return Some(time),
+        }
+        None
+    }
+
+    fn names(&mut self, text: &str) -> Vec<ServerName> {
+        let mut names = BTreeSet::new();
+        for name in text.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+            if let Ok(address) = name.parse::<IpAddr>() {
+                names.insert(ServerName::Ip(address));
+            } else if is_dns_name(name) {
+                names.insert(ServerName::Dns(name.to_ascii_lowercase()));
+            } else {
+                self.add("--dns-names", Some(name), "is neither a DNS name nor an address");
+            }
+        }
+        if names.is_empty() {
+            self.add("--dns-names", Some(text), "names nothing; name what agents dial");
+        }
+        names.into_iter().collect()
+    }
+
+    fn ca_files(
+        &mut self,
+        certificate: Option<String>,
+        key: Option<String>,
+        roots: Option<String>,
+        chain: Option<String>,
+    ) -> Option<CaFiles> {
+        let path = |text: String| PathBuf::from(text);
+        match (certificate, key) {
+            (Some(certificate), Some(key)) => {
+                Some(CaFiles { certificate: path(certificate), key: path(key), roots: roots.map(path), chain: chain.map(path) })
+            }
+            (None, None) => {
+                for (setting, given) in [("--root-cert", roots), ("--cert-chain", chain)] {
+                    if let Some(given) = given {
+                        self.add(setting, Some(&given), "is of no use without --ca-cert and --ca-key");
+                    }
+                }
+                None
+            }
+            (Some(given), None) => {
+                self.add("--ca-cert", Some(&given), "needs --ca-key");
+                None
+            }
+            (None, Some(given)) => {
+                self.add("--ca-key", Some(&given), "needs --ca-cert");
+                None
+            }
+        }
+    }
+}
+
+fn is_dns_name(name: &str) -> bool {
+    let rest = name.strip_prefix("*.").unwrap_or(name);
+    name.len() <= 253
+        && rest.split('.').all(|label| {
+            (1..=63).contains(&label.len())
+                && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+        })
+}
+
+/// Reads `1h30m` and the like; units d, h, m, s.
+fn duration(text: &str) -> Option<Duration> {
+    let mut rest = text;
+    let mut total = 0_u64;
+    while !rest.is_empty() {
+        let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        let (number, tail) = rest.split_at_checked(digits)?;
+        let mut tail = tail.chars();
+        let unit = match tail.next()? {
+            'd' => 24 * 3600,
+            'h' => 3600,
+            'm' => 60,
+            's' => 1,
+            _ => return None,
+        };
+        total = total.checked_add(number.parse::<u64>().ok()?.checked_mul(unit)?)?;
+        rest = tail.as_str();
+    }
+    (!text.is_empty()).then_some(Duration::from_secs(total))
+}
+
+#[cfg(test)]
+mod tests;

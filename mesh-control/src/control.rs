@@ -1,0 +1,292 @@
+//! The whole: builds the parts, owns their tasks, ends them in order.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use rcgen::KeyPair;
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls_pki_types::PrivateKeyDer;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::Admin;
+use crate::ca::authority::{AuthorityError, ServerName, Subject};
+use crate::ca::hierarchy::HierarchyError;
+use crate::ca::lifetime::Validity;
+use crate::ca::{Authority, CaService, Keeper, ManifestInventory, NodeTokens};
+use crate::config::Config;
+use crate::files;
+use crate::metrics::Metrics;
+use crate::ready::Readiness;
+use crate::server;
+
+/// How often files are looked at.
+const LOOK: Duration = Duration::from_millis(250);
+/// How often the authority's own certificates are looked at.
+const MAINTAIN: Duration = Duration::from_secs(30);
+/// Lifetime of the certificate that the server shows.
+const SERVING_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+
+/// Why it does not start, or ends.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// There is no authority.
+    #[error("certificate authority: {0}")]
+    Hierarchy(#[from] HierarchyError),
+    /// The server has no certificate.
+    #[error("serving certificate: {0}")]
+    Serving(String),
+    /// An address cannot be listened on.
+    #[error("{setting} {address}: cannot listen: {error}")]
+    Listen {
+        /// The setting.
+        setting: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        error: io::Error,
+    },
+    /// The roots cannot be written.
+    #[error("--bundle-out {}: cannot be written: {error}", path.display())]
+    Bundle {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// A part ended that should not.
+    #[error("{0} ended unexpectedly: {1}")]
+    Ended(&'static str, String),
+}
+
+/// A running authority. Dropped, it ends at once; [`Control::run`] ends it in order.
+pub struct Control {
+    ca_address: SocketAddr,
+    admin_address: SocketAddr,
+    keeper: Arc<Keeper>,
+    metrics: Arc<Metrics>,
+    stopping: CancellationToken,
+    tasks: JoinSet<(&'static str, Result<(), String>)>,
+}
+
+impl Control {
+    /// Builds and starts all parts. On a tokio runtime; it is serving when this returns.
+    pub async fn start(config: Config) -> Result<Control, ControlError> {
+        let now = SystemTime::now();
+        let metrics = Arc::new(Metrics::new());
+        let ready = Arc::new(Readiness::default());
+        let keeper = Arc::new(Keeper::open(&config.source, now)?);
+        let serving = Arc::new(Serving::new(config.names.clone(), &keeper.current(), now)?);
+        if let Some(path) = &config.bundle_out {
+            files::write(path, keeper.current().roots_pem().as_bytes(), files::PUBLIC)
+                .map_err(|error| ControlError::Bundle { path: path.clone(), error })?;
+        }
+        let tls = server::tls(serving.clone()).map_err(|error| ControlError::Serving(error.to_string()))?;
+        let listen = |setting, address| async move {
+            let failed = |error| ControlError::Listen { setting, address, error };
+            let listener = TcpListener::bind(address).await.map_err(failed)?;
+            let local = listener.local_addr().map_err(failed)?;
+            Ok::<_, ControlError>((listener, local))
+        };
+        let (ca_listener, ca_address) = listen("--listen", config.listen).await?;
+        let (admin_listener, admin_address) = listen("--admin", config.admin).await?;
+        let follower = Follower {
+            tokens: Arc::new(NodeTokens::open(&config.node_tokens, now)),
+            inventory: Arc::new(ManifestInventory::open(&config.manifests, now)),
+            metrics: metrics.clone(),
+            ready: ready.clone(),
+        };
+        follower.tell(true);
+        note_expiry(&metrics, &keeper, &serving);
+        let service = CaService::new(
+            keeper.clone(),
+            follower.tokens.clone(),
+            follower.inventory.clone(),
+            config.lifetimes,
+            config.service,
+            metrics.clone(),
+        );
+        let stopping = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        let (limits, counted, stop) = (config.server, metrics.clone(), stopping.clone());
+        tasks.spawn(async move {
+            let served = server::serve(ca_listener, tls, service, limits, counted, stop.cancelled()).await;
+            ("the certificate service", served.map_err(|error| error.to_string()))
+        });
+        let admin = Admin { metrics: metrics.clone(), ready };
+        tasks.spawn(async move {
+            admin.serve(admin_listener).await;
+            ("the operators' endpoint", Ok(()))
+        });
+        tasks.spawn(async move { ("the follower of files", follower.run().await) });
+        tasks.spawn(maintain(keeper.clone(), serving, metrics.clone()));
+        tracing::info!(ca = %ca_address, admin = %admin_address, root_ends = ?keeper.current().root_validity().not_after, "serving certificates");
+        Ok(Control { ca_address, admin_address, keeper, metrics, stopping, tasks })
+    }
+
+    /// Where certificates are served.
+    pub fn ca_address(&self) -> SocketAddr {
+        self.ca_address
+    }
+
+    /// Where operators look.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin_address
+    }
+
+    /// The authority in force.
+    pub fn authority(&self) -> Arc<Authority> {
+        self.keeper.current()
+    }
+
+    /// What is counted.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// Runs until `stop` is ready, then lets requests end; an error if a part ends before.
+    pub async fn run(mut self, stop: impl Future<Output = ()>) -> Result<(), ControlError> {
+        let early = tokio::select! {
+            () = stop => None,
+            ended = self.tasks.join_next() => ended,
+        };
+        self.stopping.cancel();
+        let ended = |ended: Result<(&'static str, Result<(), String>), tokio::task::JoinError>| match ended {
+            Ok((name, result)) => (name, result.err().unwrap_or_else(|| "without a word".into())),
+            Err(error) => ("a task", error.to_string()),
+        };
+        if let Some(early) = early {
+            let (name, why) = ended(early);
+            return Err(ControlError::Ended(name, why));
+        }
+        tracing::info!("draining");
+        // The server bounds its drain; the other tasks never end and go with the set.
+        match self.tasks.join_next().await {
+            None | Some(Ok(("the certificate service", Ok(())))) => {}
+            Some(other) => {
+                let (name, why) = ended(other);
+                return Err(ControlError::Ended(name, why));
+            }
+        }
+        tracing::info!("ended");
+        Ok(())
+    }
+}
+
+/// Follows tokens and manifests.
+struct Follower {
+    tokens: Arc<NodeTokens>,
+    inventory: Arc<ManifestInventory>,
+    metrics: Arc<Metrics>,
+    ready: Arc<Readiness>,
+}
+
+impl Follower {
+    async fn run(self) -> Result<(), String> {
+        let mut ticks = tokio::time::interval(LOOK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let (tokens, inventory) = (self.tokens.clone(), self.inventory.clone());
+            let looked = tokio::task::spawn_blocking(move || {
+                let now = SystemTime::now();
+                let tokens = tokens.refresh(now);
+                inventory.refresh(now);
+                tokens
+            });
+            let changed = looked.await.map_err(|error| error.to_string())?;
+            self.tell(changed);
+        }
+    }
+
+    fn tell(&self, tokens_changed: bool) {
+        if tokens_changed {
+            for problem in self.tokens.problems() {
+                tracing::warn!(problem, "a node's token cannot be used");
+            }
+            tracing::info!(nodes = self.tokens.len(), "tokens of nodes read");
+        }
+        let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        self.metrics.nodes.set(count(self.tokens.len()));
+        if self.tokens.is_empty() {
+            self.ready.wait_for("node tokens", self.tokens.problems().first().cloned().unwrap_or_else(|| "no node has one".into()));
+        } else {
+            self.ready.done("node tokens");
+        }
+        match self.inventory.identities() {
+            Some(identities) => {
+                self.metrics.identities.set(count(identities));
+                self.ready.done("manifests");
+            }
+            None => self.ready.wait_for("manifests", "the directory cannot be read"),
+        }
+    }
+}
+
+async fn maintain(keeper: Arc<Keeper>, serving: Arc<Serving>, metrics: Arc<Metrics>) -> (&'static str, Result<(), String>) {
+    loop {
+        tokio::time::sleep(MAINTAIN).await;
+        let now = SystemTime::now();
+        match keeper.maintain(now) {
+            Ok(true) => tracing::info!("a new intermediate signs from here on"),
+            Ok(false) => {}
+            Err(error) => tracing::error!(%error, "the intermediate is due, but its successor cannot be made"),
+        }
+        if let Err(error) = serving.maintain(&keeper.current(), now) {
+            tracing::error!(%error, "the server's own certificate is due, but its successor cannot be made");
+        }
+        note_expiry(&metrics, &keeper, &serving);
+    }
+}
+
+fn note_expiry(metrics: &Metrics, keeper: &Keeper, serving: &Serving) {
+    let authority = keeper.current();
+    metrics.expires("root", authority.root_validity().not_after);
+    metrics.expires("intermediate", authority.validity().not_after);
+    metrics.expires("serving", serving.current.load().1.not_after);
+}
+
+/// The certificate that the server shows, renewed at half life.
+#[derive(Debug)]
+struct Serving {
+    names: Vec<ServerName>,
+    current: ArcSwap<(Arc<CertifiedKey>, Validity)>,
+}
+
+impl Serving {
+    fn new(names: Vec<ServerName>, authority: &Authority, now: SystemTime) -> Result<Serving, ControlError> {
+        let made = Serving::make(&names, authority, now).map_err(ControlError::Serving)?;
+        Ok(Serving { names, current: ArcSwap::from_pointee(made) })
+    }
+
+    fn make(names: &[ServerName], authority: &Authority, now: SystemTime) -> Result<(Arc<CertifiedKey>, Validity), String> {
+        let key = KeyPair::generate().map_err(|error| error.to_string())?;
+        let issued = authority.sign(&key, Subject::Server(names), SERVING_LIFETIME, now).map_err(|e: AuthorityError| e.to_string())?;
+        let chain = std::iter::once(issued.leaf).chain(authority.intermediates().iter().cloned()).collect();
+        let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
+        let certified = CertifiedKey::from_der(chain, key, &rustls::crypto::aws_lc_rs::default_provider());
+        Ok((Arc::new(certified.map_err(|error| error.to_string())?), issued.validity))
+    }
+
+    fn maintain(&self, authority: &Authority, now: SystemTime) -> Result<(), String> {
+        if now >= self.current.load().1.half() {
+            self.current.store(Arc::new(Serving::make(&self.names, authority, now)?));
+        }
+        Ok(())
+    }
+}
+
+impl ResolvesServerCert for Serving {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.current.load().0.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests;

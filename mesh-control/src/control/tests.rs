@@ -1,0 +1,223 @@
+use std::path::Path;
+
+use mesh_proto::ca::IstioCertificateRequest;
+use mesh_proto::ca::istio_certificate_service_client::IstioCertificateServiceClient;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+use tonic::{Code, Request};
+
+use super::*;
+use crate::ca::keeper::CaSource;
+use crate::ca::lifetime::Lifetimes;
+use crate::ca::service::ServiceLimits;
+use crate::ca::testing::{certificates, csr};
+use crate::log::LogFormat;
+use crate::server::ServerLimits;
+
+const ID: &str = "spiffe://cluster.local/ns/shop/sa/cart";
+const TOKEN: &str = "token-of-node-1-abcdef";
+
+fn config(dir: &Path) -> Config {
+    std::fs::create_dir_all(dir.join("tokens")).unwrap();
+    std::fs::create_dir_all(dir.join("manifests")).unwrap();
+    std::fs::write(dir.join("tokens/node-1"), TOKEN).unwrap();
+    std::fs::write(
+        dir.join("manifests/pods.yaml"),
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: cart, namespace: shop, labels: {nodemesh.dev/mesh: enabled}}\n\
+         spec: {serviceAccountName: cart, nodeName: node-1, containers: [{name: c}]}\nstatus: {podIP: 10.0.0.1}\n",
+    )
+    .unwrap();
+    let hour = Duration::from_secs(3600);
+    Config {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        admin: "127.0.0.1:0".parse().unwrap(),
+        node_tokens: dir.join("tokens"),
+        manifests: dir.join("manifests"),
+        names: vec![ServerName::Ip([127, 0, 0, 1].into())],
+        source: CaSource::default(),
+        bundle_out: Some(dir.join("root.pem")),
+        lifetimes: Lifetimes { default: hour, max: hour },
+        server: ServerLimits { handshake: Duration::from_millis(300), idle: Duration::from_millis(900), ..ServerLimits::default() },
+        service: ServiceLimits::default(),
+        log_level: "info".into(),
+        log_format: LogFormat::Text,
+    }
+}
+
+async fn client(control: &Control) -> IstioCertificateServiceClient<Channel> {
+    let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(control.authority().roots_pem())).domain_name("127.0.0.1");
+    let endpoint = Endpoint::from_shared(format!("https://{}", control.ca_address())).unwrap().tls_config(tls).unwrap();
+    IstioCertificateServiceClient::new(endpoint.connect().await.unwrap())
+}
+
+fn request(csr: String) -> Request<IstioCertificateRequest> {
+    let mut request = Request::new(IstioCertificateRequest { csr, validity_duration: 60, metadata: None });
+    request.metadata_mut().insert("authorization", format!("Bearer {TOKEN}").parse().unwrap());
+    request
+}
+
+async fn good(client: &mut IstioCertificateServiceClient<Channel>) {
+    let csr = csr(&KeyPair::generate().unwrap(), &[ID]);
+    let chain = client.create_certificate(request(csr)).await.unwrap().into_inner().cert_chain;
+    assert_eq!(chain.len(), 3);
+}
+
+async fn scrape(control: &Control, path: &str) -> String {
+    let mut stream = TcpStream::connect(control.admin_address()).await.unwrap();
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n").as_bytes()).await.unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    text
+}
+
+/// Waits for a condition, at most ten seconds.
+async fn until(mut done: impl FnMut() -> bool) {
+    for _ in 0..1000 {
+        if done() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("it did not come true");
+}
+
+#[tokio::test]
+async fn serves_over_tls_and_tells_operators() {
+    let dir = tempfile::tempdir().unwrap();
+    let control = Control::start(config(dir.path())).await.unwrap();
+    assert_eq!(certificates(&std::fs::read_to_string(dir.path().join("root.pem")).unwrap()), control.authority().roots());
+    let mut client = client(&control).await;
+    good(&mut client).await;
+    let metrics = scrape(&control, "/metrics").await;
+    for line in [
+        "nodemesh_ca_certificates_issued_total 1",
+        "nodemesh_ca_nodes 1",
+        "nodemesh_ca_identities 1",
+        "nodemesh_ca_certificate_expiration_timestamp_seconds{certificate=\"intermediate\"}",
+        "nodemesh_ca_connections_open 1",
+    ] {
+        assert!(metrics.contains(line), "{line}\n{metrics}");
+    }
+    assert!(scrape(&control, "/healthz/ready").await.starts_with("HTTP/1.1 200"));
+    std::fs::remove_file(dir.path().join("tokens/node-1")).unwrap();
+    until(|| control.metrics().nodes.get() == 0).await;
+    let ready = scrape(&control, "/healthz/ready").await;
+    assert!(ready.starts_with("HTTP/1.1 503") && ready.contains("node tokens: no node has one"), "{ready}");
+}
+
+#[tokio::test]
+async fn a_huge_message_is_refused_before_it_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let control = Control::start(config(dir.path())).await.unwrap();
+    let mut client = client(&control).await;
+    let status = client.create_certificate(request("x".repeat(10 << 20))).await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+    let metrics = control.metrics();
+    assert_eq!(metrics.refusals("too_large"), 1);
+    good(&mut client).await;
+}
+
+#[tokio::test]
+async fn survives_garbage_and_silence_and_serves_others_meanwhile() {
+    let dir = tempfile::tempdir().unwrap();
+    let control = Control::start(config(dir.path())).await.unwrap();
+    let address = control.ca_address();
+    let mut client = client(&control).await;
+    // Before TLS: garbage, a plain HTTP request, an absurd record, nothing at all.
+    for bytes in [&b"\x00\x01\x02garbage"[..], b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\x16\x03\x01\xff\xff\x01", b""] {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+        let mut rest = Vec::new();
+        let read = tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut rest)).await;
+        assert!(read.is_ok(), "the server ends the connection: {bytes:?}");
+    }
+    good(&mut client).await;
+    // Inside TLS: garbage, a truncated frame, a frame of an absurd length, silence before and after the preface.
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let inside: [Vec<u8>; 5] = [
+        b"GET / HTTP/1.1\r\n\r\n".to_vec(),
+        [&preface[..], b"\x00\x00\x00\x04"].concat(),
+        [&preface[..], b"\xff\xff\xff\x00\x00\x00\x00\x00\x01"].concat(),
+        Vec::new(),
+        preface.to_vec(),
+    ];
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(control.authority().roots()[0].clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut tls = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap().with_root_certificates(roots).with_no_client_auth();
+    tls.alpn_protocols = vec![b"h2".to_vec()];
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(tls));
+    for bytes in inside {
+        let stream = TcpStream::connect(address).await.unwrap();
+        let mut stream = connector.connect("127.0.0.1".try_into().unwrap(), stream).await.unwrap();
+        stream.write_all(&bytes).await.unwrap();
+        let mut rest = Vec::new();
+        let read = tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut rest)).await;
+        assert!(read.is_ok(), "the server ends the connection: {bytes:?}");
+    }
+    good(&mut client).await;
+    let metrics = control.metrics();
+    assert!(metrics.connections("handshake_failed") >= 3, "{}", metrics.text().unwrap());
+    assert_eq!(metrics.connections("handshake_timeout"), 1);
+    until(|| metrics.open.get() == 1).await;
+}
+
+#[tokio::test]
+async fn one_address_cannot_take_every_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config(dir.path());
+    config.server.per_address = 4;
+    config.server.handshake = Duration::from_secs(30);
+    let control = Control::start(config).await.unwrap();
+    let mut held = Vec::new();
+    for _ in 0..10 {
+        held.push(TcpStream::connect(control.ca_address()).await.unwrap());
+    }
+    let metrics = control.metrics().clone();
+    until(|| metrics.connections("too_many_from_address") == 6).await;
+    drop(held);
+    until(|| metrics.connections("handshake_failed") == 4).await;
+    good(&mut client(&control).await).await;
+}
+
+#[tokio::test]
+async fn an_unknown_method_is_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let control = Control::start(config(dir.path())).await.unwrap();
+    let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(control.authority().roots_pem())).domain_name("127.0.0.1");
+    let channel = Endpoint::from_shared(format!("https://{}", control.ca_address())).unwrap().tls_config(tls).unwrap().connect().await.unwrap();
+    let mut grpc = tonic::client::Grpc::new(channel);
+    grpc.ready().await.unwrap();
+    let path = http::uri::PathAndQuery::from_static("/istio.v1.auth.IstioCertificateService/Nonsense");
+    let codec = tonic_prost::ProstCodec::<IstioCertificateRequest, IstioCertificateRequest>::default();
+    let status = grpc.unary(Request::new(IstioCertificateRequest::default()), path, codec).await.unwrap_err();
+    assert_eq!((status.code(), control.metrics().refusals("unknown_method")), (Code::Unimplemented, 1));
+}
+
+#[tokio::test]
+async fn drains_when_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let control = Control::start(config(dir.path())).await.unwrap();
+    let address = control.ca_address();
+    let mut client = client(&control).await;
+    good(&mut client).await;
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let running = tokio::spawn(control.run(async move { drop(stopped.await) }));
+    stop.send(()).unwrap();
+    tokio::time::timeout(Duration::from_secs(5), running).await.unwrap().unwrap().unwrap();
+    assert!(TcpStream::connect(address).await.is_err());
+}
+
+#[tokio::test]
+async fn says_what_keeps_it_from_starting() {
+    let dir = tempfile::tempdir().unwrap();
+    let busy = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut taken = config(dir.path());
+    taken.listen = busy.local_addr().unwrap();
+    let error = |started: Result<Control, ControlError>| started.err().unwrap().to_string();
+    assert!(error(Control::start(taken).await).starts_with("--listen 127.0.0.1:"));
+    let mut nowhere = config(dir.path());
+    nowhere.bundle_out = Some(dir.path().join("absent/root.pem"));
+    assert!(error(Control::start(nowhere).await).starts_with("--bundle-out"));
+}

@@ -1,0 +1,23 @@
+//! The mesh's certificate authority.
+//!
+//! ```text
+//!  agent ─ TLS ─► server ─► ca::service ─ who asks?      authenticate (a token a node)
+//!                                       ─ what for?      csr (key, signature, one SPIFFE ID)
+//!                                       ─ may it?        inventory (enrolled pods of that node)
+//!                                       ─ sign           authority (root ► intermediate ► leaf)
+//! ```
+//!
+//! It serves Istio's `IstioCertificateService`, so that our agents and Istio's ztunnel can use it alike.
+
+pub mod admin;
+pub mod ca;
+pub mod config;
+pub mod control;
+pub mod files;
+pub mod log;
+pub mod metrics;
+pub mod ready;
+pub mod server;
+
+pub use config::Config;
+pub use control::Control;

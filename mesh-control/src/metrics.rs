@@ -1,0 +1,122 @@
+//! What operators can count.
+
+use std::sync::atomic::AtomicU64;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+
+/// One label, of a value that this program chooses.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+pub struct Reason {
+    /// The value.
+    pub reason: &'static str,
+}
+
+/// One label: which certificate.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+pub struct Which {
+    /// `root`, `intermediate` or `serving`.
+    pub certificate: &'static str,
+}
+
+/// One label: what came of it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+pub struct ResultLabel {
+    /// The value.
+    pub result: &'static str,
+}
+
+/// All that is counted. Handles are cheap to clone and count into the same.
+pub struct Metrics {
+    registry: Registry,
+    /// Certificates issued to workloads.
+    pub issued: Counter,
+    refused: Family<Reason, Counter>,
+    connections: Family<ResultLabel, Counter>,
+    expiry: Family<Which, Gauge<f64, AtomicU64>>,
+    /// Connections that stand.
+    pub open: Gauge,
+    /// Nodes with a token.
+    pub nodes: Gauge,
+    /// Identities that may be signed for.
+    pub identities: Gauge,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Metrics::new()
+    }
+}
+
+impl Metrics {
+    /// Nothing counted yet.
+    pub fn new() -> Metrics {
+        let mut metrics = Metrics {
+            registry: Registry::default(),
+            issued: Counter::default(),
+            refused: Family::default(),
+            connections: Family::default(),
+            expiry: Family::default(),
+            open: Gauge::default(),
+            nodes: Gauge::default(),
+            identities: Gauge::default(),
+        };
+        let Metrics { registry, issued, refused, connections, expiry, open, nodes, identities } = &mut metrics;
+        registry.register("nodemesh_ca_certificates_issued", "Certificates issued to workloads", issued.clone());
+        registry.register("nodemesh_ca_requests_refused", "Requests for a certificate that were refused, by reason", refused.clone());
+        registry.register("nodemesh_ca_connections", "Connections to the certificate authority, by what came of them", connections.clone());
+        registry.register("nodemesh_ca_connections_open", "Connections to the certificate authority that stand", open.clone());
+        registry.register(
+            "nodemesh_ca_certificate_expiration_timestamp_seconds",
+            "When a certificate of the authority itself ends, Unix time",
+            expiry.clone(),
+        );
+        registry.register("nodemesh_ca_nodes", "Nodes that have a token", nodes.clone());
+        registry.register("nodemesh_ca_identities", "Identities of pods in the mesh, for which certificates may be issued", identities.clone());
+        registry.register(
+            "nodemesh_build",
+            "The build",
+            Info::new(vec![("version", env!("CARGO_PKG_VERSION")), ("component", "mesh-control"), ("arch", std::env::consts::ARCH)]),
+        );
+        metrics
+    }
+
+    /// Counts a refused request; `reason` is a name that this program chose.
+    pub fn refused(&self, reason: &'static str) {
+        self.refused.get_or_create(&Reason { reason }).inc();
+    }
+
+    /// How many requests were refused for a reason.
+    pub fn refusals(&self, reason: &'static str) -> u64 {
+        self.refused.get_or_create(&Reason { reason }).get()
+    }
+
+    /// Counts a connection.
+    pub fn connection(&self, result: &'static str) {
+        self.connections.get_or_create(&ResultLabel { result }).inc();
+    }
+
+    /// How many connections came to this.
+    pub fn connections(&self, result: &'static str) -> u64 {
+        self.connections.get_or_create(&ResultLabel { result }).get()
+    }
+
+    /// Notes when a certificate of the authority ends.
+    pub fn expires(&self, certificate: &'static str, end: SystemTime) {
+        let seconds = end.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        self.expiry.get_or_create(&Which { certificate }).set(seconds);
+    }
+
+    /// The text of a scrape (OpenMetrics 1.0).
+    pub fn text(&self) -> Result<String, std::fmt::Error> {
+        let mut text = String::new();
+        encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}
