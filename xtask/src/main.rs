@@ -1,5 +1,6 @@
 //! The developer's tool: `cargo xtask <command>`. One file a command.
 
+mod bench;
 mod build_ebpf;
 mod check;
 mod command;
@@ -31,6 +32,8 @@ enum Command {
     Test(test::Arguments),
     /// Formatting, clippy with warnings denied, documentation, licences and sources of dependencies.
     Check(check::Arguments),
+    /// Speed and memory of the mesh, beside no mesh and beside Envoy, as ratios in one run.
+    Bench(bench::Arguments),
     /// Removes what crashed runs left on this machine (processes, namespaces, cgroups, pins).
     Sweep,
 }
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
         Command::Sweep => mesh_lab::sweep(mesh_lab::Kept::Leave).map(|removed| {
             println!("{} abandoned worlds removed", removed.len());
             true

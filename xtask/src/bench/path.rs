@@ -1,0 +1,141 @@
+//! A path from a client to a server, and the measuring of it.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Result;
+use mesh_lab::Pod;
+
+use super::load::{self, Load, Sample};
+use super::usage::Watched;
+
+/// The port of the iperf3 server, in the server's pod.
+pub const BULK_PORT: u16 = 5201;
+/// The port of nginx.
+pub const HTTP_PORT: u16 = 8080;
+
+/// The ways from client to server that are compared.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, clap::ValueEnum)]
+pub enum PathId {
+    /// Two nodes, no mesh.
+    Direct,
+    /// One node, no mesh.
+    DirectLocal,
+    /// One node, through the mesh: judged in the kernel, a policy in force.
+    SameNode,
+    /// Two nodes, through the mesh: mTLS between two agents, a policy in force.
+    CrossNode,
+    /// Two nodes, an Envoy in each pod: mTLS between them, a policy in force.
+    Envoy,
+}
+
+impl PathId {
+    const ALL: [Self; 5] = [Self::Direct, Self::DirectLocal, Self::SameNode, Self::CrossNode, Self::Envoy];
+
+    /// Its name, as in `--only` and in JSON.
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::DirectLocal => "direct-local",
+            Self::SameNode => "same-node",
+            Self::CrossNode => "cross-node",
+            Self::Envoy => "envoy",
+        }
+    }
+
+    /// What it is, for people.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Direct => "no mesh, across nodes",
+            Self::DirectLocal => "no mesh, same node",
+            Self::SameNode => "mesh, same node, policy",
+            Self::CrossNode => "mesh, across nodes, L4 mTLS",
+            Self::Envoy => "Envoy pair, L4 mTLS",
+        }
+    }
+
+    /// The path over the same wires without anything between; None if it is one.
+    pub fn baseline(self) -> Option<Self> {
+        match self {
+            Self::Direct | Self::DirectLocal => None,
+            Self::SameNode => Some(Self::DirectLocal),
+            Self::CrossNode | Self::Envoy => Some(Self::Direct),
+        }
+    }
+
+    /// It needs the mesh.
+    pub fn is_meshed(self) -> bool {
+        matches!(self, Self::SameNode | Self::CrossNode)
+    }
+}
+
+impl fmt::Display for PathId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.key())
+    }
+}
+
+/// The wanted paths (none: all) and their baselines, in the table's order.
+pub fn with_baselines(wanted: &[PathId]) -> Vec<PathId> {
+    let needed = |id: &PathId| wanted.is_empty() || wanted.iter().any(|want| want == id || want.baseline() == Some(*id));
+    PathId::ALL.into_iter().filter(needed).collect()
+}
+
+/// A path that can be measured.
+#[derive(Debug)]
+pub struct Path {
+    /// Which.
+    pub id: PathId,
+    /// Where the clients run.
+    pub client: Pod,
+    /// Where the servers run.
+    pub server: Pod,
+    /// What the clients dial: for requests, and for bulk.
+    pub address: String,
+    /// See above.
+    pub http_port: u16,
+    /// See above.
+    pub bulk_port: u16,
+    /// The processes between client and server.
+    pub between: Vec<Watched>,
+    /// The script that makes wrk write its summary as JSON.
+    pub script: PathBuf,
+}
+
+impl Path {
+    /// Puts the load on the path for so long.
+    pub fn measure(&self, load: Load, time: Duration) -> Result<Sample> {
+        self.between.iter().for_each(Watched::reset_peak);
+        let before = self.cpu_micros()?;
+        let mut sample = match load {
+            Load::Bulk => load::iperf(&self.client, &self.server, BULK_PORT, &self.address, self.bulk_port, time)?,
+            Load::One | Load::Many | Load::New => {
+                let url = format!("http://{}:{}/", self.address, self.http_port);
+                load::wrk(&self.client, &self.script, load, &url, time)?
+            }
+        };
+        if !self.between.is_empty() {
+            sample.cpu_seconds = Some(self.cpu_micros()?.saturating_sub(before) as f64 / 1e6);
+            let peaks: Vec<u64> = self.between.iter().map(Watched::peak_bytes).collect::<Result<_>>()?;
+            sample.rss_bytes = peaks.into_iter().max();
+        }
+        Ok(sample)
+    }
+
+    fn cpu_micros(&self) -> Result<u64> {
+        self.between.iter().map(Watched::cpu_micros).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{PathId, with_baselines};
+
+    #[test]
+    fn a_ratio_needs_what_it_refers_to() {
+        assert_eq!(with_baselines(&[PathId::SameNode]), [PathId::DirectLocal, PathId::SameNode]);
+        assert_eq!(with_baselines(&[PathId::Envoy, PathId::CrossNode]), [PathId::Direct, PathId::CrossNode, PathId::Envoy]);
+        assert_eq!(with_baselines(&[]), PathId::ALL);
+    }
+}

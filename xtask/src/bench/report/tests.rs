@@ -1,0 +1,76 @@
+use std::collections::BTreeMap;
+
+use super::super::load::{Load, Sample};
+use super::super::many::Memory;
+use super::super::path::PathId;
+use super::{Cell, PathReport, Report, Settings, cpu_per_request, median};
+
+fn sample(value: f64) -> Cell {
+    Cell::Measured(Sample {
+        value,
+        requests: 1000,
+        bytes: 10,
+        p50_micros: Some(1.0),
+        p99_micros: Some(2.0),
+        failures: 0,
+        cpu_seconds: Some(0.5),
+        rss_bytes: Some(7),
+    })
+}
+
+fn path(id: PathId, values: &[f64]) -> PathReport {
+    let rounds = values.iter().map(|value| Load::ALL.iter().map(|load| (load.key(), sample(*value))).collect()).collect();
+    PathReport { id, rounds }
+}
+
+fn report(paths: Vec<PathReport>, busy: u64) -> Report {
+    let settings = Settings { rounds: 3, seconds: 1, profile: "release".to_owned() };
+    let memory = Memory { pods: 100, idle_rss_bytes: 5_000_000, busy_rss_bytes: busy, ready_seconds: 1.0 };
+    Report::new(settings, paths, Some(Ok(memory)))
+}
+
+#[test]
+fn medians_of_odd_and_even_counts() {
+    assert_eq!(median(vec![3.0, 1.0, 2.0]), Some(2.0));
+    assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), Some(2.5));
+    assert_eq!(median(Vec::new()), None);
+}
+
+#[test]
+fn ratios_refer_to_the_path_over_the_same_wires() {
+    let paths = vec![
+        path(PathId::Direct, &[100.0, 90.0, 110.0]),
+        path(PathId::DirectLocal, &[200.0; 3]),
+        path(PathId::SameNode, &[190.0; 3]),
+        path(PathId::CrossNode, &[25.0, 26.0, 24.0]),
+    ];
+    let report = report(paths, 31_000_000);
+    assert_eq!(report.ratio(PathId::SameNode, Load::Bulk), Some(0.95));
+    assert_eq!(report.ratio(PathId::CrossNode, Load::One), Some(0.25));
+    let met: Vec<bool> = report.goals.iter().map(|goal| goal.met).collect();
+    assert_eq!(met, [true, true, true, true, false, true, true, false, false]);
+    assert!(report.is_complete() && !report.meets_goals());
+}
+
+#[test]
+fn what_could_not_be_measured_is_told_and_misses_its_goal() {
+    let mut broken = path(PathId::CrossNode, &[80.0; 3]);
+    broken.rounds = vec![BTreeMap::from([(Load::One.key(), Cell::Failed { error: "no answer".to_owned() })])];
+    let report = report(vec![path(PathId::Direct, &[100.0; 3]), broken], 1);
+    assert!(!report.is_complete() && !report.meets_goals());
+    assert_eq!(report.goals.len(), 2);
+    assert!(report.notes.iter().any(|note| note.contains("no answer")), "{:?}", report.notes);
+}
+
+#[test]
+fn nothing_measured_is_not_complete() {
+    assert!(!report(Vec::new(), 1).is_complete());
+}
+
+#[test]
+fn cpu_is_shared_among_requests() {
+    let Cell::Measured(mut sample) = sample(1.0) else { panic!("measured") };
+    assert_eq!(cpu_per_request(&sample), Some(0.0005));
+    sample.requests = 0;
+    assert_eq!(cpu_per_request(&sample), None);
+}
