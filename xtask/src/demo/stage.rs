@@ -11,7 +11,7 @@ use mesh_lab::{Capture, Mesh, MeshOptions, Pod, PodSpec, Process, World};
 use crate::command;
 
 /// Renewal at half of it can be waited for.
-pub const CERTIFICATE_LIFETIME: Duration = Duration::from_secs(40);
+pub const CERTIFICATE_LIFETIME: Duration = Duration::from_secs(30);
 
 /// Texts that only this run knows: found somewhere, they came from here.
 pub struct Secrets {
