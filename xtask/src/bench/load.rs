@@ -77,6 +77,8 @@ pub struct Sample {
     pub cpu_seconds: Option<f64>,
     /// Most memory that one of the path's own processes had meanwhile.
     pub rss_bytes: Option<u64>,
+    /// Share of the machine's CPU time that others took, 1 being all cores.
+    pub others_share: f64,
 }
 
 #[derive(Deserialize)]
@@ -119,6 +121,7 @@ fn parse_wrk(text: &str) -> Result<Sample> {
         failures: said.failures,
         cpu_seconds: None,
         rss_bytes: None,
+        others_share: 0.0,
     })
 }
 
@@ -150,6 +153,7 @@ fn parse_iperf(text: &str) -> Result<Sample> {
         failures: 0,
         cpu_seconds: None,
         rss_bytes: None,
+        others_share: 0.0,
     })
 }
 

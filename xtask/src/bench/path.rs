@@ -4,11 +4,11 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use mesh_lab::Pod;
 
 use super::load::{self, Load, Sample};
-use super::usage::Watched;
+use super::usage::{Others, Watched};
 
 /// The port of the iperf3 server, in the server's pod.
 pub const BULK_PORT: u16 = 5201;
@@ -107,6 +107,8 @@ impl Path {
     /// Puts the load on the path for so long.
     pub fn measure(&self, load: Load, time: Duration) -> Result<Sample> {
         self.between.iter().for_each(Watched::reset_peak);
+        let node = self.client.node().cgroup();
+        let others = Others::beside(node.parent().context("the node's cgroup has none above")?)?;
         let before = self.cpu_micros()?;
         let mut sample = match load {
             Load::Bulk => load::iperf(&self.client, &self.server, BULK_PORT, &self.address, self.bulk_port, time)?,
@@ -115,6 +117,7 @@ impl Path {
                 load::wrk(&self.client, &self.script, load, &url, time)?
             }
         };
+        sample.others_share = others.share()?;
         if !self.between.is_empty() {
             sample.cpu_seconds = Some(self.cpu_micros()?.saturating_sub(before) as f64 / 1e6);
             let peaks: Vec<u64> = self.between.iter().map(Watched::peak_bytes).collect::<Result<_>>()?;

@@ -18,6 +18,8 @@ use crate::command;
 const GOALS: [(PathId, [f64; 4]); 2] = [(PathId::SameNode, [0.9, 0.9, 0.9, 0.9]), (PathId::CrossNode, [0.55, 0.20, 0.24, 0.30])];
 /// Most memory of an agent whose node has the pods of [`Memory`].
 const MEMORY_GOAL: u64 = 30_000_000;
+/// A larger share of the CPU time that others took is told.
+const DISTURBED: f64 = 0.03;
 
 /// How it was measured.
 #[derive(Clone, Debug, Serialize)]
@@ -143,6 +145,13 @@ pub struct Report {
 impl Report {
     pub fn new(settings: Settings, paths: Vec<PathReport>, memory: Option<Result<Memory, String>>) -> Self {
         let mut notes: Vec<String> = paths.iter().flat_map(PathReport::failures).collect();
+        let samples = || paths.iter().flat_map(|path| Load::ALL.iter().flat_map(|load| path.samples(*load)));
+        let disturbed = samples().filter(|sample| sample.others_share > DISTURBED).count();
+        if disturbed > 0 {
+            let worst = samples().map(|sample| sample.others_share).fold(0.0, f64::max) * 100.0;
+            let all = samples().count();
+            notes.push(format!("other programs disturbed {disturbed} of {all} measurements: they took up to {worst:.0} % of all cores"));
+        }
         if let Some(Err(error)) = &memory {
             notes.push(format!("memory with many pods: not measured: {error}"));
         }

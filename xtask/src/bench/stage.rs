@@ -41,6 +41,9 @@ impl Stage {
         let world = World::new(name)?;
         let one = world.add_node("n1")?;
         let two = world.add_node("n2")?;
+        for place in [one.netns(), two.netns(), world.fabric().netns] {
+            bare_bridge(&place)?;
+        }
         let spec = |name: &str, account: &str| PodSpec::new(NAMESPACE, name).service_account(account);
         let far = one.add_pod(spec("client", "client"))?;
         let near = two.add_pod(spec("client-near", "client"))?;
@@ -108,9 +111,8 @@ impl Stage {
         let (client, [far, near]) = (if local { &self.near } else { &self.far }, &self.strangers);
         let path = self.path(id, client);
         let mesh = self.mesh.as_mut().context("the mesh does not run")?;
-        let between = mesh.agents().iter().map(|agent| {
-            Ok(Watched { pid: agent.process.pid(), cgroup: agent.node().host("agent")?.cgroup })
-        });
+        let between =
+            mesh.agents().iter().map(|agent| Ok(Watched { pid: agent.process.pid(), cgroup: agent.node().host("agent")?.cgroup }));
         let between = between.collect::<Result<Vec<_>>>()?;
 
         let agent = mesh.agent(client.node().name())?;
@@ -144,6 +146,19 @@ impl Stage {
         drop((self.envoys, self.mesh, self.nginx));
         self.world.remove()
     }
+}
+
+/// Takes netfilter's hooks off the bridges of a namespace, where the kernel has them: without a mesh, bytes go as fast as they can.
+fn bare_bridge(netns: &File) -> Result<()> {
+    if !File::new("/proc/sys/net/bridge").exists() {
+        return Ok(());
+    }
+    let settings = [
+        ("net/bridge/bridge-nf-call-iptables", "0"),
+        ("net/bridge/bridge-nf-call-ip6tables", "0"),
+        ("net/bridge/bridge-nf-call-arptables", "0"),
+    ];
+    mesh_lab::netns::sysctl(netns, &settings)
 }
 
 /// Room for many short connections at once, the same in every pod that is measured.

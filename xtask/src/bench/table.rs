@@ -1,33 +1,35 @@
 //! The report for people.
 
-use super::load::Load;
+use super::load::{Load, Sample};
 use super::path::PathId;
 use super::report::{Goal, Report, cpu_per_gigabyte, cpu_per_request, machine};
 
-const NAME: usize = 30;
-const COLUMN: usize = 17;
+const NAME: usize = 28;
+const COLUMN: usize = 19;
 
 /// Prints figures, ratios with their goals, and what was not as it should be.
 pub fn print(report: &Report) {
     let facts = machine();
     let fact = |name: &str| facts.get(name).map_or("?", String::as_str);
     println!("\n{} cores of {}, Linux {}", fact("cores"), fact("processor"), fact("kernel"));
-    println!("medians of {} rounds of {} s; mesh built with profile {}\n", report.settings.rounds, report.settings.seconds, report.settings.profile);
+    println!(
+        "medians of {} rounds of {} s; mesh built with profile {}\n",
+        report.settings.rounds, report.settings.seconds, report.settings.profile
+    );
     figures(report);
     println!();
+    costs(report);
+    println!();
     ratios(report);
-    match &report.memory {
-        Some(Ok(memory)) => {
-            let goal = report.goals.iter().find(|goal| goal.figure == "rss_bytes");
-            let (idle, busy) = (megabytes(memory.idle_rss_bytes), megabytes(memory.busy_rss_bytes));
-            println!(
-                "\nagent of a node with {} pods: {idle} MB idle, {busy} MB busy{}; all pods ready after {:.1} s",
-                memory.pods,
-                goal.map(|goal| format!(" (≤ {:.0} MB, {})", goal.wanted / 1e6, verdict(goal))).unwrap_or_default(),
-                memory.ready_seconds
-            );
-        }
-        Some(Err(_)) | None => {}
+    if let Some(Ok(memory)) = &report.memory {
+        let goal = report.goals.iter().find(|goal| goal.figure == "rss_bytes");
+        let (idle, busy) = (megabytes(memory.idle_rss_bytes), megabytes(memory.busy_rss_bytes));
+        println!(
+            "\nagent of a node with {} pods: {idle} MB idle, {busy} MB busy{}; all pods ready after {:.1} s",
+            memory.pods,
+            goal.map(|goal| format!(" (≤ {:.0} MB, {})", goal.wanted / 1e6, verdict(goal))).unwrap_or_default(),
+            memory.ready_seconds
+        );
     }
     for note in &report.notes {
         println!("note: {note}");
@@ -39,27 +41,31 @@ pub fn print(report: &Report) {
 }
 
 fn figures(report: &Report) {
-    let mut titles: Vec<String> = Load::ALL.iter().map(|load| load.title().to_owned()).collect();
-    titles.extend(["p50/p99 at 32", "CPU µs a request", "CPU s a GB", "RSS MB"].map(str::to_owned));
-    row("", &titles);
+    row("", &Load::ALL.map(|load| load.title().to_owned()));
     for path in &report.paths {
-        let mut cells: Vec<String> = Load::ALL.iter().map(|load| or_dash(path.value(*load).map(|median| value(*load, median)))).collect();
-        let latency = |percentile: fn(&super::load::Sample) -> Option<f64>| path.median(Load::Many, percentile);
+        row(path.id.title(), &Load::ALL.map(|load| or_dash(path.value(load).map(|median| value(load, median)))));
+    }
+}
+
+fn costs(report: &Report) {
+    row("", &["p50/p99, 32 conns", "CPU a request", "CPU a GB", "memory each"].map(str::to_owned));
+    for path in &report.paths {
+        let latency = |percentile: fn(&Sample) -> Option<f64>| path.median(Load::Many, percentile);
         let both = latency(|sample| sample.p50_micros).zip(latency(|sample| sample.p99_micros));
-        cells.push(or_dash(both.map(|(half, most)| format!("{:.2}/{:.2} ms", half / 1e3, most / 1e3))));
-        cells.push(or_dash(path.median(Load::Many, cpu_per_request).map(|seconds| format!("{:.1}", seconds * 1e6))));
-        cells.push(or_dash(path.median(Load::Bulk, cpu_per_gigabyte).map(|seconds| format!("{seconds:.2}"))));
-        cells.push(or_dash(path.rss_bytes().map(megabytes)));
-        row(path.id.title(), &cells);
+        let cells = [
+            both.map(|(half, most)| format!("{:.2}/{:.2} ms", half / 1e3, most / 1e3)),
+            path.median(Load::Many, cpu_per_request).map(|seconds| format!("{:.1} µs", seconds * 1e6)),
+            path.median(Load::Bulk, cpu_per_gigabyte).map(|seconds| format!("{seconds:.2} s")),
+            path.rss_bytes().map(|bytes| format!("{} MB", megabytes(bytes))),
+        ];
+        row(path.id.title(), &cells.map(or_dash));
     }
 }
 
 fn ratios(report: &Report) {
-    let titles: Vec<String> = Load::ALL.iter().map(|load| load.title().to_owned()).collect();
-    row("as a ratio to no mesh", &titles);
+    row("as a ratio to no mesh", &Load::ALL.map(|load| load.title().to_owned()));
     for path in report.paths.iter().filter(|path| path.id.baseline().is_some()) {
-        let cells: Vec<String> = Load::ALL.iter().map(|load| ratio(report, path.id, *load)).collect();
-        row(path.id.title(), &cells);
+        row(path.id.title(), &Load::ALL.map(|load| ratio(report, path.id, load)));
     }
 }
 
@@ -78,7 +84,8 @@ fn verdict(goal: &Goal) -> &'static str {
 
 fn row(name: &str, cells: &[String]) {
     // Cells may hold signs that take more bytes than columns; padding counts characters.
-    let cells: Vec<String> = cells.iter().map(|cell| format!("{cell:>width$}", width = if cell.len() > COLUMN { 22 } else { COLUMN })).collect();
+    let cells: Vec<String> =
+        cells.iter().map(|cell| format!("{cell:>width$}", width = if cell.len() > COLUMN { 22 } else { COLUMN })).collect();
     println!("{name:<NAME$}{}", cells.join(" "));
 }
 

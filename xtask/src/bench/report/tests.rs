@@ -15,6 +15,7 @@ fn sample(value: f64) -> Cell {
         failures: 0,
         cpu_seconds: Some(0.5),
         rss_bytes: Some(7),
+        others_share: 0.0,
     })
 }
 
