@@ -14,9 +14,13 @@
 //! feeds the model; `ops` observes.
 
 pub mod capture;
+pub mod config;
 pub mod conn;
+pub mod identity;
 pub mod ops;
 pub mod outcome;
 pub mod policy;
 pub mod sources;
 pub mod sys;
+pub mod tunnel;
+pub mod upstream;
