@@ -1,0 +1,435 @@
+//! Connections to peers' agents, kept for the next stream. One set of pools a worker; nothing here is shared between threads.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use mesh_model::identity::Identity;
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+
+use super::counters::TunnelCounters;
+use super::error::{HandshakeError, TunnelError};
+use super::fast::link::{Link, LinkError, Received};
+use super::hbone::client::{HboneConnection, Place};
+use super::server::{OnDrop, prepare};
+use super::settings::Settings;
+use super::tls::handshake::{self, Protocol, Secured};
+use super::tls::{CredentialSource, Credentials, CredentialsUnavailable};
+use super::wire::Frame;
+use crate::conn::TunnelAddr;
+
+mod idle;
+
+use idle::Idle;
+
+/// How often idle connections are looked after.
+const SWEEP: Duration = Duration::from_secs(1);
+/// A destination without connections is forgotten after this long.
+const FORGET: Duration = Duration::from_secs(60);
+/// A connection that was heard of less than this ago is certainly alive.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// Which connections can stand for one another.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct PoolKey {
+    /// As whom we speak.
+    pub identity: Identity,
+    /// Who may be there; any of them. In a fixed order.
+    pub expected: Arc<[Identity]>,
+    /// Our own address: the client pod's.
+    pub source: IpAddr,
+    /// Where the tunnel ends.
+    pub destination: TunnelAddr,
+}
+
+/// A future of a worker's thread.
+pub type LocalFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
+
+/// Opens TCP connections for tunnels: from the client pod's network namespace and address, with the agent's mark.
+pub trait Dialer {
+    /// Connects to `key.destination`. The pool bounds its time.
+    fn dial<'a>(&'a self, key: &'a PoolKey) -> LocalFuture<'a, io::Result<TcpStream>>;
+}
+
+/// The pools of a worker. Clones are the same pools.
+#[derive(Clone)]
+pub struct Pools(Rc<Inner>);
+
+struct Inner {
+    dialer: Box<dyn Dialer>,
+    credentials: Box<dyn CredentialSource>,
+    settings: Arc<Settings>,
+    counters: Arc<TunnelCounters>,
+    destinations: RefCell<HashMap<PoolKey, Rc<RefCell<Destination>>>>,
+    sweeping: Cell<bool>,
+}
+
+/// What must hold for a connection to be used again.
+pub struct Terms {
+    credentials: Arc<Credentials>,
+    /// When the first of the two certificates expires.
+    expires: SystemTime,
+    _open: Box<dyn std::any::Any>,
+}
+
+impl Terms {
+    fn hold(&self, current: &Credentials, now: SystemTime) -> bool {
+        now < self.expires && Arc::ptr_eq(self.credentials.roots(), current.roots())
+    }
+}
+
+/// A connection of our own protocol, ready for a stream.
+pub struct OwnConnection {
+    /// The connection.
+    pub link: Link,
+    /// What must hold for it to be used again.
+    pub terms: Terms,
+    /// It was not heard of for a while: the peer may be gone.
+    pub doubtful: bool,
+}
+
+/// A connection to open a stream on.
+pub enum Connected {
+    /// For this stream alone.
+    Own(OwnConnection),
+    /// Shared.
+    Hbone(HboneConnection, Place),
+}
+
+struct Waiter {
+    fresh: bool,
+    deliver: oneshot::Sender<Result<Connected, TunnelError>>,
+}
+
+struct Shared {
+    connection: HboneConnection,
+    terms: Terms,
+    used: Instant,
+}
+
+struct Destination {
+    /// What the peer spoke the last time.
+    protocol: Option<Protocol>,
+    /// The one used last is at the end, and is used first.
+    idle: VecDeque<Idle>,
+    shared: Vec<Shared>,
+    waiters: VecDeque<Waiter>,
+    dialing: usize,
+    /// Streams since the last sweep and in the time before it.
+    opened: [usize; 2],
+    used: Instant,
+}
+
+impl Pools {
+    /// For a worker.
+    pub fn new(dialer: impl Dialer + 'static, credentials: impl CredentialSource + 'static, settings: Arc<Settings>, counters: Arc<TunnelCounters>) -> Self {
+        Pools(Rc::new(Inner {
+            dialer: Box::new(dialer),
+            credentials: Box::new(credentials),
+            settings,
+            counters,
+            destinations: RefCell::default(),
+            sweeping: Cell::new(false),
+        }))
+    }
+
+    /// The bounds.
+    pub fn settings(&self) -> &Settings {
+        &self.0.settings
+    }
+
+    /// The counts.
+    pub fn counters(&self) -> &TunnelCounters {
+        &self.0.counters
+    }
+
+    /// How many connections wait for streams.
+    pub fn idle(&self) -> usize {
+        self.0.destinations.borrow().values().map(|destination| destination.borrow().idle.len()).sum()
+    }
+
+    /// A connection to `key`'s destination: an idle one unless it must be `fresh`, else one that is dialled.
+    pub async fn acquire(&self, key: &PoolKey, fresh: bool) -> Result<Connected, TunnelError> {
+        // Whoever has lost its certificate gets no connection, however many are open.
+        let current = self.current(key)?;
+        let destination = self.destination(key);
+        let waiting = {
+            let mut state = destination.borrow_mut();
+            state.used = Instant::now();
+            let [now, _] = &mut state.opened;
+            *now += 1;
+            if !fresh && let Some(connected) = self.take(&mut state, &current) {
+                self.0.counters.reused.add();
+                let missing = self.missing_warm(&state);
+                drop(state);
+                self.dial(key, &destination, missing);
+                return Ok(connected);
+            }
+            let (deliver, waiting) = oneshot::channel();
+            state.waiters.push_back(Waiter { fresh, deliver });
+            waiting
+        };
+        self.dial_for_waiters(key, &destination);
+        waiting.await.unwrap_or_else(|_| Err(TunnelError::Lost("the worker is going away".into())))
+    }
+
+    /// Takes a connection back whose stream has ended in order.
+    pub fn put_back(&self, key: &PoolKey, link: Link, terms: Terms) {
+        let destination = self.destination(key);
+        let mut state = destination.borrow_mut();
+        let now = Instant::now();
+        self.hand_out(&mut state, OwnConnection { link, terms, doubtful: false }, now, false);
+    }
+
+    /// Closes idle connections of this identity, for instance because its pod is gone.
+    pub fn forget(&self, identity: &Identity) {
+        self.0.destinations.borrow_mut().retain(|key, destination| {
+            let ours = key.identity == *identity;
+            if ours {
+                self.drain_idle(&mut destination.borrow_mut());
+            }
+            !ours || !destination.borrow().waiters.is_empty() || destination.borrow().dialing > 0
+        });
+    }
+
+    fn drain_idle(&self, state: &mut Destination) {
+        for _ in state.idle.drain(..) {
+            self.0.counters.idle.sub();
+        }
+        state.shared.clear();
+    }
+
+    fn current(&self, key: &PoolKey) -> Result<Arc<Credentials>, CredentialsUnavailable> {
+        let current = self.0.credentials.current(&key.identity)?;
+        if SystemTime::now() >= current.not_after() {
+            return Err(CredentialsUnavailable("the certificate has expired".into()));
+        }
+        Ok(current)
+    }
+
+    fn destination(&self, key: &PoolKey) -> Rc<RefCell<Destination>> {
+        if let Some(known) = self.0.destinations.borrow().get(key) {
+            return known.clone();
+        }
+        let new = Rc::new(RefCell::new(Destination {
+            protocol: None,
+            idle: VecDeque::new(),
+            shared: Vec::new(),
+            waiters: VecDeque::new(),
+            dialing: 0,
+            opened: [0; 2],
+            used: Instant::now(),
+        }));
+        self.0.destinations.borrow_mut().insert(key.clone(), new.clone());
+        self.start_sweeping();
+        new
+    }
+
+    /// An open connection that can take a stream now.
+    fn take(&self, state: &mut Destination, current: &Credentials) -> Option<Connected> {
+        let now = Instant::now();
+        let wall = SystemTime::now();
+        while let Some(mut idle) = state.idle.pop_back() {
+            self.0.counters.idle.sub();
+            if idle.terms.hold(current, wall) && idle.hear(now) {
+                let doubtful = now.duration_since(idle.heard) > FRESH;
+                return Some(Connected::Own(OwnConnection { link: idle.link, terms: idle.terms, doubtful }));
+            }
+        }
+        state.shared.retain(|shared| shared.connection.is_open() && shared.terms.hold(current, wall));
+        let shared = state.shared.iter_mut().find(|shared| shared.connection.has_room(&self.0.settings))?;
+        shared.used = now;
+        Some(Connected::Hbone(shared.connection.clone(), shared.connection.take_place()))
+    }
+
+    /// To the first who waits, or to the idle ones. `dialed`: for this very purpose.
+    fn hand_out(&self, state: &mut Destination, mut connection: OwnConnection, now: Instant, dialed: bool) {
+        let mut at = 0;
+        while let Some(waiter) = state.waiters.get(at) {
+            if waiter.fresh && !dialed {
+                at += 1;
+                continue;
+            }
+            let Some(waiter) = state.waiters.remove(at) else { break };
+            match waiter.deliver.send(Ok(Connected::Own(connection))) {
+                Ok(()) => return,
+                Err(Ok(Connected::Own(back))) => connection = back,
+                Err(_) => return,
+            }
+        }
+        if state.idle.len() < self.0.settings.max_idle {
+            self.0.counters.idle.add();
+            state.idle.push_back(Idle::new(connection.link, connection.terms, now));
+        }
+    }
+
+    /// How many connections should be dialled ahead.
+    fn missing_warm(&self, state: &Destination) -> usize {
+        let busy = state.opened.iter().sum::<usize>() > 1;
+        if state.protocol != Some(Protocol::Own) || !busy || !state.idle.is_empty() {
+            return 0;
+        }
+        self.0.settings.warm.saturating_sub(state.dialing)
+    }
+
+    fn dial_for_waiters(&self, key: &PoolKey, destination: &Rc<RefCell<Destination>>) {
+        let missing = {
+            let mut state = destination.borrow_mut();
+            state.waiters.retain(|waiter| !waiter.deliver.is_closed());
+            // Until it is known what the peer speaks, and if it speaks HTTP/2, one connection may serve all.
+            let limit = if state.protocol == Some(Protocol::Own) { self.0.settings.max_dials.max(1) } else { 1 };
+            state.waiters.len().min(limit).saturating_sub(state.dialing)
+        };
+        self.dial(key, destination, missing);
+    }
+
+    fn dial(&self, key: &PoolKey, destination: &Rc<RefCell<Destination>>, count: usize) {
+        for _ in 0..count {
+            destination.borrow_mut().dialing += 1;
+            let (pools, key, destination) = (self.clone(), key.clone(), destination.clone());
+            tokio::task::spawn_local(async move {
+                let dialled = pools.connect(&key).await;
+                pools.deliver(&destination, dialled);
+                pools.dial_for_waiters(&key, &destination);
+            });
+        }
+    }
+
+    fn deliver(&self, destination: &Rc<RefCell<Destination>>, dialled: Result<(Dialled, Terms), TunnelError>) {
+        let mut state = destination.borrow_mut();
+        state.dialing -= 1;
+        match dialled {
+            Ok((Dialled::Own(link), terms)) => {
+                state.protocol = Some(Protocol::Own);
+                self.hand_out(&mut state, OwnConnection { link: *link, terms, doubtful: false }, Instant::now(), true);
+            }
+            Ok((Dialled::Hbone(connection), terms)) => {
+                state.protocol = Some(Protocol::Hbone);
+                while connection.has_room(&self.0.settings) {
+                    let Some(waiter) = state.waiters.pop_front() else { break };
+                    let place = connection.take_place();
+                    // Who no longer waits gives its place back by dropping it.
+                    let _ = waiter.deliver.send(Ok(Connected::Hbone(connection.clone(), place)));
+                }
+                state.shared.push(Shared { connection, terms, used: Instant::now() });
+            }
+            Err(error) => {
+                self.0.counters.dials_failed.add();
+                // One failure for all: dialling again for each would only make them wait in line for the same news.
+                for waiter in state.waiters.drain(..) {
+                    let _ = waiter.deliver.send(Err(error.clone()));
+                }
+            }
+        }
+    }
+
+    async fn connect(&self, key: &PoolKey) -> Result<(Dialled, Terms), TunnelError> {
+        let settings = &self.0.settings;
+        let credentials = self.current(key)?;
+        let config = credentials.client_config(&key.expected, settings.own_protocol).map_err(|e| HandshakeError::from_tls(&e))?;
+        let tcp = match tokio::time::timeout(settings.connect_timeout, self.0.dialer.dial(key)).await {
+            Ok(dialled) => dialled.map_err(|e| TunnelError::dial(&e))?,
+            Err(_) => return Err(TunnelError::dial(&io::ErrorKind::TimedOut.into())),
+        };
+        self.0.counters.client.connections.add();
+        self.0.counters.client.open.add();
+        let counters = self.0.counters.clone();
+        let open = Box::new(OnDrop(move || counters.client.open.sub()));
+        prepare(&tcp, settings).map_err(|e| TunnelError::dial(&e))?;
+        let shaken = tokio::time::timeout(settings.client_handshake_timeout, self.handshake(tcp, config, key));
+        let (dialled, peer_not_after) = match shaken.await.unwrap_or(Err(HandshakeError::TimedOut.into())) {
+            Ok(done) => done,
+            Err(error) => {
+                if let TunnelError::Handshake(error) = &error {
+                    self.0.counters.client.handshake_failed(error.failure());
+                }
+                return Err(error);
+            }
+        };
+        self.0.counters.client.handshakes.add();
+        let expires = credentials.not_after().min(peer_not_after);
+        Ok((dialled, Terms { credentials, expires, _open: open }))
+    }
+
+    /// Includes the peer's word that it accepts our certificate, where the protocol has one: TLS 1.3 ends the client's handshake before that.
+    async fn handshake(&self, tcp: TcpStream, config: Arc<rustls::ClientConfig>, key: &PoolKey) -> Result<(Dialled, SystemTime), TunnelError> {
+        let Secured { channel, protocol, peer_not_after, .. } = handshake::connect(tcp, config, key.destination.0.ip()).await?;
+        let dialled = match protocol {
+            Protocol::Own => {
+                let mut link = Link::new(channel);
+                match poll_fn(|cx| link.poll_next(cx)).await {
+                    Ok(Received::Frame(Frame::Ready)) => {}
+                    Ok(_) => return Err(LinkError::Unexpected("the first frame is not READY").into_tunnel_error()),
+                    Err(error) => return Err(error.into_tunnel_error()),
+                }
+                Dialled::Own(Box::new(link))
+            }
+            Protocol::Hbone => {
+                Dialled::Hbone(HboneConnection::start(channel, self.0.settings.clone(), self.0.counters.clone(), || {}).await?)
+            }
+        };
+        Ok((dialled, peer_not_after))
+    }
+
+    fn start_sweeping(&self) {
+        if self.0.sweeping.replace(true) {
+            return;
+        }
+        let pools = Rc::downgrade(&self.0);
+        tokio::task::spawn_local(async move {
+            loop {
+                tokio::time::sleep(SWEEP).await;
+                let Some(inner) = pools.upgrade() else { break };
+                if !Pools(inner).sweep() {
+                    break;
+                }
+            }
+        });
+    }
+
+    /// Looks after what is idle. False if there is nothing left to look after.
+    fn sweep(&self) -> bool {
+        let now = Instant::now();
+        let wall = SystemTime::now();
+        let settings = &self.0.settings;
+        let mut destinations = self.0.destinations.borrow_mut();
+        destinations.retain(|key, destination| {
+            let Ok(mut state) = destination.try_borrow_mut() else { return true };
+            let state = &mut *state;
+            let [new, old] = &mut state.opened;
+            (*old, *new) = (*new, 0);
+            let current = self.current(key).ok();
+            let holds = |terms: &Terms| current.as_ref().is_some_and(|current| terms.hold(current, wall));
+            state.idle.retain_mut(|idle| {
+                let keep = holds(&idle.terms) && idle.look_after(now, settings, &self.0.counters);
+                if !keep {
+                    self.0.counters.idle.sub();
+                }
+                keep
+            });
+            state.shared.retain_mut(|shared| {
+                if shared.connection.streams() > 0 {
+                    shared.used = now;
+                }
+                shared.connection.is_open() && holds(&shared.terms) && now.duration_since(shared.used) < settings.pool_idle_timeout
+            });
+            let empty = state.idle.is_empty() && state.shared.is_empty() && state.waiters.is_empty() && state.dialing == 0;
+            !empty || now.duration_since(state.used) < FORGET
+        });
+        let busy = !destinations.is_empty();
+        self.0.sweeping.set(busy);
+        busy
+    }
+}
+
+enum Dialled {
+    Own(Box<Link>),
+    Hbone(HboneConnection),
+}

@@ -1,0 +1,253 @@
+//! The TLS handshake over a socket. It reads ahead, yet feeds the library one record at a time, so that bytes which follow the handshake
+//! stay with the [`TlsChannel`].
+
+use std::future::poll_fn;
+use std::io::{IoSlice, IoSliceMut};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, SystemTime};
+
+use mesh_model::identity::Identity;
+use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
+use rustls::pki_types::ServerName;
+use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
+use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus};
+use rustls::{ClientConfig, CommonState, ServerConfig};
+use tokio::net::TcpStream;
+
+use super::channel::{Keys, TlsChannel};
+use super::{ALPN_HBONE, ALPN_OWN, system_time};
+use crate::tunnel::error::HandshakeError;
+use crate::tunnel::verify::{VerifyError, identity_of};
+use crate::upstream::copy::socket::Socket;
+
+/// A peer's certificates and signatures fit well below; more is an attack.
+const MAX_INCOMING: usize = 64 << 10;
+/// How much is read at once.
+const CHUNK: usize = 4096;
+/// How long a refused peer's bytes are thrown away, so that closing does not overtake the alert that tells it why.
+const LINGER: Duration = Duration::from_millis(500);
+
+/// The protocol that was agreed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// Our own.
+    Own,
+    /// HBONE.
+    Hbone,
+}
+
+/// A connection whose peer is known.
+pub struct Secured {
+    /// The records.
+    pub channel: TlsChannel,
+    /// What is to be spoken in them.
+    pub protocol: Protocol,
+    /// Who the peer is.
+    pub peer: Identity,
+    /// Until when its certificate is valid.
+    pub peer_not_after: SystemTime,
+}
+
+/// The handshake of the dialling side. `destination` is not sent: it only stands in for a server's name, of which there is none.
+pub async fn connect(tcp: TcpStream, config: Arc<ClientConfig>, destination: IpAddr) -> Result<Secured, HandshakeError> {
+    let mut engine = UnbufferedClientConnection::new(config, ServerName::from(destination)).map_err(|e| HandshakeError::from_tls(&e))?;
+    let mut socket = Socket::new(tcp);
+    let leftover = drive(&mut engine, &mut socket).await?;
+    let (protocol, peer, peer_not_after) = result(&engine)?;
+    let (secrets, keys) = engine.dangerous_into_kernel_connection().map_err(|e| HandshakeError::from_tls(&e))?;
+    let channel = TlsChannel::new(socket, &secrets, Keys::Client(keys), &leftover).map_err(|e| HandshakeError::Protocol(e.to_string().into()))?;
+    Ok(Secured { channel, protocol, peer, peer_not_after })
+}
+
+/// The handshake of the serving side.
+pub async fn accept(tcp: TcpStream, config: Arc<ServerConfig>) -> Result<Secured, HandshakeError> {
+    let mut engine = UnbufferedServerConnection::new(config).map_err(|e| HandshakeError::from_tls(&e))?;
+    let mut socket = Socket::new(tcp);
+    let leftover = drive(&mut engine, &mut socket).await?;
+    let (protocol, peer, peer_not_after) = result(&engine)?;
+    let (secrets, keys) = engine.dangerous_into_kernel_connection().map_err(|e| HandshakeError::from_tls(&e))?;
+    let channel = TlsChannel::new(socket, &secrets, Keys::Server(keys), &leftover).map_err(|e| HandshakeError::Protocol(e.to_string().into()))?;
+    Ok(Secured { channel, protocol, peer, peer_not_after })
+}
+
+/// What was agreed on. The certificate has been judged already; this only reads it again.
+fn result(state: &CommonState) -> Result<(Protocol, Identity, SystemTime), HandshakeError> {
+    let protocol = match state.alpn_protocol() {
+        Some(ALPN_OWN) => Protocol::Own,
+        // A client of HTTP/2 with prior knowledge may name no protocol.
+        Some(ALPN_HBONE) | None => Protocol::Hbone,
+        Some(other) => return Err(HandshakeError::Protocol(format!("the peer chose the protocol {other:?}").into())),
+    };
+    let leaf = state.peer_certificates().and_then(|chain| chain.first()).ok_or(VerifyError::Missing)?;
+    let (peer, not_after) = identity_of(leaf)?;
+    Ok((protocol, peer, system_time(not_after)))
+}
+
+/// Either role's engine.
+trait Engine {
+    type Data;
+    fn process<'c, 'i>(&'c mut self, incoming: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data>;
+}
+
+impl Engine for UnbufferedClientConnection {
+    type Data = ClientConnectionData;
+
+    fn process<'c, 'i>(&'c mut self, incoming: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, ClientConnectionData> {
+        self.process_tls_records(incoming)
+    }
+}
+
+impl Engine for UnbufferedServerConnection {
+    type Data = ServerConnectionData;
+
+    fn process<'c, 'i>(&'c mut self, incoming: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, ServerConnectionData> {
+        self.process_tls_records(incoming)
+    }
+}
+
+enum Step {
+    Again,
+    Send,
+    Read,
+    Done,
+    Closed,
+    Failed(HandshakeError),
+}
+
+/// Runs the handshake to its end and returns the bytes that came behind it.
+async fn drive<E: Engine>(engine: &mut E, socket: &mut Socket) -> Result<Vec<u8>, HandshakeError> {
+    let mut incoming: Vec<u8> = Vec::new();
+    let mut outgoing: Vec<u8> = Vec::new();
+    // How much of `incoming` the engine may see.
+    let mut shown = 0;
+    loop {
+        let window = incoming.get_mut(..shown).unwrap_or_default();
+        let UnbufferedStatus { discard, state, .. } = engine.process(window);
+        let step = match state {
+            Ok(ConnectionState::EncodeTlsData(encode)) => match append(encode, &mut outgoing) {
+                Ok(()) => Step::Again,
+                Err(error) => Step::Failed(error),
+            },
+            Ok(ConnectionState::TransmitTlsData(transmit)) => {
+                transmit.done();
+                Step::Send
+            }
+            Ok(ConnectionState::BlockedHandshake) => Step::Read,
+            Ok(ConnectionState::WriteTraffic(_)) => Step::Done,
+            Ok(ConnectionState::PeerClosed | ConnectionState::Closed) => Step::Closed,
+            Ok(_) => Step::Failed(HandshakeError::Protocol("application data in the handshake".into())),
+            Err(error) => Step::Failed(HandshakeError::from_tls(&error)),
+        };
+        incoming.drain(..discard);
+        shown = shown.saturating_sub(discard);
+        match step {
+            Step::Again => {}
+            Step::Send => {
+                send(socket, &outgoing).await?;
+                outgoing.clear();
+            }
+            Step::Read => shown = next_record(socket, &mut incoming, shown).await?,
+            Step::Done => {
+                incoming.drain(..shown);
+                return Ok(incoming);
+            }
+            Step::Closed => return Err(HandshakeError::Closed("it closed in the middle of the handshake".into())),
+            Step::Failed(error) => {
+                farewell(engine, socket, outgoing).await;
+                return Err(error);
+            }
+        }
+    }
+}
+
+fn append<Data>(mut encode: EncodeTlsData<'_, Data>, outgoing: &mut Vec<u8>) -> Result<(), HandshakeError> {
+    let at = outgoing.len();
+    loop {
+        match encode.encode(outgoing.get_mut(at..).unwrap_or_default()) {
+            Ok(written) => {
+                outgoing.truncate(at + written);
+                return Ok(());
+            }
+            Err(EncodeError::InsufficientSize(size)) => outgoing.resize(at + size.required_size, 0),
+            Err(error) => return Err(HandshakeError::Protocol(error.to_string().into())),
+        }
+    }
+}
+
+/// Makes one more record visible, reading until it is whole.
+async fn next_record(socket: &mut Socket, incoming: &mut Vec<u8>, shown: usize) -> Result<usize, HandshakeError> {
+    loop {
+        if let Some(end) = record_end(incoming, shown) {
+            return Ok(end);
+        }
+        if incoming.len() >= MAX_INCOMING {
+            return Err(HandshakeError::Protocol("the peer's handshake is too large".into()));
+        }
+        let at = incoming.len();
+        incoming.resize(at + CHUNK, 0);
+        let space = incoming.get_mut(at..).unwrap_or_default();
+        let got = poll_fn(|cx| socket.poll_recv(cx, &mut [IoSliceMut::new(space)])).await.map_err(|e| HandshakeError::from_io(&e))?;
+        incoming.truncate(at + got);
+        if got == 0 {
+            return Err(HandshakeError::Closed("it closed in the middle of the handshake".into()));
+        }
+    }
+}
+
+/// Where the record ends that begins at `at`, if it is there whole. What cannot be a record is shown at once, to be refused.
+fn record_end(incoming: &[u8], at: usize) -> Option<usize> {
+    let rest = incoming.get(at..)?;
+    let [kind, major, _, high, low] = rest.first_chunk::<5>()?;
+    let length = usize::from(u16::from_be_bytes([*high, *low]));
+    if !(20..=23).contains(kind) || *major != 3 || length > (1 << 14) + 256 {
+        return Some(incoming.len());
+    }
+    (rest.len() >= 5 + length).then_some(at + 5 + length)
+}
+
+async fn send(socket: &Socket, mut bytes: &[u8]) -> Result<(), HandshakeError> {
+    while !bytes.is_empty() {
+        let sent = poll_fn(|cx| socket.poll_send(cx, &[IoSlice::new(bytes)])).await.map_err(|e| HandshakeError::from_io(&e))?;
+        bytes = bytes.get(sent..).unwrap_or_default();
+    }
+    Ok(())
+}
+
+/// Sends the alert that says why, and sees to it that it arrives.
+async fn farewell<E: Engine>(engine: &mut E, socket: &mut Socket, mut outgoing: Vec<u8>) {
+    for _ in 0..4 {
+        match engine.process(&mut []).state {
+            Ok(ConnectionState::EncodeTlsData(encode)) => {
+                if append(encode, &mut outgoing).is_err() {
+                    return;
+                }
+            }
+            Ok(ConnectionState::TransmitTlsData(transmit)) => {
+                transmit.done();
+                break;
+            }
+            _ => break,
+        }
+    }
+    let goodbye = async {
+        if send(socket, &outgoing).await.is_err() || socket.shutdown().is_err() {
+            return;
+        }
+        let mut thrown_away = [0; 1024];
+        let mut left = MAX_INCOMING;
+        poll_fn(|cx| {
+            loop {
+                match socket.poll_recv(cx, &mut [IoSliceMut::new(&mut thrown_away)]) {
+                    Poll::Ready(Ok(n)) if n > 0 && left > n => left -= n,
+                    Poll::Ready(_) => return Poll::Ready(()),
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+        })
+        .await;
+    };
+    // Whether the peer takes the time to listen is its own affair.
+    let _ = tokio::time::timeout(LINGER, goodbye).await;
+}
