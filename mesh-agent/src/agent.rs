@@ -4,13 +4,13 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use arc_swap::ArcSwap;
 use mesh_model::snapshot::Snapshot;
 use mesh_sources::manifests::{Manifests, Timing};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::identity;
 use crate::capture::preflight::{self, Places};
 use crate::config::{Config, ConfigError, Required};
 use crate::ops::access::{AccessConfig, AccessFormat, AccessLog};
@@ -54,7 +54,7 @@ pub enum AgentError {
     Manifests(#[from] mesh_sources::manifests::OpenError),
     /// Certificates.
     #[error(transparent)]
-    Identity(#[from] crate::identity::IssueError),
+    Identity(#[from] identity::IssueError),
     /// A listener.
     #[error("cannot listen at {address} ({flag}): {error}")]
     Listen {
@@ -131,10 +131,10 @@ impl Agent {
         let snapshot = snapshots.borrow_and_update().clone();
         drop(blocker);
 
-        let secrets = crate::identity::start(&config, &required.ca, &mut tasks, &metrics)?;
+        let secrets = identity::start(&config, &required.ca, &mut tasks, &metrics)?;
         let kernel = Kernel::load(&config, &required.pods_cgroup)?;
-        let shared = Arc::new(Shared::new(&config, ArcSwap::from(snapshot), telemetry.clone(), secrets.clone()));
-        crate::shared::collect_tunnels(&metrics, &shared);
+        let shared = Arc::new(Shared::new(&config, snapshot, telemetry.clone(), secrets.clone(), kernel.pins()));
+        crate::shared::collect_tunnels(&metrics, &shared.counters);
         let count = config.workers.map_or_else(default_workers, usize::from);
         let (workers, workers_ended) = Workers::start(count, &shared, &drain).map_err(|e| AgentError::System("starting workers", e))?;
         drop(drain);
@@ -254,7 +254,7 @@ fn admin(
         .provide("certs", "certificates", move || secrets.describe())
         .action("certs/renew", "?identity=spiffe://…: asks for a new certificate now", {
             let secrets = shared.secrets.clone();
-            move |query| Box::pin(std::future::ready(crate::identity::renew_action(&secrets, &query)))
+            move |query| Box::pin(std::future::ready(identity::renew_action(&secrets, &query)))
         })
 }
 

@@ -1,4 +1,4 @@
-//! The node agent: a byte enters by `capture`, is judged by `policy`, and leaves by `tunnel` or `upstream`.
+//! The node agent: a byte enters by [`capture`], is judged by [`policy`], and leaves by [`tunnel`] or [`upstream`].
 //!
 //! ```text
 //!  pod A (netns a)                          node 1 │ node 2                              pod B (netns b)
@@ -10,16 +10,20 @@
 //!  plaintext from outside ─► sk_lookup ─► inbound ─┴──────────► policy::decide → upstream::connect ─► app
 //! ```
 //!
-//! Dependencies point one way: `mesh-model` ← steps (`capture` … `upstream`) ← `outbound`/`inbound` ← `agent`; `sources`
+//! Dependencies point one way: `mesh-model` ← steps (`capture` … `upstream`) ← [`outbound`]/[`inbound`] ← [`agent`]; `sources`
 //! feeds the model; `ops` observes.
 
+pub mod agent;
 pub mod capture;
 pub mod config;
 pub mod conn;
 pub mod identity;
+pub mod inbound;
 pub mod ops;
+pub mod outbound;
 pub mod outcome;
 pub mod policy;
+pub mod shared;
 pub mod sources;
 pub mod sys;
 pub mod tunnel;

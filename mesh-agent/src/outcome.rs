@@ -395,6 +395,22 @@ impl Outcome {
     }
 }
 
+impl HandshakeFailure {
+    /// In snake case, for metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            HandshakeFailure::TimedOut => "timed_out",
+            HandshakeFailure::NoPeerCertificate => "no_peer_certificate",
+            HandshakeFailure::PeerCertificateTime => "peer_certificate_time",
+            HandshakeFailure::PeerCertificateUntrusted => "peer_certificate_untrusted",
+            HandshakeFailure::TrustDomain => "trust_domain",
+            HandshakeFailure::UnexpectedIdentity => "unexpected_identity",
+            HandshakeFailure::OurCertificateRefused => "our_certificate_refused",
+            HandshakeFailure::Protocol => "protocol",
+        }
+    }
+}
+
 impl ConnectFailure {
     /// From what connect() or socket setup returned.
     pub fn from_io(error: &std::io::Error) -> ConnectFailure {

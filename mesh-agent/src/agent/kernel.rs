@@ -1,6 +1,7 @@
 //! The one writer of the kernel's maps.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use aya_log::EbpfLogger;
 use mesh_common::workload::{SETTINGS_DENY_UNKNOWN, SETTINGS_LOG_DIRECT, SETTINGS_READY, Settings};
@@ -32,6 +33,9 @@ pub enum KernelError {
     HostNetns(std::io::Error),
 }
 
+/// Between two looks into the kernel programs' own log, which is seldom written to.
+const LOG_EVERY: Duration = Duration::from_millis(500);
+
 /// Programs, maps, and what the maps hold.
 pub struct Kernel {
     programs: Programs,
@@ -47,7 +51,7 @@ impl Kernel {
     /// Loads the programs and reads what an earlier agent left. Nothing new is in force yet.
     pub fn load(config: &Config, pods_cgroup: &std::path::Path) -> Result<Self, KernelError> {
         let mut programs = Programs::load(&config.bpf_object, &config.bpffs, &config.instance)?;
-        let maps = Maps::take(programs.ebpf())?;
+        let mut maps = Maps::take(programs.ebpf())?;
         let state = maps.read();
         let mounts = cgroup::mounts(&cgroup::read("/proc/self/mountinfo")?);
         let own = cgroup::own(&cgroup::read("/proc/self/cgroup")?, &mounts)?;
@@ -56,10 +60,12 @@ impl Kernel {
             agent_cgroup: cgroup::id(&own)?,
             pods_cgroup: cgroup::id(pods_cgroup)?,
             pods_level: cgroup::level(pods_cgroup, &mounts)?,
-            flags: 0,
+            flags: maps.settings()?.flags,
             outbound_port: u32::from(OUTBOUND_PORT),
             tunnel_port: u32::from(TUNNEL_PORT),
         };
+        // From here on this process's sockets are the agent's, also for programs that an earlier agent left.
+        maps.set_settings(&settings)?;
         let adopted = !state.pods.is_empty();
         Ok(Kernel { programs, maps, state, settings, cgroup_root: config.cgroup_root.clone(), attached: false, adopted })
     }
@@ -82,17 +88,15 @@ impl Kernel {
     /// Starts handing the kernel programs' own log lines to ours. A lack of it stops nothing.
     pub fn start_log(&mut self) {
         match EbpfLogger::init(self.programs.ebpf()) {
-            Ok(logger) => match tokio::io::unix::AsyncFd::with_interest(logger, tokio::io::Interest::READABLE) {
-                Ok(mut logger) => {
-                    tokio::task::spawn_local(async move {
-                        while let Ok(mut ready) = logger.readable_mut().await {
-                            ready.get_inner_mut().flush();
-                            ready.clear_ready();
-                        }
-                    });
-                }
-                Err(error) => tracing::warn!(%error, "the kernel programs' log cannot be followed"),
-            },
+            Ok(mut logger) => {
+                tokio::task::spawn_local(async move {
+                    let mut look = tokio::time::interval(LOG_EVERY);
+                    loop {
+                        look.tick().await;
+                        logger.flush();
+                    }
+                });
+            }
             Err(error) => tracing::warn!(%error, "the kernel programs' log cannot be read"),
         }
     }

@@ -35,6 +35,16 @@ pub struct LocalPod {
 }
 
 impl LocalPod {
+    /// `namespace/name`.
+    pub fn name(&self) -> String {
+        format!("{}/{}", self.workload.namespace, self.workload.name)
+    }
+
+    /// As the configuration has it now: its labels may have changed since it was first served.
+    pub fn current(&self, snapshot: &Snapshot) -> Arc<Workload> {
+        snapshot.workload(&self.workload.uid).unwrap_or(&self.workload).clone()
+    }
+
     /// Its address of the same family as `like`.
     pub fn address(&self, like: IpAddr) -> Option<IpAddr> {
         self.workload.addresses.iter().copied().find(|own| own.is_ipv4() == like.is_ipv4())

@@ -99,13 +99,14 @@ fn run(shared: Arc<Shared>, drain: DrainWatch, mut assignments: mpsc::UnboundedR
             }
         }
         // Streams of open tunnels may go on until the deadline; new ones are turned away by the tunnel itself.
-        worker.drain().await;
+        worker.drained().await;
     }));
     Ok(())
 }
 
 fn serve(worker: &Rc<Worker>, assignment: Assignment) {
     let Assignment { pod, listeners } = assignment;
+    worker.adopt(&pod);
     for listener in listeners.outbound {
         let (worker, owner) = (worker.clone(), pod.clone());
         accept(listener, &pod, worker.drain_watch(), move |stream, peer| {
@@ -118,10 +119,11 @@ fn serve(worker: &Rc<Worker>, assignment: Assignment) {
             worker.connections.spawn_local(inbound::serve_plaintext(worker.clone(), owner.clone(), stream, peer));
         });
     }
+    let server = inbound::server(worker, &pod);
     for listener in listeners.tunnel {
-        let (worker, owner) = (worker.clone(), pod.clone());
+        let (worker, owner, server) = (worker.clone(), pod.clone(), server.clone());
         accept(listener, &pod, worker.drain_watch(), move |stream, peer| {
-            worker.connections.spawn_local(inbound::serve_tunnel(worker.clone(), owner.clone(), stream, peer));
+            worker.connections.spawn_local(inbound::serve_tunnel(worker.clone(), owner.clone(), server.clone(), stream, peer));
         });
     }
 }

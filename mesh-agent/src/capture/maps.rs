@@ -77,6 +77,11 @@ impl Maps {
         })
     }
 
+    /// The settings in force; all zero before the first agent.
+    pub fn settings(&self) -> Result<Settings, WriteError> {
+        at(map::SETTINGS, self.settings.get(&0, 0))
+    }
+
     /// Writes the settings.
     pub fn set_settings(&mut self, settings: &Settings) -> Result<(), WriteError> {
         at(map::SETTINGS, self.settings.set(0, settings, 0))

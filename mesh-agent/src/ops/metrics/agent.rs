@@ -24,25 +24,6 @@ impl<const N: usize> EncodeLabelSet for Static<N> {
 
 type Counted<const N: usize> = Family<Static<N>, Counter>;
 
-/// Which way a tunnel was made.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum TunnelSide {
-    /// This agent dialled.
-    Outbound,
-    /// This agent was dialled.
-    Inbound,
-}
-
-impl TunnelSide {
-    /// The label's value.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            TunnelSide::Outbound => "outbound",
-            TunnelSide::Inbound => "inbound",
-        }
-    }
-}
-
 /// Handles of the agent's own metrics. Cheap to clone; all clones count into the same.
 #[derive(Clone, Debug)]
 pub struct AgentMetrics {
@@ -50,9 +31,6 @@ pub struct AgentMetrics {
     /// The one of `decisions` that each connection needs.
     allowed: Counter,
     dry_run: Counter,
-    tunnels: Family<Static<1>, Gauge>,
-    handshakes: Counted<2>,
-    streams: Counted<1>,
     renewals: Counted<1>,
     /// Version of the configuration in force.
     pub config_version: Gauge,
@@ -75,9 +53,6 @@ impl AgentMetrics {
             decisions,
             allowed,
             dry_run: Counter::default(),
-            tunnels: Family::default(),
-            handshakes: Family::default(),
-            streams: Family::default(),
             renewals: Family::default(),
             config_version: Gauge::default(),
             config_applied: Gauge::default(),
@@ -89,13 +64,6 @@ impl AgentMetrics {
         let m = &metrics;
         registry.register("nodemesh_policy_decisions", "Decisions about connections by the agent, by reason", m.decisions.clone());
         registry.register("nodemesh_policy_dry_run_denials", "Connections allowed that a policy in dry run would deny", m.dry_run.clone());
-        registry.register("nodemesh_tunnels_open", "Tunnels that stand", m.tunnels.clone());
-        registry.register("nodemesh_tunnel_handshakes", "Handshakes of tunnels, by result", m.handshakes.clone());
-        registry.register(
-            "nodemesh_tunnel_streams",
-            "Connections carried by tunnels: by one made for it, or by one that stood",
-            m.streams.clone(),
-        );
         registry.register("nodemesh_certificate_renewals", "Certificates requested, by result", m.renewals.clone());
         registry.register("nodemesh_config_version", "Version of the configuration in force", m.config_version.clone());
         registry.register(
@@ -127,9 +95,6 @@ impl AgentMetrics {
         for line in [LineResult::Written, LineResult::Suppressed, LineResult::Lost] {
             drop(m.access_lines.get_or_create(&line.labels()));
         }
-        for side in [TunnelSide::Outbound, TunnelSide::Inbound] {
-            drop(m.tunnels.get_or_create(&Static([("direction", side.as_str())])));
-        }
         metrics
     }
 
@@ -146,21 +111,6 @@ impl AgentMetrics {
     /// Counts a connection that a policy in dry run would have denied.
     pub fn dry_run_denial(&self) {
         self.dry_run.inc();
-    }
-
-    /// The gauge of open tunnels: `inc` when one stands, `dec` when it is gone.
-    pub fn tunnels_open(&self, side: TunnelSide) -> Gauge {
-        self.tunnels.get_or_create_owned(&Static([("direction", side.as_str())]))
-    }
-
-    /// Counts a finished handshake; `result` is `ok` or an outcome's name.
-    pub fn handshake(&self, side: TunnelSide, result: &'static str) {
-        self.handshakes.get_or_create(&Static([("direction", side.as_str()), ("result", result)])).inc();
-    }
-
-    /// The counter of connections that got a tunnel: a new one, or (`reused`) one that stood.
-    pub fn streams(&self, reused: bool) -> Counter {
-        self.streams.get_or_create_owned(&Static([("tunnel", if reused { "reused" } else { "new" })]))
     }
 
     /// Counts the answer to a request for a certificate.

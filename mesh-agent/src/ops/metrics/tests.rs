@@ -3,7 +3,7 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 use mesh_common::event::counter;
 use mesh_common::flow::{Stats, StatsKey};
 
-use super::agent::{CertificateResult, TunnelSide};
+use super::agent::CertificateResult;
 use super::kernel::{FlowPeers, KernelCounters};
 use super::labels::{PeerInfo, Reporter, Security, ServiceRef};
 use super::*;
@@ -98,9 +98,6 @@ fn both_formats_are_strictly_right() {
     series.add_closed(ResponseFlag::Deny, 1);
     metrics.agent.denied("policy_denied");
     metrics.agent.certificate(CertificateResult::Issued);
-    metrics.agent.handshake(TunnelSide::Outbound, "ok");
-    metrics.agent.streams(true).inc();
-    metrics.agent.tunnels_open(TunnelSide::Inbound).inc();
     metrics.agent.config_applied.set(1_700_000_000.5);
     KernelCounters::register(&metrics).set(counter::DIRECT, 9);
     metrics.collect_certificates(|| {
@@ -125,7 +122,6 @@ fn both_formats_are_strictly_right() {
     assert_eq!(open.sum("nodemesh_ebpf_map_capacity", &[("map", "PODS")]), 1024.0);
     assert_eq!(open.sum("nodemesh_certificate_expiration_timestamp_seconds", &[]), 10.0);
     assert_eq!(open.sum("nodemesh_policy_decisions_total", &[("decision", "deny"), ("reason", "policy_denied")]), 1.0);
-    assert_eq!(open.sum("nodemesh_tunnel_streams_total", &[("tunnel", "reused")]), 1.0);
     assert_eq!(open.sum("nodemesh_build_info", &[("version", env!("CARGO_PKG_VERSION"))]), 1.0);
     assert_eq!(open.sum("nodemesh_certificate_renewals_total", &[("result", "failed")]), 0.0);
 }

@@ -1,0 +1,260 @@
+//! A connection to a pod of this node, through a tunnel or as plaintext from outside the mesh: one call a step.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use mesh_model::identity::Identity;
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+
+use crate::agent::pods::LocalPod;
+use crate::capture::accept::is_own_port;
+use crate::conn::{ClientAddr, ServerAddr, TunnelAddr};
+use crate::ops::access::Direction;
+use crate::ops::record::{Connection, DryRun};
+use crate::ops::{ConnectionLabels, ConnectionRecorder, PeerInfo, Reporter, Security};
+use crate::outcome::{ConnectFailure, DenyReason, HandshakeFailure, Outcome};
+use crate::policy::decide::DenialReason;
+use crate::policy::{Denial, Live, Peer, Permit, Transport};
+use crate::shared::{Worker, outcome_of, reset};
+use crate::tunnel::server::{Accepted, Handler, Incoming, Rejected, ServeError, Server};
+use crate::tunnel::Refusal;
+use crate::upstream::{connect, copy};
+
+/// What arrives for one pod on one worker.
+pub struct Inbound {
+    worker: Rc<Worker>,
+    pod: Arc<LocalPod>,
+}
+
+/// A tunnel's serving side for one pod.
+pub fn server(worker: &Rc<Worker>, pod: &Arc<LocalPod>) -> Rc<Server<Inbound>> {
+    let inbound = Inbound { worker: worker.clone(), pod: pod.clone() };
+    Server::new(inbound, worker.shared.tunnel.clone(), worker.shared.counters.clone())
+}
+
+/// Serves a tunnel until it ends; its streams come back through [`Handler::connect`].
+pub async fn serve_tunnel(worker: Rc<Worker>, pod: Arc<LocalPod>, server: Rc<Server<Inbound>>, tcp: TcpStream, peer: SocketAddr) {
+    let (local, credentials) = match (tcp.local_addr(), worker.credentials(&pod.workload.identity)) {
+        (Ok(local), Ok(credentials)) => (TunnelAddr(local), credentials),
+        (Err(error), _) => return tracing::debug!(%peer, %error, "a tunnel's connection was gone at once"),
+        (_, Err(unavailable)) => {
+            tracing::warn!(%peer, identity = %pod.workload.identity, %unavailable, "a tunnel is refused: there is no certificate to show");
+            return reset(tcp);
+        }
+    };
+    let mut drain = worker.drain_watch();
+    let mut gone = std::pin::pin!(pod.gone.cancelled());
+    let drained = async {
+        tokio::select! {
+            () = drain.draining() => {}
+            () = &mut gone => {}
+        }
+    };
+    match server.serve(tcp, local, credentials, drained).await {
+        Ok(()) => {}
+        Err(ServeError::Handshake(error)) => {
+            let outcome = Outcome::TunnelHandshakeFailed { failure: error.failure(), detail: error.to_string().into() };
+            // A port scan and a health check of a load balancer look like this; what shows a wrong certificate is worth a line.
+            let level_worthy = !matches!(error.failure(), HandshakeFailure::Protocol | HandshakeFailure::TimedOut);
+            if level_worthy {
+                tracing::warn!(%peer, pod = %pod.name(), reason = %error, "a tunnel's handshake failed; {}", outcome.meaning().advice);
+            } else {
+                tracing::debug!(%peer, pod = %pod.name(), reason = %error, "a tunnel's handshake failed");
+            }
+        }
+        Err(ServeError::Connection(reason)) => tracing::debug!(%peer, pod = %pod.name(), %reason, "a tunnel broke"),
+    }
+}
+
+/// Plaintext that the kernel steered here instead of to the application: judged as whoever it is, which is nobody.
+pub async fn serve_plaintext(worker: Rc<Worker>, pod: Arc<LocalPod>, client: TcpStream, peer: SocketAddr) {
+    let Ok(server) = client.local_addr().map(ServerAddr) else { return };
+    let client_address = ClientAddr(peer);
+    let inbound = Inbound { worker, pod };
+    let telemetry = inbound.worker.shared.telemetry.clone();
+    let mut recorder = telemetry.open(inbound.connection(client_address, server, None, Security::None, None));
+    if is_own_port(server.0.port()) {
+        reset(client);
+        return recorder.finish(Outcome::OwnPort);
+    }
+    let peer = Peer { identity: None, address: client_address };
+    let mut live = match inbound.judge(peer, server, Transport::Plaintext, &mut recorder) {
+        Ok(live) => live,
+        Err(outcome) => {
+            reset(client);
+            return recorder.finish(outcome);
+        }
+    };
+    let application = match inbound.deliver(client_address, server).await {
+        Ok(application) => application,
+        Err(outcome) => {
+            reset(client);
+            return recorder.finish(outcome);
+        }
+    };
+    let reason = RefCell::new(None);
+    let connection = recorder.live().clone();
+    let ending = async {
+        let outcome = tokio::select! {
+            outcome = connection.closed() => outcome,
+            denial = live.revoked() => revoked(denial),
+        };
+        *reason.borrow_mut() = Some(outcome);
+    };
+    let idle = inbound.worker.shared.tunnel.stream_idle_timeout;
+    let ended = copy::relay(client, application, recorder.meter(), ending, idle).await;
+    recorder.finish(outcome_of(ended.how, reason.take()));
+}
+
+impl Handler for Inbound {
+    async fn connect(&self, incoming: Incoming) -> Result<Accepted, Refusal> {
+        let claimed = incoming.client.map(|client| client.0);
+        // The tunnel comes from the client pod's own namespace, so its address is the client's. The port is the peer's word, and only
+        // good for what the application sees.
+        let port = claimed.filter(|claimed| claimed.ip() == incoming.tcp_peer.ip()).map_or(0, |claimed| claimed.port());
+        let client = ClientAddr(SocketAddr::new(incoming.tcp_peer.ip(), port));
+        let telemetry = &self.worker.shared.telemetry;
+        let peer = Peer { identity: Some(incoming.peer.clone()), address: client };
+        let traceparent = incoming.traceparent.as_deref().and_then(trace_id);
+        let mut recorder =
+            telemetry.open(self.connection(client, incoming.server, Some(&incoming.peer), Security::MutualTls, traceparent));
+        match self.admit(peer, client, incoming.server, &mut recorder).await {
+            Ok((application, live)) => Ok(accepted(application, live, recorder)),
+            Err(outcome) => {
+                let refusal = Refusal::new(outcome.tunnel_status(), outcome.to_string());
+                recorder.finish(outcome);
+                Err(refusal)
+            }
+        }
+    }
+
+    fn rejected(&self, rejected: Rejected<'_>) {
+        let server = ServerAddr(rejected.local.0);
+        let connection = self.connection(ClientAddr(rejected.tcp_peer), server, Some(rejected.peer), Security::MutualTls, None);
+        let outcome = if rejected.refusal.status == http::StatusCode::SERVICE_UNAVAILABLE {
+            Outcome::OwnPort
+        } else {
+            Outcome::PeerProtocol { detail: rejected.refusal.reason.clone() }
+        };
+        self.worker.shared.telemetry.refused(connection, outcome);
+    }
+}
+
+impl Inbound {
+    async fn admit(
+        &self,
+        peer: Peer,
+        client: ClientAddr,
+        server: ServerAddr,
+        recorder: &mut ConnectionRecorder,
+    ) -> Result<(TcpStream, Live), Outcome> {
+        let live = self.judge(peer, server, Transport::Tunnel, recorder)?;
+        Ok((self.deliver(client, server).await?, live))
+    }
+
+    /// Policy. Without the permit that it gives nothing is forwarded.
+    fn judge(&self, peer: Peer, server: ServerAddr, transport: Transport, recorder: &mut ConnectionRecorder) -> Result<Live, Outcome> {
+        let (permit, live) = Live::open(self.pod.policy.clone(), peer, server, transport).map_err(denied)?;
+        recorder.allowed(dry_run(&permit));
+        if let Some(policy) = permit.audited() {
+            tracing::info!(%policy, connection = ?recorder.live().connection.client, server = %server, "a connection matches an AUDIT policy");
+        }
+        Ok(live)
+    }
+
+    async fn deliver(&self, client: ClientAddr, server: ServerAddr) -> Result<TcpStream, Outcome> {
+        connect::deliver(&self.pod.netns, client.0, server, self.worker.shared.connect_timeout).await.map_err(|error| {
+            Outcome::ConnectFailed { failure: ConnectFailure::from_io(&error), detail: error.to_string().into() }
+        })
+    }
+
+    /// What is known of it, for those who look.
+    fn connection(
+        &self,
+        client: ClientAddr,
+        server: ServerAddr,
+        identity: Option<&Identity>,
+        security: Security,
+        trace_id: Option<Arc<str>>,
+    ) -> Connection {
+        let snapshot = self.worker.shared.snapshot.load();
+        // By plaintext an address may be anybody's; with a certificate, the workload must be one of that identity.
+        let source = snapshot.workload_at(client.0.ip()).filter(|w| identity.is_none_or(|identity| *identity == w.identity));
+        Connection {
+            labels: ConnectionLabels {
+                reporter: Reporter::Destination,
+                source: PeerInfo { workload: source.cloned(), identity: identity.cloned() },
+                destination: PeerInfo { workload: Some(self.pod.current(&snapshot)), identity: Some(self.pod.workload.identity.clone()) },
+                service: None,
+                security,
+            },
+            direction: Direction::Inbound,
+            client: client.0,
+            server: Some(server.0),
+            dialled: None,
+            trace_id,
+        }
+    }
+}
+
+/// Leave to relay; the record is closed when the stream ends.
+fn accepted(app: TcpStream, mut live: Live, recorder: ConnectionRecorder) -> Accepted {
+    let cancel = CancellationToken::new();
+    let over = CancellationToken::new();
+    let reason = Rc::new(RefCell::new(None));
+    let (connection, meter) = (recorder.live().clone(), recorder.meter().clone());
+    let (told, cancelled, finished) = (reason.clone(), cancel.clone(), over.clone());
+    let ended = over.drop_guard();
+    tokio::task::spawn_local(async move {
+        let outcome = tokio::select! {
+            () = finished.cancelled() => return,
+            outcome = connection.closed() => outcome,
+            denial = live.revoked() => revoked(denial),
+        };
+        *told.borrow_mut() = Some(outcome);
+        cancelled.cancel();
+    });
+    let on_end = Box::new(move |end: copy::Ended| {
+        drop(ended);
+        recorder.finish(outcome_of(end.how, reason.take()));
+    });
+    Accepted { app, meter, cancel, baggage: None, on_end }
+}
+
+fn denied(denial: Denial) -> Outcome {
+    let policy = denial.policy;
+    let by = |reason| Outcome::PolicyDenied { reason, policy: policy.clone() };
+    match denial.reason {
+        DenialReason::MtlsRequired => Outcome::MtlsRequired { policy },
+        DenialReason::NoIdentity => Outcome::PeerProtocol { detail: "the peer proved no identity".into() },
+        DenialReason::DenyPolicy => by(DenyReason::DenyPolicy),
+        DenialReason::InvalidPolicy => by(DenyReason::InvalidPolicy),
+        DenialReason::NoAllowPolicy => by(DenyReason::NoAllowPolicy),
+        DenialReason::RulesMissing(_) => by(DenyReason::NoRules),
+        DenialReason::WorkloadGone => Outcome::PodGone { side: crate::outcome::Side::Server },
+    }
+}
+
+/// As [`denied`], of a connection that had been allowed.
+fn revoked(denial: Denial) -> Outcome {
+    match denied(denial) {
+        Outcome::PolicyDenied { reason, policy } => Outcome::PolicyRevoked { reason, policy },
+        other => other,
+    }
+}
+
+fn dry_run(permit: &Permit) -> Option<DryRun> {
+    permit.dry_run().map(|dry_run| match dry_run {
+        crate::policy::DryRun::Denied(policy) => DryRun::Policy(policy.clone()),
+        crate::policy::DryRun::NotAllowed => DryRun::NoAllowPolicy,
+    })
+}
+
+/// The trace id of a W3C `traceparent` (`00-<32 hex>-<16 hex>-<2 hex>`). A claim by the peer, so it must look like one.
+fn trace_id(traceparent: &str) -> Option<Arc<str>> {
+    let id = traceparent.split('-').nth(1)?;
+    (id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit())).then(|| id.into())
+}

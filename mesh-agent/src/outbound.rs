@@ -1,0 +1,93 @@
+//! A captured connection of a pod of this node, from its first byte to its last: one call a step.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use mesh_common::flow::Origin;
+use tokio::net::TcpStream;
+
+use crate::agent::pods::LocalPod;
+use crate::capture::accept;
+use crate::conn::{ClientAddr, TunnelAddr};
+use crate::ops::access::Direction;
+use crate::ops::record::Connection;
+use crate::ops::{ConnectionLabels, PeerInfo, Reporter, Security};
+use crate::outcome::Outcome;
+use crate::shared::{Worker, outcome_of, reset};
+use crate::tunnel::{OpenRequest, PoolKey};
+use crate::upstream::resolve::{Target, resolve};
+
+/// Serves it.
+pub async fn serve(worker: Rc<Worker>, pod: Arc<LocalPod>, application: TcpStream, client: SocketAddr) {
+    let client = ClientAddr(client);
+    let origin = accept::origin(&worker.origins, pod.netns.cookie(), client.0).await;
+    match origin.ok_or(Outcome::UnknownDestination).and_then(|origin| target(&worker, &origin)) {
+        Ok(target) => tunnel(&worker, &pod, application, client, target).await,
+        Err(outcome) => {
+            reset(application);
+            worker.shared.telemetry.refused(connection(&worker, &pod, client, origin.as_ref(), None), outcome);
+        }
+    }
+}
+
+fn target(worker: &Worker, origin: &Origin) -> Result<Target, Outcome> {
+    resolve(&worker.shared.snapshot.load(), origin, |candidates| rand::random_range(0..candidates.max(1)))
+}
+
+async fn tunnel(worker: &Worker, pod: &LocalPod, application: TcpStream, client: ClientAddr, target: Target) {
+    let recorder = worker.shared.telemetry.open(connection(worker, pod, client, None, Some(&target)));
+    let Some(local) = pod.address(target.server.0.ip()) else {
+        reset(application);
+        return recorder.finish(Outcome::AddressFamily);
+    };
+    let key = PoolKey {
+        identity: pod.workload.identity.clone(),
+        expected: Arc::new([target.workload.identity.clone()]),
+        source: local,
+        destination: TunnelAddr(SocketAddr::new(target.server.0.ip(), accept::TUNNEL_PORT)),
+    };
+    let request =
+        OpenRequest { target: target.server.0, client: Some(client), host: target.service.as_ref().map(|s| worker.shared.service(s).host), baggage: None, traceparent: None };
+    let stream = match worker.pools.open(key, request).await {
+        Ok(stream) => stream,
+        Err(error) => {
+            reset(application);
+            return recorder.finish(error.outcome());
+        }
+    };
+    let told = RefCell::new(None);
+    let ending = async {
+        *told.borrow_mut() = Some(recorder.live().closed().await);
+    };
+    let ended = stream.relay(application, recorder.meter(), ending).await;
+    let outcome = match ended {
+        Ok(ended) => outcome_of(ended.how, told.take()),
+        Err(error) => error.outcome(),
+    };
+    recorder.finish(outcome);
+}
+
+/// What is known of it, for those who look.
+fn connection(worker: &Worker, pod: &LocalPod, client: ClientAddr, origin: Option<&Origin>, target: Option<&Target>) -> Connection {
+    let dialled = target.map(|target| target.dialled.0).or_else(|| origin.map(|origin| SocketAddr::from(origin.dialled)));
+    let server = target.map(|target| target.server.0);
+    Connection {
+        labels: ConnectionLabels {
+            reporter: Reporter::Source,
+            source: PeerInfo { workload: Some(pod.current(&worker.shared.snapshot.load())), identity: Some(pod.workload.identity.clone()) },
+            destination: target.map_or_else(PeerInfo::default, |target| PeerInfo {
+                workload: Some(target.workload.clone()),
+                identity: Some(target.workload.identity.clone()),
+            }),
+            service: target.and_then(|target| target.service.as_ref()).map(|name| worker.shared.service(name)),
+            security: if target.is_some() { Security::MutualTls } else { Security::Unknown },
+        },
+        direction: Direction::Outbound,
+        client: client.0,
+        server,
+        dialled: dialled.filter(|dialled| Some(*dialled) != server),
+        trace_id: None,
+    }
+}
