@@ -34,7 +34,7 @@ pub struct Flags {
     /// "<node> <token>". Followed when changed.
     #[arg(long, env = "NODEMESH_CONTROL_NODE_TOKENS", value_name = "PATH")]
     pub node_tokens: Option<String>,
-    /// Directory of manifests (*.yaml, *.yml, *.json) that say which pods run where. Followed when changed.
+    /// Directory of manifests that say which pods run where: the same files that the agents read. Followed when changed.
     #[arg(long, env = "NODEMESH_CONTROL_MANIFESTS", value_name = "DIR")]
     pub manifests: Option<String>,
     /// Names and addresses in the certificate that this server shows, separated by commas.

@@ -7,11 +7,14 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
+use mesh_model::snapshot::Snapshot;
+use mesh_sources::manifests::{Manifests, OpenError, Timing};
 use rcgen::KeyPair;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::PrivateKeyDer;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -19,14 +22,14 @@ use crate::admin::Admin;
 use crate::ca::authority::{AuthorityError, ServerName, Subject};
 use crate::ca::hierarchy::HierarchyError;
 use crate::ca::lifetime::Validity;
-use crate::ca::{Authority, CaService, Keeper, ManifestInventory, NodeTokens};
+use crate::ca::{Authority, CaService, Keeper, MeshInventory, NodeTokens};
 use crate::config::Config;
 use crate::files;
 use crate::metrics::Metrics;
 use crate::ready::Readiness;
 use crate::server;
 
-/// How often files are looked at.
+/// How often the tokens' files are looked at.
 const LOOK: Duration = Duration::from_millis(250);
 /// How often the authority's own certificates are looked at.
 const MAINTAIN: Duration = Duration::from_secs(30);
@@ -60,12 +63,15 @@ pub enum ControlError {
         /// Why.
         error: io::Error,
     },
+    /// The manifests cannot be read.
+    #[error("--manifests: {0}")]
+    Manifests(#[from] OpenError),
     /// A part ended that should not.
     #[error("{0} ended unexpectedly: {1}")]
     Ended(&'static str, String),
 }
 
-/// A running authority. Dropped, it ends at once; [`Control::run`] ends it in order.
+/// A running authority. [`Control::run`] ends it in order; dropped, it accepts nothing more, and connections that stand go with the runtime.
 pub struct Control {
     ca_address: SocketAddr,
     admin_address: SocketAddr,
@@ -83,10 +89,6 @@ impl Control {
         let ready = Arc::new(Readiness::default());
         let keeper = Arc::new(Keeper::open(&config.source, now)?);
         let serving = Arc::new(Serving::new(config.names.clone(), &keeper.current(), now)?);
-        if let Some(path) = &config.bundle_out {
-            files::write(path, keeper.current().roots_pem().as_bytes(), files::PUBLIC)
-                .map_err(|error| ControlError::Bundle { path: path.clone(), error })?;
-        }
         let tls = server::tls(serving.clone()).map_err(|error| ControlError::Serving(error.to_string()))?;
         let listen = |setting, address| async move {
             let failed = |error| ControlError::Listen { setting, address, error };
@@ -96,22 +98,19 @@ impl Control {
         };
         let (ca_listener, ca_address) = listen("--listen", config.listen).await?;
         let (admin_listener, admin_address) = listen("--admin", config.admin).await?;
-        let follower = Follower {
-            tokens: Arc::new(NodeTokens::open(&config.node_tokens, now)),
-            inventory: Arc::new(ManifestInventory::open(&config.manifests, now)),
-            metrics: metrics.clone(),
-            ready: ready.clone(),
-        };
+        // Written once the sockets stand: who waits for the file may connect.
+        if let Some(path) = &config.bundle_out {
+            files::write(path, keeper.current().roots_pem().as_bytes(), files::PUBLIC)
+                .map_err(|error| ControlError::Bundle { path: path.clone(), error })?;
+        }
+        let manifests = Manifests::open(&config.manifests, Timing::default()).await?;
+        let snapshots = manifests.subscribe();
+        let inventory = Arc::new(MeshInventory::new(&snapshots.borrow()));
+        let tokens = Arc::new(NodeTokens::open(&config.node_tokens, now));
+        let follower = Follower { tokens: tokens.clone(), metrics: metrics.clone(), ready: ready.clone() };
         follower.tell(true);
         note_expiry(&metrics, &keeper, &serving);
-        let service = CaService::new(
-            keeper.clone(),
-            follower.tokens.clone(),
-            follower.inventory.clone(),
-            config.lifetimes,
-            config.service,
-            metrics.clone(),
-        );
+        let service = CaService::new(keeper.clone(), tokens, inventory.clone(), config.lifetimes, config.service, metrics.clone());
         let stopping = CancellationToken::new();
         let mut tasks = JoinSet::new();
         let (limits, counted, stop) = (config.server, metrics.clone(), stopping.clone());
@@ -124,9 +123,14 @@ impl Control {
             admin.serve(admin_listener).await;
             ("the operators' endpoint", Ok(()))
         });
-        tasks.spawn(async move { ("the follower of files", follower.run().await) });
+        tasks.spawn(async move { ("the follower of tokens", follower.run().await) });
+        tasks.spawn(async move {
+            manifests.follow().await;
+            ("the follower of manifests", Ok(()))
+        });
+        tasks.spawn(take_snapshots(snapshots, inventory, metrics.clone()));
         tasks.spawn(maintain(keeper.clone(), serving, metrics.clone()));
-        tracing::info!(ca = %ca_address, admin = %admin_address, root_ends = ?keeper.current().root_validity().not_after, "serving certificates");
+        tracing::info!(ca = %ca_address, admin = %admin_address, "serving certificates");
         Ok(Control { ca_address, admin_address, keeper, metrics, stopping, tasks })
     }
 
@@ -179,10 +183,29 @@ impl Control {
     }
 }
 
-/// Follows tokens and manifests.
+/// Keeps the inventory in step with the manifests.
+async fn take_snapshots(
+    mut snapshots: watch::Receiver<Arc<Snapshot>>,
+    inventory: Arc<MeshInventory>,
+    metrics: Arc<Metrics>,
+) -> (&'static str, Result<(), String>) {
+    loop {
+        let snapshot = snapshots.borrow_and_update().clone();
+        inventory.take(&snapshot);
+        metrics.identities.set(count(inventory.identities()));
+        if snapshots.changed().await.is_err() {
+            return ("the inventory", Err("nobody follows the manifests".into()));
+        }
+    }
+}
+
+fn count(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+/// Follows the nodes' tokens.
 struct Follower {
     tokens: Arc<NodeTokens>,
-    inventory: Arc<ManifestInventory>,
     metrics: Arc<Metrics>,
     ready: Arc<Readiness>,
 }
@@ -193,38 +216,25 @@ impl Follower {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let (tokens, inventory) = (self.tokens.clone(), self.inventory.clone());
-            let looked = tokio::task::spawn_blocking(move || {
-                let now = SystemTime::now();
-                let tokens = tokens.refresh(now);
-                inventory.refresh(now);
-                tokens
-            });
+            let tokens = self.tokens.clone();
+            let looked = tokio::task::spawn_blocking(move || tokens.refresh(SystemTime::now()));
             let changed = looked.await.map_err(|error| error.to_string())?;
             self.tell(changed);
         }
     }
 
-    fn tell(&self, tokens_changed: bool) {
-        if tokens_changed {
+    fn tell(&self, changed: bool) {
+        if changed {
             for problem in self.tokens.problems() {
                 tracing::warn!(problem, "a node's token cannot be used");
             }
             tracing::info!(nodes = self.tokens.len(), "tokens of nodes read");
         }
-        let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         self.metrics.nodes.set(count(self.tokens.len()));
         if self.tokens.is_empty() {
             self.ready.wait_for("node tokens", self.tokens.problems().first().cloned().unwrap_or_else(|| "no node has one".into()));
         } else {
             self.ready.done("node tokens");
-        }
-        match self.inventory.identities() {
-            Some(identities) => {
-                self.metrics.identities.set(count(identities));
-                self.ready.done("manifests");
-            }
-            None => self.ready.wait_for("manifests", "the directory cannot be read"),
         }
     }
 }

@@ -78,7 +78,11 @@ impl Metrics {
             expiry.clone(),
         );
         registry.register("nodemesh_ca_nodes", "Nodes that have a token", nodes.clone());
-        registry.register("nodemesh_ca_identities", "Identities of pods in the mesh, for which certificates may be issued", identities.clone());
+        registry.register(
+            "nodemesh_ca_identities",
+            "Identities of pods in the mesh, for which certificates may be issued",
+            identities.clone(),
+        );
         registry.register(
             "nodemesh_build",
             "The build",

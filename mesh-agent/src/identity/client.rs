@@ -76,7 +76,8 @@ impl CaClient {
         }
         let mut endpoints = Vec::with_capacity(settings.addresses.len());
         for address in &settings.addresses {
-            let endpoint = Endpoint::from_shared(address.clone()).map_err(|error| wrong(address, format!("{error}; write https://host:port")))?;
+            let endpoint =
+                Endpoint::from_shared(address.clone()).map_err(|error| wrong(address, format!("{error}; write https://host:port")))?;
             if endpoint.uri().scheme_str() != Some("https") || endpoint.uri().host().is_none_or(str::is_empty) {
                 return Err(wrong(address, "is not of the form https://host:port".into()));
             }
@@ -89,7 +90,11 @@ impl CaClient {
             );
         }
         let cluster = settings.cluster.as_ref().map(|cluster| {
-            cluster.parse().map_err(|_| IssueError::Setting { setting: "--cluster", given: cluster.clone(), message: "is not plain ASCII".into() })
+            cluster.parse().map_err(|_| IssueError::Setting {
+                setting: "--cluster",
+                given: cluster.clone(),
+                message: "is not plain ASCII".into(),
+            })
         });
         Ok(CaClient { endpoints, cluster: cluster.transpose()?, preferred: AtomicUsize::new(0), channels: Mutex::default(), settings })
     }
@@ -124,7 +129,13 @@ impl CaClient {
         Err(IssueError::Unreachable(unreachable.join("; ")))
     }
 
-    async fn call(&self, channel: Channel, identity: &Identity, csr: &str, token: &MetadataValue<Ascii>) -> Result<IstioCertificateResponse, Status> {
+    async fn call(
+        &self,
+        channel: Channel,
+        identity: &Identity,
+        csr: &str,
+        token: &MetadataValue<Ascii>,
+    ) -> Result<IstioCertificateResponse, Status> {
         let seconds = i64::try_from(self.settings.lifetime.as_secs()).unwrap_or(i64::MAX);
         let mut request = Request::new(IstioCertificateRequest::for_workload(csr.into(), seconds, identity.to_string()));
         request.metadata_mut().insert("authorization", token.clone());
@@ -147,7 +158,8 @@ impl CaClient {
         }
         let endpoint = self.endpoints.get(index).ok_or_else(|| IssueError::Unreachable("no address".into()))?;
         let host = endpoint.uri().host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']').to_owned();
-        let tls = ClientTlsConfig::new().domain_name(host.clone()).ca_certificate(PemBundle::from_pem(&**roots)).timeout(self.settings.timeout);
+        let tls =
+            ClientTlsConfig::new().domain_name(host.clone()).ca_certificate(PemBundle::from_pem(&**roots)).timeout(self.settings.timeout);
         let endpoint = endpoint.clone().tls_config(tls).map_err(|error| IssueError::Setting {
             setting: "--ca-address",
             given: host,
@@ -175,7 +187,8 @@ impl CaClient {
             let text = read_file(&token).map_err(|error| failed("token", &token, error))?;
             let text = std::str::from_utf8(&text).map(str::trim).ok().filter(|text| !text.is_empty());
             let header = text.and_then(|text| MetadataValue::try_from(format!("Bearer {text}")).ok());
-            let mut header = header.ok_or_else(|| failed("token", &token, io::Error::other("holds no token: one line of visible ASCII")))?;
+            let mut header =
+                header.ok_or_else(|| failed("token", &token, io::Error::other("holds no token: one line of visible ASCII")))?;
             header.set_sensitive(true);
             Ok((bundle.into(), header))
         });
@@ -243,8 +256,8 @@ fn read_answer(answer: IstioCertificateResponse, bundle: Vec<CertificateDer<'sta
             if chain.certificates.len() + chain.roots.len() >= MAX_CERTIFICATES {
                 return Err(IssueError::Answer(format!("it has more than {MAX_CERTIFICATES} certificates")));
             }
-            let (_, parsed) =
-                X509Certificate::from_der(&certificate).map_err(|error| IssueError::Answer(format!("element {i} is no certificate: {error}")))?;
+            let (_, parsed) = X509Certificate::from_der(&certificate)
+                .map_err(|error| IssueError::Answer(format!("element {i} is no certificate: {error}")))?;
             let self_issued = parsed.subject().as_raw() == parsed.issuer().as_raw();
             let is_root = i > 0 && (i == last || self_issued);
             if is_root { chain.roots.push(certificate) } else { chain.certificates.push(certificate) }

@@ -88,7 +88,12 @@ pub struct Driver {
 
 impl SecretStore {
     /// An empty store and what does its work.
-    pub fn new(issuer: Arc<dyn Issuer>, settings: StoreSettings, observer: Box<dyn Observer>, clock: Arc<dyn Clock>) -> (SecretStore, Driver) {
+    pub fn new(
+        issuer: Arc<dyn Issuer>,
+        settings: StoreSettings,
+        observer: Box<dyn Observer>,
+        clock: Arc<dyn Clock>,
+    ) -> (SecretStore, Driver) {
         let (starts, started) = mpsc::unbounded_channel();
         let shared = Shared {
             entries: Mutex::default(),

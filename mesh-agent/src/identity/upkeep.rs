@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use mesh_model::identity::Identity;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::chain::{self, Certificate};
@@ -72,7 +73,8 @@ impl Upkeep {
         let _permit = shared.room.acquire().await;
         let (key, csr) = chain::request(&self.identity).map_err(|error| RenewError::Key(error.to_string()))?;
         let limit = shared.settings.timeout;
-        let issued = tokio::time::timeout(limit, shared.issuer.issue(&self.identity, &csr)).await.map_err(|_| RenewError::Timeout(limit))??;
+        let issued =
+            tokio::time::timeout(limit, shared.issuer.issue(&self.identity, &csr)).await.map_err(|_| RenewError::Timeout(limit))??;
         Ok(chain::accept(&self.identity, &key, issued, shared.clock.wall())?)
     }
 
@@ -103,9 +105,13 @@ impl Upkeep {
     }
 
     /// Until `next`, or until somebody wants a new one; marks the end of the old one if it falls into the time.
+    ///
+    /// What is due is so by the time of day, which may be set ahead or run on while the machine sleeps, or by the time that has passed:
+    /// setting the clock back puts nothing off.
     async fn wait(&self, next: SystemTime, held: &mut Option<Arc<Certificate>>, failures: u32) {
         let shared = self.store.shared();
-        let began = tokio::time::Instant::now();
+        let began = Instant::now();
+        let pause = next.duration_since(shared.clock.wall()).unwrap_or_default();
         loop {
             let now = shared.clock.wall();
             if let Some(ended) = held.take_if(|held| held.not_after <= now) {
@@ -114,8 +120,7 @@ impl Upkeep {
                 let last_error = notes.last_error.clone();
                 self.publish(notes, Some(CertState::Expired { since: ended.not_after, last_error }));
             }
-            // A clock that is set back must not put off what is due; one set ahead shows in `now`.
-            let due = next.duration_since(now).unwrap_or_default();
+            let due = next.duration_since(now).unwrap_or_default().min(pause.saturating_sub(began.elapsed()));
             if due.is_zero() {
                 return;
             }

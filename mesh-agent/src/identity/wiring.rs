@@ -50,7 +50,8 @@ pub fn start(config: &Config, ca: &CaSettings, tasks: &mut JoinSet<&'static str>
     });
     let shown = store.clone();
     metrics.collect_certificates(move || {
-        let sample = |certificate: Arc<Certificate>| CertificateSample { identity: certificate.identity.clone(), not_after: certificate.not_after };
+        let sample =
+            |certificate: Arc<Certificate>| CertificateSample { identity: certificate.identity.clone(), not_after: certificate.not_after };
         shown.usable().into_iter().map(sample).collect()
     });
     Ok(store)

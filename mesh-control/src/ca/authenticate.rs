@@ -201,7 +201,8 @@ impl Table {
                 && other != node
             {
                 shared.insert(*digest);
-                self.problems.push(format!("nodes {other} and {node} have the same token, which is accepted from neither; give each its own"));
+                self.problems
+                    .push(format!("nodes {other} and {node} have the same token, which is accepted from neither; give each its own"));
             }
         }
         self.tokens.retain(|(_, digest)| !shared.contains(digest));

@@ -39,8 +39,7 @@ pub fn read(pem: &str) -> Result<Csr, Refusal> {
         (Some(Err(error)), _) => return Err(Refusal::Csr(format!("it is not PEM: {error}"))),
         (Some(Ok(_)), Some(_)) => return Err(Refusal::Csr("it has more than one PEM section".into())),
     };
-    let (rest, request) =
-        X509CertificationRequest::from_der(&der).map_err(|error| Refusal::Csr(format!("it is not PKCS #10: {error}")))?;
+    let (rest, request) = X509CertificationRequest::from_der(&der).map_err(|error| Refusal::Csr(format!("it is not PKCS #10: {error}")))?;
     if !rest.is_empty() {
         return Err(Refusal::Csr("bytes follow the request".into()));
     }

@@ -14,7 +14,7 @@ pub mod state;
 
 pub use authenticate::{Authenticator, Caller, NodeTokens};
 pub use authority::Authority;
-pub use inventory::{Inventory, ManifestInventory};
+pub use inventory::{Inventory, MeshInventory};
 pub use keeper::Keeper;
 pub use lifetime::{Lifetimes, Validity};
 pub use refusal::Refusal;

@@ -68,9 +68,6 @@ pub enum Refusal {
         /// The caller.
         node: Box<str>,
     },
-    /// It is not known which pods run where.
-    #[error("it is not known which pods run where: {0}")]
-    NoInventory(String),
     /// The node asks too often.
     #[error("node {0} asks for more certificates than it may; try again later")]
     TooOften(Box<str>),
@@ -110,7 +107,6 @@ impl Refusal {
             Refusal::TwoIdentities { .. } => ("two_identities", Code::InvalidArgument, Client),
             Refusal::TrustDomain { .. } => ("trust_domain", Code::PermissionDenied, Client),
             Refusal::NotOnNode { .. } => ("not_on_node", Code::PermissionDenied, Client),
-            Refusal::NoInventory(_) => ("no_inventory", Code::Unavailable, Authority),
             Refusal::TooOften(_) => ("too_often", Code::ResourceExhausted, Client),
             Refusal::Overloaded => ("overloaded", Code::ResourceExhausted, Authority),
             Refusal::Authority(_) => ("authority", Code::Internal, Authority),

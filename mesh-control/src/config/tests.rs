@@ -19,12 +19,39 @@ fn defaults() {
 #[test]
 fn every_wrong_setting_is_named_at_once() {
     let errors = config(&[
-        "--listen", "15012", "--admin", "x", "--dns-names", "a..b", "--ca-cert", "c", "--root-cert", "r", "--default-lifetime", "1y",
-        "--max-lifetime", "1s", "--log-level", "loud", "--log-format", "xml",
+        "--listen",
+        "15012",
+        "--admin",
+        "x",
+        "--dns-names",
+        "a..b",
+        "--ca-cert",
+        "c",
+        "--root-cert",
+        "r",
+        "--default-lifetime",
+        "1y",
+        "--max-lifetime",
+        "1s",
+        "--log-level",
+        "loud",
+        "--log-format",
+        "xml",
     ])
     .unwrap_err();
     let named: Vec<&str> = errors.iter().map(|error| error.split([' ', ':']).next().unwrap()).collect();
-    for setting in ["--listen", "--admin", "--node-tokens", "--manifests", "--dns-names", "--ca-cert", "--default-lifetime", "--max-lifetime", "--log-level", "--log-format"] {
+    for setting in [
+        "--listen",
+        "--admin",
+        "--node-tokens",
+        "--manifests",
+        "--dns-names",
+        "--ca-cert",
+        "--default-lifetime",
+        "--max-lifetime",
+        "--log-level",
+        "--log-format",
+    ] {
         assert!(named.contains(&setting), "{setting}: {errors:#?}");
     }
 }

@@ -145,7 +145,11 @@ async fn survives_garbage_and_silence_and_serves_others_meanwhile() {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(control.authority().roots()[0].clone()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut tls = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap().with_root_certificates(roots).with_no_client_auth();
+    let mut tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
     tls.alpn_protocols = vec![b"h2".to_vec()];
     let connector = tokio_rustls::TlsConnector::from(Arc::new(tls));
     for bytes in inside {
@@ -186,7 +190,8 @@ async fn an_unknown_method_is_counted() {
     let dir = tempfile::tempdir().unwrap();
     let control = Control::start(config(dir.path())).await.unwrap();
     let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(control.authority().roots_pem())).domain_name("127.0.0.1");
-    let channel = Endpoint::from_shared(format!("https://{}", control.ca_address())).unwrap().tls_config(tls).unwrap().connect().await.unwrap();
+    let channel =
+        Endpoint::from_shared(format!("https://{}", control.ca_address())).unwrap().tls_config(tls).unwrap().connect().await.unwrap();
     let mut grpc = tonic::client::Grpc::new(channel);
     grpc.ready().await.unwrap();
     let path = http::uri::PathAndQuery::from_static("/istio.v1.auth.IstioCertificateService/Nonsense");
@@ -220,4 +225,7 @@ async fn says_what_keeps_it_from_starting() {
     let mut nowhere = config(dir.path());
     nowhere.bundle_out = Some(dir.path().join("absent/root.pem"));
     assert!(error(Control::start(nowhere).await).starts_with("--bundle-out"));
+    let mut absent = config(dir.path());
+    absent.manifests = dir.path().join("absent");
+    assert!(error(Control::start(absent).await).starts_with("--manifests"));
 }

@@ -1,4 +1,7 @@
-use rcgen::{CertificateParams, IsCa, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ECDSA_P521_SHA512, PKCS_ED25519, PublicKeyData, RsaKeySize, SanType};
+use rcgen::{
+    CertificateParams, IsCa, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ECDSA_P521_SHA512, PKCS_ED25519, PublicKeyData,
+    RsaKeySize, SanType,
+};
 use rustls_pki_types::CertificateSigningRequestDer;
 
 use super::*;
@@ -25,7 +28,9 @@ fn reads_a_request_as_agents_and_ztunnel_make_it() {
 
 #[test]
 fn kinds_of_keys() {
-    for (algorithm, fine) in [(&PKCS_ECDSA_P256_SHA256, true), (&PKCS_ECDSA_P384_SHA384, true), (&PKCS_ECDSA_P521_SHA512, false), (&PKCS_ED25519, false)] {
+    for (algorithm, fine) in
+        [(&PKCS_ECDSA_P256_SHA256, true), (&PKCS_ECDSA_P384_SHA384, true), (&PKCS_ECDSA_P521_SHA512, false), (&PKCS_ED25519, false)]
+    {
         let key = KeyPair::generate_for(algorithm).unwrap();
         assert_eq!(reason(&csr(&key, &[ID])), if fine { "none" } else { "key" }, "{algorithm:?}");
     }
@@ -69,7 +74,12 @@ fn the_signature_must_be_by_the_key() {
 fn what_is_no_request() {
     let key = key();
     let good = csr(&key, &[ID]);
-    for bad in ["", "nonsense", "-----BEGIN CERTIFICATE REQUEST-----\n", "-----BEGIN CERTIFICATE REQUEST-----\n!!!\n-----END CERTIFICATE REQUEST-----\n"] {
+    for bad in [
+        "",
+        "nonsense",
+        "-----BEGIN CERTIFICATE REQUEST-----\n",
+        "-----BEGIN CERTIFICATE REQUEST-----\n!!!\n-----END CERTIFICATE REQUEST-----\n",
+    ] {
         assert_eq!(reason(bad), "csr", "{bad}");
     }
     assert_eq!(reason(&good.replace("CERTIFICATE REQUEST", "CERTIFICATE")), "csr");

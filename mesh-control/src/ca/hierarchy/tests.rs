@@ -101,10 +101,15 @@ fn errors_name_the_file() {
     assert!(read(&base).is_ok());
     assert!(error(&|f| f.certificate = dir.0.path().join("absent")).contains("absent"));
     assert!(error(&|f| f.key = certificate.clone()).contains("ca-cert.pem: holds no unencrypted private key"));
-    assert!(error(&|f| f.key = dir.put("other.pem", &other.key.serialize_pem())).contains("ca-cert.pem: the key given with it is not its own"));
+    assert!(
+        error(&|f| f.key = dir.put("other.pem", &other.key.serialize_pem())).contains("ca-cert.pem: the key given with it is not its own")
+    );
     assert!(error(&|f| f.roots = Some(dir.put("empty.pem", ""))).contains("empty.pem: holds no certificate"));
     assert!(error(&|f| f.roots = None).contains("--root-cert"));
-    assert!(error(&|f| f.chain = Some(dir.put("bad.pem", "-----BEGIN CERTIFICATE-----\n*\n-----END CERTIFICATE-----\n"))).contains("bad.pem: is not PEM"));
+    assert!(
+        error(&|f| f.chain = Some(dir.put("bad.pem", "-----BEGIN CERTIFICATE-----\n*\n-----END CERTIFICATE-----\n")))
+            .contains("bad.pem: is not PEM")
+    );
     let mut strange = base.clone();
     strange.roots = Some(dir.put("strange.pem", &pem(&other.certificate)));
     assert!(matches!(open(read(&strange).unwrap()), Err(AuthorityError::Chain(_))));

@@ -1,11 +1,8 @@
-use std::fs;
-use std::time::Duration;
+use std::path::Path;
+
+use mesh_model::manifests::ManifestSet;
 
 use super::*;
-
-fn soon() -> SystemTime {
-    SystemTime::now() + Duration::from_secs(10)
-}
 
 fn pod(name: &str, account: &str, node: &str, mesh: &str) -> String {
     format!(
@@ -15,23 +12,23 @@ fn pod(name: &str, account: &str, node: &str, mesh: &str) -> String {
     )
 }
 
-fn id(text: &str) -> Identity {
-    text.parse().unwrap()
+fn snapshot(text: &str) -> Snapshot {
+    let mut set = ManifestSet::default();
+    set.put(Path::new("pods.yaml"), text);
+    set.snapshot(None)
 }
 
 const CART: &str = "spiffe://cluster.local/ns/shop/sa/cart";
 
-fn reason(inventory: &ManifestInventory, node: &str, identity: &str) -> &'static str {
-    inventory.may_sign(node, &id(identity)).map_or_else(|refusal| refusal.reason(), |()| "none")
+fn reason(inventory: &MeshInventory, node: &str, identity: &str) -> &'static str {
+    inventory.may_sign(node, &identity.parse().unwrap()).map_or_else(|refusal| refusal.reason(), |()| "none")
 }
 
 #[test]
 fn signs_for_enrolled_pods_of_the_node_only() {
-    let dir = tempfile::tempdir().unwrap();
     let text = pod("a", "cart", "node-1", "enabled") + &pod("bb", "web", "node-2", "enabled") + &pod("ccc", "out", "node-1", "disabled");
-    fs::write(dir.path().join("pods.yaml"), text).unwrap();
-    let inventory = ManifestInventory::open(dir.path(), soon());
-    assert_eq!(inventory.identities(), Some(2));
+    let inventory = MeshInventory::new(&snapshot(&text));
+    assert_eq!(inventory.identities(), 2);
     assert_eq!(reason(&inventory, "node-1", CART), "none");
     assert_eq!(reason(&inventory, "node-2", CART), "not_on_node");
     assert_eq!(reason(&inventory, "", CART), "not_on_node");
@@ -42,37 +39,30 @@ fn signs_for_enrolled_pods_of_the_node_only() {
 }
 
 #[test]
-fn follows_changes() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("pods.yaml");
-    let inventory = ManifestInventory::open(dir.path(), soon());
-    assert_eq!(reason(&inventory, "node-1", CART), "not_on_node");
-    assert!(!inventory.refresh(soon()));
-    fs::write(&path, pod("a", "cart", "node-1", "enabled")).unwrap();
-    assert!(inventory.refresh(soon()));
-    assert_eq!(reason(&inventory, "node-1", CART), "none");
-    assert!(!inventory.refresh(soon()));
-    fs::write(&path, "kind: Pod: broken").unwrap();
-    inventory.refresh(soon());
-    assert_eq!(reason(&inventory, "node-1", CART), "none", "a broken file changes nothing");
-    fs::write(&path, pod("a", "cart", "node-2", "enabled")).unwrap();
-    inventory.refresh(soon());
+fn one_account_may_be_on_many_nodes_and_moves_with_its_pods() {
+    let inventory = MeshInventory::new(&snapshot(&(pod("a", "cart", "node-1", "enabled") + &pod("bb", "cart", "node-2", "enabled"))));
+    assert_eq!((reason(&inventory, "node-1", CART), reason(&inventory, "node-2", CART)), ("none", "none"));
+    inventory.take(&snapshot(&pod("bb", "cart", "node-2", "enabled")));
     assert_eq!((reason(&inventory, "node-1", CART), reason(&inventory, "node-2", CART)), ("not_on_node", "none"));
-    fs::remove_file(&path).unwrap();
-    assert!(inventory.refresh(soon()));
-    assert_eq!(reason(&inventory, "node-2", CART), "not_on_node");
 }
 
 #[test]
-fn a_directory_that_vanishes_changes_nothing_and_one_that_never_was_allows_nothing() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("manifests");
-    let inventory = ManifestInventory::open(&path, soon());
-    assert_eq!((inventory.identities(), reason(&inventory, "node-1", CART)), (None, "no_inventory"));
-    fs::create_dir(&path).unwrap();
-    fs::write(path.join("a.yml"), pod("a", "cart", "node-1", "enabled")).unwrap();
-    assert!(inventory.refresh(soon()));
-    fs::remove_dir_all(&path).unwrap();
-    assert!(!inventory.refresh(soon()));
-    assert_eq!(reason(&inventory, "node-1", CART), "none");
+fn pods_that_cannot_be_served_have_no_identity() {
+    let host = "apiVersion: v1\nkind: Pod\nmetadata: {name: h, namespace: shop, labels: {nodemesh.dev/mesh: enabled}}\n\
+                spec: {serviceAccountName: cart, nodeName: node-1, hostNetwork: true, containers: [{name: c}]}\nstatus: {podIP: 10.0.0.9}\n---\n";
+    let over = pod("a", "cart", "node-1", "enabled").replace("status: {", "status: {phase: Succeeded, ");
+    let broken = pod("a", "cart", "node-1", "enabled").replace("podIP: 10.0.0.1", "podIP: nonsense");
+    for text in [host, &over, &broken] {
+        let inventory = MeshInventory::new(&snapshot(text));
+        assert_eq!((inventory.identities(), reason(&inventory, "node-1", CART)), (0, "not_on_node"), "{text}");
+    }
+}
+
+#[test]
+fn the_trust_domain_is_the_meshs() {
+    let text =
+        "apiVersion: nodemesh.dev/v1alpha1\nkind: Mesh\nmetadata: {name: default}\nspec: {trustDomain: prod.example}\n---\n".to_owned();
+    let inventory = MeshInventory::new(&snapshot(&(text + &pod("a", "cart", "node-1", "enabled"))));
+    assert_eq!(reason(&inventory, "node-1", CART), "trust_domain");
+    assert_eq!(reason(&inventory, "node-1", "spiffe://prod.example/ns/shop/sa/cart"), "none");
 }

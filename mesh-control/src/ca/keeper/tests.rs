@@ -72,7 +72,8 @@ fn a_given_root_gets_an_intermediate_that_is_kept() {
         files::write(&path, text.as_bytes(), files::SECRET).unwrap();
         path
     };
-    let given = CaFiles { certificate: put("c", pem(&root.certificate)), key: put("k", root.key.serialize_pem()), roots: None, chain: None };
+    let given =
+        CaFiles { certificate: put("c", pem(&root.certificate)), key: put("k", root.key.serialize_pem()), roots: None, chain: None };
     let source = CaSource { files: Some(given), state_dir: Some(dir.path().join("state")) };
     let open = || {
         let current = Keeper::open(&source, moment()).unwrap().current();

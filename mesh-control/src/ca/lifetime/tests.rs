@@ -10,7 +10,9 @@ fn issuer() -> Validity {
 #[test]
 fn grants_within_bounds() {
     let lifetimes = Lifetimes { default: HOUR, max: 24 * HOUR };
-    for (asked, granted) in [(0, HOUR), (-5, HOUR), (i64::MIN, HOUR), (60, HOUR / 60), (86_400, 24 * HOUR), (86_401, 24 * HOUR), (i64::MAX, 24 * HOUR)] {
+    for (asked, granted) in
+        [(0, HOUR), (-5, HOUR), (i64::MIN, HOUR), (60, HOUR / 60), (86_400, 24 * HOUR), (86_401, 24 * HOUR), (i64::MAX, 24 * HOUR)]
+    {
         assert_eq!(lifetimes.grant(asked), granted, "{asked}");
     }
 }

@@ -117,7 +117,8 @@ async fn refuses_with_the_right_code_and_counts() {
 async fn too_often_and_too_many() {
     let rate = Rate { per_second: 0.0, burst: 2.0 };
     let service = service(ServiceLimits { concurrent: 1, per_node: rate });
-    let ask = async || service.create_certificate(request(message(&[ID], 0, None), Some(TOKEN))).await.map(drop).map_err(|status| status.code());
+    let ask =
+        async || service.create_certificate(request(message(&[ID], 0, None), Some(TOKEN))).await.map(drop).map_err(|status| status.code());
     let held = service.room.acquire().await.unwrap();
     assert_eq!(ask().await, Err(Code::ResourceExhausted));
     drop(held);
