@@ -67,7 +67,7 @@ impl Manifests {
         }
     }
 
-    /// Writes the world's nodes and each of its pods (`nodes.yaml`, `pod-<name>.yaml`), with the service accounts they name.
+    /// Writes the world's nodes and each of its pods (`nodes.yaml`, `pod-<namespace>-<name>.yaml`).
     ///
     /// # Errors
     /// A file can't be written.
@@ -82,12 +82,12 @@ impl Manifests {
         Ok(())
     }
 
-    /// Writes a pod and its service account (`pod-<namespace>-<name>.yaml`).
+    /// Writes a pod (`pod-<namespace>-<name>.yaml`). Its service account need not exist as an object.
     ///
     /// # Errors
     /// The file can't be written.
     pub fn put_pod(&self, of: &Pod) -> Result<()> {
-        self.put(&pod_file(of), &[service_account(of.namespace(), of.service_account()), pod(of)])
+        self.put(&pod_file(of), &[pod(of)])
     }
 
     /// Removes what [`Self::put_pod`] wrote.

@@ -294,7 +294,7 @@ impl Agent {
             ready || !self.process.is_running()
         });
         if waited.is_err() || !self.process.is_running() {
-            bail!("the agent of {} is not ready: {last}\n{}", self.node.name(), self.log());
+            bail!("the agent of {} is not ready: {}\n{}", self.node.name(), last.trim(), tail(&self.log()));
         }
         Ok(())
     }
@@ -340,6 +340,16 @@ impl Agent {
         self.process.signal(Signal::SIGTERM)?;
         Ok(self.process.wait(limit)?.is_some())
     }
+}
+
+/// The end of a log, without lines that only repeat the one before.
+fn tail(log: &str) -> String {
+    const LINES: usize = 12;
+    let message =
+        |line: &str| serde_json::from_str::<serde_json::Value>(line).ok().and_then(|line| line.get("message").map(ToString::to_string));
+    let mut lines: Vec<&str> = log.lines().collect();
+    lines.dedup_by(|next, line| message(next).is_some_and(|text| message(line) == Some(text)));
+    lines.get(lines.len().saturating_sub(LINES)..).unwrap_or_default().join("\n")
 }
 
 fn metrics_page(node: &Node, path: &str) -> Result<Response> {
