@@ -125,6 +125,7 @@ impl Agent {
         spawn(&mut tasks, "metrics endpoint", http::serve(listener, http::Limits::default(), Arc::new(endpoint), std::future::pending()));
 
         let blocker = readiness.block("the configuration");
+        let pods = readiness.block("the pods of this node");
         let manifests = Manifests::open(&required.manifests, Timing::default()).await?;
         let mut snapshots = manifests.subscribe();
         spawn(&mut tasks, "configuration source", manifests.follow());
@@ -140,7 +141,7 @@ impl Agent {
         drop(drain);
 
         let (status_tx, status) = watch::channel(Arc::new(serde_json::Value::Null));
-        let control = Control::new(config.clone(), shared.clone(), kernel, secrets.clone(), readiness.clone(), status_tx)?;
+        let control = Control::new(config.clone(), shared.clone(), kernel, secrets.clone(), pods, status_tx)?;
         let admin = admin(&config, &telemetry, log, &shared, status);
         let listener = bind(config.admin_listen, "--admin-listen").await?;
         spawn(&mut tasks, "admin endpoint", http::serve(listener, http::Limits::default(), Arc::new(admin), std::future::pending()));

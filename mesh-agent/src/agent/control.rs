@@ -24,7 +24,7 @@ use crate::capture::numbers;
 use crate::config::Config;
 use crate::identity::Secrets;
 use crate::ops::access::AccessLevel;
-use crate::ops::ready::{Blocker, Readiness};
+use crate::ops::ready::Blocker;
 use crate::outcome::{Outcome, Side};
 use crate::shared::Shared;
 
@@ -51,13 +51,13 @@ pub struct Control {
 }
 
 impl Control {
-    /// Opens what is pinned; changes nothing yet.
+    /// Opens what is pinned; changes nothing yet. `starting` is dropped once every pod is served.
     pub fn new(
         config: Config,
         shared: Arc<Shared>,
         mut kernel: Kernel,
         secrets: Secrets,
-        readiness: Readiness,
+        starting: Blocker,
         status: watch::Sender<Arc<Value>>,
     ) -> Result<Self, KernelError> {
         let names = Arc::new(ArcSwap::from_pointee(Directory::default()));
@@ -75,7 +75,7 @@ impl Control {
             flows,
             reports: Some(reports),
             status,
-            starting: Some(readiness.block("the pods of this node")),
+            starting: Some(starting),
             known: HashSet::new(),
             adopt_until,
         })

@@ -165,14 +165,29 @@ where
 
 /// Pins a link where another may be pinned; the other is detached only when the new one is safe.
 fn replace_pin(link: FdLink, path: &Path) -> Result<(), LoadError> {
-    let pin = |error: String| LoadError::Pin { path: path.into(), error };
-    let old = if path.exists() { Some(PinnedLink::from_pin(path).map_err(|e| pin(e.to_string()))?) } else { None };
-    let fresh = path.with_extension("new");
+    let pin = |error: &dyn std::error::Error| LoadError::Pin { path: path.into(), error: with_causes(error) };
+    let old = if path.exists() { Some(PinnedLink::from_pin(path).map_err(|e| pin(&e))?) } else { None };
+    // A name without a dot: the bpf filesystem keeps those to itself.
+    let mut fresh = path.as_os_str().to_owned();
+    fresh.push("-new");
+    let fresh = PathBuf::from(fresh);
     let _ = std::fs::remove_file(&fresh);
-    link.pin(&fresh).map_err(|e| pin(e.to_string()))?;
-    std::fs::rename(&fresh, path).map_err(|e| pin(e.to_string()))?;
+    link.pin(&fresh).map_err(|e| pin(&e))?;
+    std::fs::rename(&fresh, path).map_err(|e| pin(&e))?;
     drop(old);
     Ok(())
+}
+
+/// An error with what led to it: the library's own text names the call, only its cause the system's answer.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
 }
 
 /// Takes away everything an instance pinned: programs are detached, maps are freed. For `mesh-agent cleanup`.
