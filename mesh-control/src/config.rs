@@ -31,7 +31,7 @@ pub struct Flags {
     #[arg(long, env = "NODEMESH_CONTROL_ADMIN", default_value = "127.0.0.1:15014", value_name = "ADDRESS")]
     pub admin: String,
     /// Tokens of the nodes: a directory with one file a node (name: the node's, content: the token), or a file of lines
-    /// "<node> <token>". Followed when changed.
+    /// "NODE TOKEN". Followed when changed.
     #[arg(long, env = "NODEMESH_CONTROL_NODE_TOKENS", value_name = "PATH")]
     pub node_tokens: Option<String>,
     /// Directory of manifests that say which pods run where: the same files that the agents read. Followed when changed.
@@ -69,7 +69,7 @@ pub struct Flags {
     /// Longest lifetime of a certificate; longer ones are asked for in vain.
     #[arg(long, env = "NODEMESH_CONTROL_MAX_LIFETIME", default_value = "24h", value_name = "DURATION")]
     pub max_lifetime: String,
-    /// What is logged: off, error, warn, info, debug, trace, or a list of <target>=<level>.
+    /// What is logged: off, error, warn, info, debug, trace, or a list of target=level.
     #[arg(long, env = "NODEMESH_CONTROL_LOG_LEVEL", default_value = "info", value_name = "LEVEL")]
     pub log_level: String,
     /// Form of the log: text or json.

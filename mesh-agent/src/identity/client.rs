@@ -108,6 +108,8 @@ impl CaClient {
             let index = (first + i) % self.endpoints.len();
             let Some(address) = self.settings.addresses.get(index) else { continue };
             let channel = self.channel(index, &roots)?;
+            // Whoever gives up on this request, and is silent about it, begins with the next authority the next time.
+            self.preferred.store((index + 1) % self.endpoints.len(), Ordering::Relaxed);
             match tokio::time::timeout(self.settings.timeout, self.call(channel, identity, csr, &token)).await {
                 Ok(Ok(answer)) => {
                     self.preferred.store(index, Ordering::Relaxed);

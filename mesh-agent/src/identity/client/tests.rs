@@ -161,6 +161,12 @@ async fn the_next_authority_is_asked_when_one_is_silent_or_gone() {
     let begun = std::time::Instant::now();
     issue(&client, CART).await.unwrap();
     assert!(begun.elapsed() < Duration::from_secs(1), "the one that answered is asked first");
+    // A request that is given up while an authority is silent: the next one does not begin with that.
+    client.preferred.store(1, Ordering::Relaxed);
+    assert!(tokio::time::timeout(Duration::from_millis(200), issue(&client, CART)).await.is_err());
+    let begun = std::time::Instant::now();
+    issue(&client, CART).await.unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(1), "a silent one is not begun with again");
     control.run(std::future::ready(())).await.unwrap();
     let error = issue(&client, CART).await.unwrap_err().to_string();
     for address in &addresses {

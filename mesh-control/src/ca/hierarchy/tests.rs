@@ -114,3 +114,19 @@ fn errors_name_the_file() {
     strange.roots = Some(dir.put("strange.pem", &pem(&other.certificate)));
     assert!(matches!(open(read(&strange).unwrap()), Err(AuthorityError::Chain(_))));
 }
+
+#[test]
+fn an_authority_with_an_rsa_key_signs() {
+    let dir = Dir::new();
+    let key = KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, rcgen::RsaKeySize::_2048).unwrap();
+    let params = params("Test", IsCa::Ca(BasicConstraints::Constrained(0)), moment(), moment() + INTERMEDIATE_LIFETIME).unwrap();
+    let certificate = dir.put("cert.pem", &pem(params.self_signed(&key).unwrap().der()));
+    // PKCS #8 and, as older Istio writes it, PKCS #1: the content of the octet string at its end.
+    let pkcs8 = key.serialize_der();
+    let pkcs1 = crate::files::pem("RSA PRIVATE KEY", &pkcs8[26..]);
+    for text in [key.serialize_pem(), pkcs1] {
+        let given = read(&CaFiles { certificate: certificate.clone(), key: dir.put("key.pem", &text), roots: None, chain: None }).unwrap();
+        assert!(!given.may_have_intermediate, "its path length allows none");
+        open(given).unwrap();
+    }
+}
