@@ -201,7 +201,7 @@ fn answers_are_sorted() {
         let chain = read(&elements, &[]).unwrap();
         assert_eq!((chain.certificates, chain.roots), (vec![leaf.clone()], vec![root.root.clone(), other.root.clone()]));
     }
-    let chain = read(&[l.clone()], &[&root.root]).unwrap();
+    let chain = read(std::slice::from_ref(&l), &[&root.root]).unwrap();
     assert_eq!((chain.certificates.len(), chain.roots.len()), (1, 1));
     assert_eq!(read(&[l.clone(), r.clone()], &[&root.root]).unwrap().roots.len(), 1);
     assert!(read(&[], &[]).unwrap().certificates.is_empty());
