@@ -143,7 +143,8 @@ impl Trace {
 
     /// The bytes occur, in a packet or across packets of one connection.
     pub fn contains(&self, needle: &[u8]) -> bool {
-        let inside = |bytes: &[u8]| !needle.is_empty() && bytes.windows(needle.len()).any(|window| window == needle);
+        let finder = memchr::memmem::Finder::new(needle);
+        let inside = |bytes: &[u8]| !needle.is_empty() && finder.find(bytes).is_some();
         self.packets.iter().any(|packet| inside(packet)) || self.streams.values().any(|stream| inside(&stream.bytes()))
     }
 
