@@ -85,6 +85,7 @@ fn agent(ctx: &SockAddrContext, settings: &Settings, attempt: &mut SockEntry) ->
 }
 
 #[inline(always)]
+#[expect(clippy::needless_borrows_for_generic_args, reason = "a key that is passed by value is copied to the stack once more")]
 fn resolve_and_judge(
     ctx: &SockAddrContext,
     family: Family,
