@@ -88,7 +88,10 @@ pub async fn serve_plaintext(worker: Rc<Worker>, pod: Arc<LocalPod>, client: Tcp
             return recorder.finish(outcome);
         }
     };
-    let application = match inbound.deliver(client_address, server).await {
+    // The client's connection ends in this namespace, so its four numbers are taken there: a second one of the same would have its
+    // segments handed to the first. The application sees the client's address with another port.
+    let from = ClientAddr(SocketAddr::new(client_address.0.ip(), 0));
+    let application = match inbound.deliver(from, server).await {
         Ok(application) => application,
         Err(outcome) => {
             reset(client);

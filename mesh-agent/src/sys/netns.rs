@@ -90,15 +90,28 @@ fn namespace_cookie() -> io::Result<u64> {
     sockopt::netns_cookie(&socket)
 }
 
-/// Lets the replies of a connection that the agent delivered find the agent's socket: accepted sockets inherit the mark of the SYN,
-/// and what carries the mark is looked up in a table that calls every address local.
+/// Settings of a pod's namespace that keep the mark of a delivered connection on what answers it: accepted sockets inherit it from the
+/// SYN, and what the kernel answers by itself (a reset, where nobody listens) bears it too.
+const MARKING: [&str; 3] =
+    ["/proc/sys/net/ipv4/tcp_fwmark_accept", "/proc/sys/net/ipv4/fwmark_reflect", "/proc/sys/net/ipv6/fwmark_reflect"];
+
+/// Writes all of [`MARKING`]; a kernel without IPv6 has no such file for it.
+fn set_marking(value: &str) -> io::Result<()> {
+    MARKING.iter().try_for_each(|file| match std::fs::write(file, value) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound && file.contains("/ipv6/") => Ok(()),
+        other => other.map_err(|error| io::Error::new(error.kind(), format!("{file}: {error}"))),
+    })
+}
+
+/// Lets the replies of a connection that the agent delivered find the agent's socket: they bear the mark of its SYN, and what bears the
+/// mark is looked up in a table that calls every address local.
 pub async fn prepare(netns: &NetNs, mark: u32) -> io::Result<()> {
-    netns.run(|| std::fs::write("/proc/sys/net/ipv4/tcp_fwmark_accept", "1"))??;
+    netns.run(|| set_marking("1"))??;
     super::route::deliver_marked_locally(netns, mark).await
 }
 
 /// Takes back what [`prepare`] did.
 pub async fn restore(netns: &NetNs, mark: u32) -> io::Result<()> {
-    netns.run(|| std::fs::write("/proc/sys/net/ipv4/tcp_fwmark_accept", "0"))??;
+    netns.run(|| set_marking("0"))??;
     super::route::forget_marked(netns, mark).await
 }
