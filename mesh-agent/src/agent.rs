@@ -86,8 +86,18 @@ pub async fn run(config: Config, log: LogControl) -> Result<(), AgentError> {
         return Err(AgentError::Lacks(lacks.iter().map(|lack| format!("- {lack}")).collect::<Vec<_>>().join("\n")));
     }
     raise_descriptor_limit();
-    let agent = Agent::build(config, required, log).await?;
-    agent.serve().await
+    let readiness = Readiness::new();
+    let start = readiness.block("the start");
+    match Agent::build(config, required, log, readiness).await {
+        Ok(agent) => {
+            drop(start);
+            agent.serve().await
+        }
+        Err(error) => {
+            start.never();
+            Err(error)
+        }
+    }
 }
 
 /// Every pod costs sockets, every connection two: the soft limit of a shell (1024) is not enough.
@@ -111,11 +121,10 @@ struct Agent {
 }
 
 impl Agent {
-    async fn build(config: Config, required: Required, log: LogControl) -> Result<Self, AgentError> {
+    async fn build(config: Config, required: Required, log: LogControl, readiness: Readiness) -> Result<Self, AgentError> {
         let metrics = Arc::new(Metrics::new(MetricsConfig { cluster: config.cluster.as_str().into(), ..MetricsConfig::default() }));
         let access = Arc::new(start_access_log(&config, &metrics)?);
         let telemetry = Telemetry::new(metrics.clone(), access);
-        let readiness = Readiness::new();
         let (trigger, drain) = drain::new();
         let mut tasks = JoinSet::new();
 

@@ -23,6 +23,7 @@ use crate::capture::maps::Flows;
 use crate::capture::numbers;
 use crate::config::Config;
 use crate::identity::Secrets;
+use crate::ops::PeerInfo;
 use crate::ops::access::AccessLevel;
 use crate::ops::ready::Blocker;
 use crate::outcome::{Outcome, Side};
@@ -116,15 +117,18 @@ impl Control {
         self.secrets.ensure(self.pods.identities(snapshot));
         let secrets = self.secrets.clone();
         let (gone, changed) = self.pods.reconcile(snapshot, &mut self.kernel, |identity| secrets.watch(identity));
-        for uid in &gone {
-            let is = |peer: &crate::ops::PeerInfo| peer.workload.as_ref().is_some_and(|workload| workload.uid == *uid);
+        let now: HashSet<WorkloadUid> = snapshot.workloads().map(|w| w.uid.clone()).collect();
+        let vanished: HashSet<&WorkloadUid> = self.known.difference(&now).collect();
+        for uid in &vanished {
+            self.shared.telemetry.metrics().forget(uid, Instant::now());
+        }
+        // Pods of other nodes count too: one that vanished with its node ends no connection by itself.
+        let lost: HashSet<&WorkloadUid> = gone.iter().chain(vanished).collect();
+        if !lost.is_empty() {
+            let is = |peer: &PeerInfo| peer.workload.as_ref().is_some_and(|workload| lost.contains(&workload.uid));
             let live = self.shared.telemetry.live();
             live.close_where(&Outcome::PodGone { side: Side::Server }, |c| is(&c.connection.labels.destination));
             live.close_where(&Outcome::PodGone { side: Side::Client }, |c| is(&c.connection.labels.source));
-        }
-        let now: HashSet<WorkloadUid> = snapshot.workloads().map(|w| w.uid.clone()).collect();
-        for uid in self.known.difference(&now) {
-            self.shared.telemetry.metrics().forget(uid, Instant::now());
         }
         self.known = now;
         let agent = &self.shared.telemetry.metrics().agent;

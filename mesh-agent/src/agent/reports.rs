@@ -43,7 +43,7 @@ impl Reports {
         names: Arc<ArcSwap<Directory>>,
     ) -> Result<(Self, Rc<RefCell<Flows>>), LoadError> {
         let flows = Rc::new(RefCell::new(Flows::open(pins)?));
-        let reports = Reports {
+        let mut reports = Reports {
             events: Events::open(pins)?,
             flows: flows.clone(),
             totals: KernelFlows::new(telemetry.metrics().clone(), adopted),
@@ -51,6 +51,10 @@ impl Reports {
             telemetry,
             names,
         };
+        if adopted {
+            // Where counting starts must be known before this agent ends its first connection.
+            reports.take_totals();
+        }
         Ok((reports, flows))
     }
 

@@ -29,8 +29,13 @@ pub enum LoadError {
         error: io::Error,
     },
     /// The object itself.
-    #[error("the kernel or the loader refuses the eBPF object: {0}")]
-    Loader(#[from] EbpfError),
+    #[error("the kernel or the loader refuses the eBPF object {path}: {error}")]
+    Loader {
+        /// The path.
+        path: PathBuf,
+        /// What happened.
+        error: EbpfError,
+    },
     /// A program.
     #[error("program {program}: {error}")]
     Program {
@@ -77,7 +82,10 @@ impl Programs {
         for dir in [pins.clone(), pins.join("links"), pins.join("netns")] {
             std::fs::create_dir_all(&dir).map_err(|error| LoadError::Io { path: dir, error })?;
         }
-        let mut ebpf = EbpfLoader::new().default_map_pin_directory(&pins).load(&data)?;
+        let mut ebpf = EbpfLoader::new()
+            .default_map_pin_directory(&pins)
+            .load(&data)
+            .map_err(|error| LoadError::Loader { path: object.into(), error })?;
         for name in [names::program::CONNECT4, names::program::CONNECT6, names::program::PEERNAME4, names::program::PEERNAME6] {
             program::<CgroupSockAddr>(&mut ebpf, name)?.load().map_err(|error| LoadError::Program { program: name, error })?;
         }

@@ -85,6 +85,11 @@ impl Blocker {
             *told = Some(detail.into());
         }
     }
+
+    /// Blocks for good: the part failed and will never be ready.
+    pub fn never(self) {
+        std::mem::forget(self);
+    }
 }
 
 impl Drop for Blocker {

@@ -42,9 +42,13 @@ fn an_agent_that_is_asked_to_end_lets_connections_finish() {
     wait_until("the short one lives", LIMIT, || short.ticks() >= 3).unwrap();
     let asked = std::time::Instant::now();
     assert!(!mesh.mesh.agent("n1").unwrap().terminate(Duration::ZERO).unwrap(), "it drains");
-    let answer = http_get(&mesh.node("n1").netns(), "http://127.0.0.1:15020/healthz/ready").unwrap();
-    assert_eq!(answer.status, 503, "{}", answer.body);
-    assert!(answer.body.contains("drain"), "{}", answer.body);
+    let mut shown = String::new();
+    wait_until("readiness says that it drains", SOON, || {
+        let answer = http_get(&mesh.node("n1").netns(), "http://127.0.0.1:15020/healthz/ready").expect("the page is served while draining");
+        shown = format!("{} {}", answer.status, answer.body);
+        answer.status == 503 && answer.body.contains("drain")
+    })
+    .unwrap_or_else(|error| panic!("{error}: {shown}"));
     goes_on(&long);
     // What comes now is refused, not passed around the agent that ends.
     let report =
@@ -163,22 +167,26 @@ fn a_pod_that_vanishes_ends_its_connections_and_no_others() {
         shown["connections"].as_array().is_some_and(|all| !all.is_empty())
     };
     let start = |to: &Pod| {
-        let words = ["bulk", &at(to, 7320).to_string(), "--send", "20000000000", "--receive", "20000000000", "--timeout", "60"];
+        let words = ["bulk", &at(to, 7320).to_string(), "--send", "20000000000", "--timeout", "60"];
         let bulk = client.spawn_peer(&words).unwrap();
-        wait_until("the transfer runs", LIMIT, || lives(to.name())).unwrap();
+        let arrived = || {
+            let shown = mesh.admin("n2", &format!("/connections?workload=shop/{}", to.name()));
+            shown["connections"][0]["bytes_received"].as_u64().is_some_and(|bytes| bytes > 1_000_000)
+        };
+        wait_until("the transfer runs", LIMIT, arrived).unwrap();
         bulk
     };
     // As a kubelet takes one down: processes first, the announcement after.
     let bulk = start(&server);
     server.clone().remove().unwrap();
-    let report: BulkReport = bulk.finish(LIMIT).expect("the transfer ends");
-    assert!(!report.ok && report.error.is_some(), "{report:?}");
     mesh.changed(|| mesh.world.manifests().remove_pod(&server).unwrap());
+    let report: BulkReport = bulk.finish(SOON).expect("the transfer ends");
+    assert!(!report.ok && report.error.is_some(), "{report:?}");
     // As a node loses one: announced as gone while its processes and sockets are still there, out of reach.
     let bulk = start(&torn);
     torn.unplug().unwrap();
     mesh.changed(|| mesh.world.manifests().remove_pod(&torn).unwrap());
-    let report: BulkReport = bulk.finish(LIMIT).expect("the transfer ends");
+    let report: BulkReport = bulk.finish(SOON).expect("the transfer ends");
     assert!(!report.ok && report.error.is_some(), "{report:?}");
     mesh.access("n1", &[("outcome", "server_pod_gone"), ("destination_workload", "shop/torn")]);
     // The client's side of it.
@@ -216,6 +224,7 @@ fn an_address_that_is_used_again_belongs_to_its_new_pod() {
         // The address has a new owner before the mesh hears of it: nothing is let through under the old name.
         let second = mesh.node(node).add_pod(PodSpec::new("shop", &format!("new-{old}")).service_account("heir").host(number)).unwrap();
         assert_eq!(second.ipv4(), first.ipv4());
+        forget_neighbours(&mesh, &client);
         let echo = second.serve("echo", 7330).unwrap();
         if direction == "outbound" {
             let report = client
@@ -239,6 +248,7 @@ fn an_address_that_is_used_again_belongs_to_its_new_pod() {
             .node(node)
             .add_pod(PodSpec::new("shop", &format!("closed-{old}")).service_account("server").label("app", "closed").host(number))
             .unwrap();
+        forget_neighbours(&mesh, &client);
         let echo = third.serve("echo", 7330).unwrap();
         mesh.changed(|| {
             mesh.world.manifests().put_pod(&third).unwrap();
@@ -248,5 +258,14 @@ fn an_address_that_is_used_again_belongs_to_its_new_pod() {
         let report = client.connect(at(&third, 7330), "third").unwrap();
         assert_eq!((report.received_bytes, echo.accepted()), (0, 0), "{report:?}");
         mesh.access(node, &[("policy", "shop/thief-sees-no-clients"), ("destination_workload", &third.full_name())]);
+    }
+}
+
+/// As network plug-ins do by announcing an address's new owner: hardware addresses that were learnt are forgotten.
+fn forget_neighbours(mesh: &Cluster, pod: &Pod) {
+    const FLUSH: [&str; 5] = ["ip", "neigh", "flush", "nud", "all"];
+    pod.exec(&FLUSH, LIMIT).unwrap().success().unwrap();
+    for node in mesh.world.nodes() {
+        node.exec_host(&FLUSH, LIMIT).unwrap().success().unwrap();
     }
 }

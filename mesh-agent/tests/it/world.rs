@@ -105,6 +105,22 @@ impl std::ops::Deref for Cluster {
     }
 }
 
+impl Drop for Cluster {
+    /// What the agents said goes with the world; a test that fails shows the end of it.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // The access log is written by a thread of its own.
+            std::thread::sleep(Duration::from_millis(300));
+            for agent in self.mesh.agents() {
+                let log = agent.log();
+                let lines: Vec<&str> = log.lines().collect();
+                let last = lines.get(lines.len().saturating_sub(30)..).unwrap_or_default();
+                eprintln!("the agent of {} wrote last:\n{}", agent.node().name(), last.join("\n"));
+            }
+        }
+    }
+}
+
 impl Cluster {
     /// The agent of a node.
     pub fn agent(&self, node: &str) -> &Agent {
