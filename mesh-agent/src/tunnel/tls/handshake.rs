@@ -155,7 +155,11 @@ async fn drive<E: Engine>(engine: &mut E, socket: &mut Socket) -> Result<Vec<u8>
             }
             Step::Closed => return Err(HandshakeError::Closed("it closed in the middle of the handshake".into())),
             Step::Failed(error) => {
-                farewell(engine, socket, outgoing).await;
+                // Who has sent an alert is not waiting for one.
+                if !matches!(error, HandshakeError::Alert { .. }) {
+                    incoming.truncate(shown);
+                    farewell(engine, socket, incoming, outgoing).await;
+                }
                 return Err(error);
             }
         }
@@ -215,20 +219,30 @@ async fn send(socket: &Socket, mut bytes: &[u8]) -> Result<(), HandshakeError> {
     Ok(())
 }
 
-/// Sends the alert that says why, and sees to it that it arrives.
-async fn farewell<E: Engine>(engine: &mut E, socket: &mut Socket, mut outgoing: Vec<u8>) {
+/// Whether a record is an alert: by its type, or, where that is encrypted, by its length, which nothing else of a handshake has.
+fn is_alert(record: &[u8]) -> bool {
+    matches!(record, [21, ..] | [23, _, _, 0, 19, ..])
+}
+
+/// Sends the alert that says why, and sees to it that it arrives. `incoming` is what the engine has seen and not discarded.
+///
+/// The engine gives what it has to send before it looks at what came, and must not be asked again after that: it would judge the same
+/// bytes a second time, or miss those that it remembers, and both are panics. An alert is the last that it has to send.
+async fn farewell<E: Engine>(engine: &mut E, socket: &mut Socket, mut incoming: Vec<u8>, mut outgoing: Vec<u8>) {
     for _ in 0..4 {
-        match engine.process(&mut []).state {
+        let at = outgoing.len();
+        let UnbufferedStatus { discard, state, .. } = engine.process(&mut incoming);
+        match state {
             Ok(ConnectionState::EncodeTlsData(encode)) => {
                 if append(encode, &mut outgoing).is_err() {
                     return;
                 }
             }
-            Ok(ConnectionState::TransmitTlsData(transmit)) => {
-                transmit.done();
-                break;
-            }
             _ => break,
+        }
+        incoming.drain(..discard);
+        if outgoing.get(at..).is_some_and(is_alert) {
+            break;
         }
     }
     let goodbye = async {

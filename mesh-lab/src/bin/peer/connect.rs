@@ -86,7 +86,11 @@ pub struct TickArguments {
 /// What an error says about the other side.
 pub fn end_of(error: &io::Error) -> End {
     match error.kind() {
-        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionAborted => End::Reset,
+        // shutdown() of a connection that the other side has aborted meanwhile says that it is not connected.
+        io::ErrorKind::ConnectionReset
+        | io::ErrorKind::BrokenPipe
+        | io::ErrorKind::ConnectionAborted
+        | io::ErrorKind::NotConnected => End::Reset,
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => End::Timeout,
         _ => End::Error,
     }
