@@ -49,6 +49,9 @@ pub struct Arguments {
     /// The cargo profile of agent and control plane. Figures of `dev` say nothing.
     #[arg(long, value_name = "PROFILE", default_value = "release")]
     profile: String,
+    /// Measure the mesh-agent and mesh-control in this directory, with ../bpf/mesh-ebpf.o, instead of building them: to compare builds.
+    #[arg(long, value_name = "DIR", conflicts_with = "profile")]
+    binaries: Option<PathBuf>,
     /// Exit with failure also where a goal is missed.
     #[arg(long)]
     strict: bool,
@@ -63,9 +66,10 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
     let meshed = wanted.iter().any(|id| id.is_meshed());
     let many = arguments.pods > 0 && (meshed || arguments.only.is_empty());
     mesh_lab::packages::ensure(&["iproute2", "util-linux", "tcpdump", "curl", "nginx-light", "wrk", "iperf3", "openssl"])?;
-    build(&arguments.profile, meshed || many)?;
+    build(&arguments.profile, (meshed || many) && arguments.binaries.is_none())?;
     let envoy = if wanted.contains(&PathId::Envoy) { Some(envoy::binary()?) } else { None };
-    let binaries = command::target().join(if arguments.profile == "dev" { "debug" } else { &arguments.profile });
+    let built = command::target().join(if arguments.profile == "dev" { "debug" } else { &arguments.profile });
+    let binaries = arguments.binaries.clone().unwrap_or(built);
 
     let mut plain = if wanted.iter().all(|id| id.is_meshed()) { None } else { Some(stage::Stage::new("bench-plain")?) };
     let mut mesh = if meshed { Some(stage::Stage::new("bench-mesh")?) } else { None };
@@ -82,7 +86,11 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
         };
         paths.push(path);
     }
-    let settings = Settings { rounds: arguments.rounds, seconds: arguments.seconds, profile: arguments.profile.clone() };
+    let build = match &arguments.binaries {
+        Some(directory) => directory.display().to_string(),
+        None => format!("profile {}", arguments.profile),
+    };
+    let settings = Settings { rounds: arguments.rounds, seconds: arguments.seconds, build };
     let expected = u64::from(arguments.rounds) * arguments.seconds * (paths.len() * loads.len()) as u64;
     println!("{} paths, {} loads, {} rounds of {} s each: about {expected} s", paths.len(), loads.len(), settings.rounds, settings.seconds);
     let reports = measure(&paths, &loads, &settings)?;

@@ -26,7 +26,8 @@ const DISTURBED: f64 = 0.03;
 pub struct Settings {
     pub rounds: u32,
     pub seconds: u64,
-    pub profile: String,
+    /// The profile of agent and control plane, or where they were found.
+    pub build: String,
 }
 
 /// One load on one path in one round.

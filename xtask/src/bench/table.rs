@@ -12,10 +12,7 @@ pub fn print(report: &Report) {
     let facts = machine();
     let fact = |name: &str| facts.get(name).map_or("?", String::as_str);
     println!("\n{} cores of {}, Linux {}", fact("cores"), fact("processor"), fact("kernel"));
-    println!(
-        "medians of {} rounds of {} s; mesh built with profile {}\n",
-        report.settings.rounds, report.settings.seconds, report.settings.profile
-    );
+    println!("medians of {} rounds of {} s; mesh of {}\n", report.settings.rounds, report.settings.seconds, report.settings.build);
     figures(report);
     println!();
     costs(report);

@@ -25,7 +25,7 @@ fn path(id: PathId, values: &[f64]) -> PathReport {
 }
 
 fn report(paths: Vec<PathReport>, busy: u64) -> Report {
-    let settings = Settings { rounds: 3, seconds: 1, profile: "release".to_owned() };
+    let settings = Settings { rounds: 3, seconds: 1, build: "profile release".to_owned() };
     let memory = Memory { pods: 100, idle_rss_bytes: 5_000_000, busy_rss_bytes: busy, ready_seconds: 1.0 };
     Report::new(settings, paths, Some(Ok(memory)))
 }
