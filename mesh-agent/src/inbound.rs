@@ -125,7 +125,10 @@ impl Handler for Inbound {
         let mut recorder =
             telemetry.open(self.connection(client, incoming.server, Some(&incoming.peer), Security::MutualTls, traceparent));
         match self.admit(peer, client, incoming.server, &mut recorder).await {
-            Ok((application, live)) => Ok(accepted(application, live, recorder)),
+            Ok((application, live)) => {
+                let baggage = self.worker.shared.baggage(&self.pod);
+                Ok(Accepted { baggage: Some(baggage), ..accepted(application, live, recorder) })
+            }
             Err(outcome) => {
                 let refusal = Refusal::new(outcome.tunnel_status(), outcome.to_string());
                 recorder.finish(outcome);

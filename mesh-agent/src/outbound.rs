@@ -37,7 +37,9 @@ fn target(worker: &Worker, origin: &Origin) -> Result<Target, Outcome> {
 }
 
 async fn tunnel(worker: &Worker, pod: &LocalPod, application: TcpStream, client: ClientAddr, target: Target) {
-    let recorder = worker.shared.telemetry.open(connection(worker, pod, client, None, Some(&target)));
+    let (trace_id, traceparent) = trace_context(rand::random(), rand::random());
+    let connection = Connection { trace_id: Some(trace_id), ..connection(worker, pod, client, None, Some(&target)) };
+    let recorder = worker.shared.telemetry.open(connection);
     let Some(local) = pod.address(target.server.0.ip()) else {
         reset(application);
         return recorder.finish(Outcome::AddressFamily);
@@ -48,8 +50,13 @@ async fn tunnel(worker: &Worker, pod: &LocalPod, application: TcpStream, client:
         source: local,
         destination: TunnelAddr(SocketAddr::new(target.server.0.ip(), accept::TUNNEL_PORT)),
     };
-    let request =
-        OpenRequest { target: target.server.0, client: Some(client), host: target.service.as_ref().map(|s| worker.shared.service(s).host), baggage: None, traceparent: None };
+    let request = OpenRequest {
+        target: target.server.0,
+        client: Some(client),
+        host: target.service.as_ref().map(|service| worker.shared.service(service).host),
+        baggage: Some(worker.shared.baggage(pod)),
+        traceparent: Some(traceparent),
+    };
     let stream = match worker.pools.open(key, request).await {
         Ok(stream) => stream,
         Err(error) => {
@@ -67,6 +74,14 @@ async fn tunnel(worker: &Worker, pod: &LocalPod, application: TcpStream, client:
         Err(error) => error.outcome(),
     };
     recorder.finish(outcome);
+}
+
+/// A new trace (W3C Trace Context, not sampled): its id, and the `traceparent` by which the other node's log names the same. All zeros are
+/// no id.
+fn trace_context(trace: u128, span: u64) -> (Arc<str>, Arc<str>) {
+    let id = format!("{:032x}", trace.max(1));
+    let parent = format!("00-{id}-{:016x}-00", span.max(1));
+    (id.into(), parent.into())
 }
 
 /// What is known of it, for those who look.

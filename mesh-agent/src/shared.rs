@@ -47,6 +47,7 @@ pub struct Shared {
     pub connect_timeout: Duration,
     /// Where the pins are.
     pub pins: std::path::PathBuf,
+    cluster: String,
     cluster_domain: String,
 }
 
@@ -61,8 +62,14 @@ impl Shared {
             counters: Arc::default(),
             connect_timeout: config.connect_timeout,
             pins: pins.to_path_buf(),
+            cluster: config.cluster.clone(),
             cluster_domain: config.cluster_domain.clone(),
         }
+    }
+
+    /// What peers are told of a pod: a claim, good for their labels.
+    pub fn baggage(&self, pod: &LocalPod) -> Arc<str> {
+        pod.baggage.get_or_init(|| tunnel::hbone::baggage(&self.cluster, &pod.workload).into()).clone()
     }
 
     /// A Service, as metrics name it.
@@ -84,7 +91,9 @@ pub fn collect_tunnels(metrics: &Metrics, counters: &Arc<tunnel::TunnelCounters>
         for (side, role) in roles {
             handshakes.sample(&[("direction", side), ("result", "ok")], role.handshakes.get() as f64);
             for (failure, count) in role.failures() {
-                handshakes.sample(&[("direction", side), ("result", failure.as_str())], count as f64);
+                // The outcome's own name, so that a metric and a line of a log speak of the same.
+                let outcome = Outcome::TunnelHandshakeFailed { failure, detail: "".into() };
+                handshakes.sample(&[("direction", side), ("result", outcome.meaning().name)], count as f64);
             }
         }
         let mut streams = samples.family("nodemesh_tunnel_streams", "Connections carried by tunnels.", Kind::Counter);

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use mesh_model::policy::{CompiledPolicy, SetInterner};
 use mesh_model::snapshot::Snapshot;
@@ -32,6 +32,8 @@ pub struct LocalPod {
     pub certificate: CertificateWatch,
     /// Cancelled when it is no longer served.
     pub gone: CancellationToken,
+    /// What peers are told of it, once anybody was.
+    pub baggage: OnceLock<Arc<str>>,
 }
 
 impl LocalPod {
@@ -309,6 +311,7 @@ async fn step(entry: &mut Entry, kernel: &mut Kernel, workers: &Assign) -> Resul
         policy: entry.policy.subscribe(),
         certificate: entry.certificate.clone(),
         gone: CancellationToken::new(),
+        baggage: OnceLock::new(),
     });
     workers.add(&pod, listeners);
     entry.served = Some(pod);

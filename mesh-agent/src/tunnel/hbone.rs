@@ -1,11 +1,13 @@
 //! HBONE: HTTP/2 CONNECT inside mutual TLS, as Istio's ambient data plane speaks it. Headers here are pure; the roles are below.
 
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use h2::{Ping, PingPong};
 use http::header::{FORWARDED, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, StatusCode};
+use mesh_model::workload::Workload;
 
 use super::error::Refusal;
 use super::server::{Connection, Incoming};
@@ -57,6 +59,35 @@ pub fn parse_forwarded(value: &str) -> (Option<SocketAddr>, Option<&str>) {
         }
     }
     (client, host)
+}
+
+/// `baggage` (W3C Baggage) of a workload: the members that ztunnel sends and reads, absent ones left out.
+pub fn baggage(cluster: &str, workload: &Workload) -> String {
+    let names = &workload.canonical;
+    let members = [
+        ("k8s.cluster.name", cluster),
+        ("k8s.namespace.name", &*workload.namespace),
+        ("k8s.deployment.name", &*names.workload),
+        ("service.name", &*names.service),
+        ("service.version", &*names.revision),
+    ];
+    let mut text = String::with_capacity(160);
+    for (key, value) in members.into_iter().filter(|(_, value)| !value.is_empty()) {
+        if !text.is_empty() {
+            text.push(',');
+        }
+        text.push_str(key);
+        text.push('=');
+        for byte in value.bytes() {
+            match byte {
+                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => text.push(char::from(byte)),
+                other => {
+                    let _ = write!(text, "%{other:02X}");
+                }
+            }
+        }
+    }
+    text
 }
 
 /// A text header that is fit for a log or label.
