@@ -226,11 +226,15 @@ fn an_address_that_is_used_again_belongs_to_its_new_pod() {
         assert_eq!(second.ipv4(), first.ipv4());
         forget_neighbours(&mesh, &client);
         let echo = second.serve("echo", 7330).unwrap();
+        let target = at(&second, 7330).to_string();
+        let early = || client.peer(&["connect", &target, "--send", "early", "--half-close", "--timeout", "3"], LIMIT).unwrap();
         if direction == "outbound" {
-            let report = client
-                .peer(&["connect", &at(&second, 7330).to_string(), "--send", "early", "--half-close", "--timeout", "3"], LIMIT)
-                .unwrap();
+            let report = early();
             assert_eq!((report.received_bytes, echo.accepted()), (0, 0), "{report:?}");
+        } else {
+            // On its own node the agent notices that the old pod's namespace is gone, and holds the address.
+            wait_until("the kernel refuses the address", SOON, || early().errno == Some(1)).unwrap();
+            mesh.access("n1", &[("outcome", "destination_held"), ("destination_workload", &first.full_name())]);
         }
         mesh.changed(|| {
             mesh.world.manifests().put_pod(&second).unwrap();
