@@ -2,11 +2,21 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod abi;
+mod config;
 mod fail_closed;
+#[allow(dead_code, reason = "what one module of tests does not ask, another does")]
+mod foreign;
+mod hostile;
 mod l4;
+mod mtls;
 mod net;
+mod observe;
+mod policy;
 mod same_node;
 mod services;
+#[allow(dead_code, reason = "it serves the unit tests of the metrics too")]
+#[path = "../../src/ops/metrics/tests/strict.rs"]
+mod strict;
 mod upgrade;
 mod verdict;
 #[allow(dead_code, reason = "what one module of tests does not ask, another does")]
