@@ -13,7 +13,7 @@ pub const KIND_DELIVERY: u32 = 4;
 /// Not judged by the mesh, but rewritten (a Service's address resolved to an endpoint outside the mesh).
 pub const KIND_RESOLVED: u32 = 5;
 
-/// [`FlowEntry::state`]: the SYN may still be on its way; only such an entry opens the way past the agent's listener.
+/// [`FlowEntry::state`]: the SYN may still be on its way.
 pub const STATE_CONNECTING: u32 = 0;
 /// The handshake is over.
 pub const STATE_ESTABLISHED: u32 = 1;

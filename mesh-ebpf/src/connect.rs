@@ -52,7 +52,8 @@ pub fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
 #[inline(always)]
 fn stranger(ctx: &SockAddrContext, settings: &Settings, netns: u64, attempt: &mut SockEntry) -> i32 {
     if ctx::current_cgroup() == settings.agent_cgroup {
-        return ALLOW;
+        // In a pod's namespace that is not written down yet.
+        return if netns == settings.host_netns { ALLOW } else { agent(ctx, settings, attempt) };
     }
     let in_pods = settings.pods_cgroup != 0 && ctx::current_ancestor(settings.pods_level) == settings.pods_cgroup;
     if netns == settings.host_netns {
