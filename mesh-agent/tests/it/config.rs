@@ -60,7 +60,12 @@ fn put(cluster: &Cluster, name: &str, content: &str) {
 
 #[test]
 fn what_is_not_understood_denies_what_it_selects_and_is_named() {
-    let pods = [("n1", PodSpec::new("shop", "client")), ("n1", PodSpec::new(OUTSIDE, "outsider")), ("n2", PodSpec::new("shop", "api")), ("n2", PodSpec::new("shop", "store"))];
+    let pods = [
+        ("n1", PodSpec::new("shop", "client")),
+        ("n1", PodSpec::new(OUTSIDE, "outsider")),
+        ("n2", PodSpec::new("shop", "api")),
+        ("n2", PodSpec::new("shop", "store")),
+    ];
     let cluster = ground("config", &pods).start();
     let [client, api, store] = ["client", "api", "store"].map(|name| cluster.pod(name));
     let servers = [api.serve("echo", 7000).unwrap(), store.serve("echo", 7000).unwrap(), store.serve("echo", 7001).unwrap()];
@@ -122,9 +127,17 @@ fn what_is_not_understood_denies_what_it_selects_and_is_named() {
     };
     deny_all("an action that is none", &policy(json!({ "action": "ALOW", "rules": [{}] })), "spec.action");
     deny_all("CUSTOM", &policy(json!({ "action": "CUSTOM", "provider": { "name": "x" }, "rules": [{}] })), "spec.action");
-    deny_all("a range that is none", &policy(json!({ "rules": [{ "from": [{ "source": { "ipBlocks": ["10.0.0.0/33"] } }] }] })), "ipBlocks[0]");
+    deny_all(
+        "a range that is none",
+        &policy(json!({ "rules": [{ "from": [{ "source": { "ipBlocks": ["10.0.0.0/33"] } }] }] })),
+        "ipBlocks[0]",
+    );
     deny_all("rules that are no list", &policy(json!({ "action": "DENY", "rules": "all" })), "spec.rules");
-    deny_all("a port that is a word", &policy(json!({ "action": "DENY", "rules": [{ "to": [{ "operation": { "ports": ["http"] } }] }] })), "ports[0]");
+    deny_all(
+        "a port that is a word",
+        &policy(json!({ "action": "DENY", "rules": [{ "to": [{ "operation": { "ports": ["http"] } }] }] })),
+        "ports[0]",
+    );
     // In dry run it is no more than a note.
     let mut dry: Value = serde_json::from_str(&policy(json!({ "action": "ALOW" }))).unwrap();
     dry["metadata"]["annotations"] = json!({ "istio.io/dry-run": "true" });
@@ -173,7 +186,8 @@ fn vanishing_directory(cluster: &Cluster) {
     let aside = directory.with_extension("aside");
     let in_force = || {
         let page = cluster.admin("n2", "/config");
-        let mut names: Vec<String> = ["services", "workloads"].iter().flat_map(|part| page[part].as_array().unwrap()).map(Value::to_string).collect();
+        let mut names: Vec<String> =
+            ["services", "workloads"].iter().flat_map(|part| page[part].as_array().unwrap()).map(Value::to_string).collect();
         names.sort();
         (names, page["mesh"].clone())
     };
@@ -183,8 +197,13 @@ fn vanishing_directory(cluster: &Cluster) {
     let before = in_force();
 
     fs::rename(&directory, &aside).unwrap();
-    let complained = |node: &str| cluster.agent(node).log().lines().any(|line| line.contains("manifest") && line.contains(&*directory.to_string_lossy()) && (line.contains("ERROR") || line.contains("WARN")));
-    wait_until("the log of the lost directory", LIMIT, || complained("n1") && complained("n2")).unwrap_or_else(|error| panic!("{error}:\n{}", cluster.agent("n2").log()));
+    let complained = |node: &str| {
+        cluster.agent(node).log().lines().any(|line| {
+            line.contains("manifest") && line.contains(&*directory.to_string_lossy()) && (line.contains("ERROR") || line.contains("WARN"))
+        })
+    };
+    wait_until("the log of the lost directory", LIMIT, || complained("n1") && complained("n2"))
+        .unwrap_or_else(|error| panic!("{error}:\n{}", cluster.agent("n2").log()));
     std::thread::sleep(Duration::from_millis(300));
     assert_eq!(client.connect(to, "x").unwrap().received, "x");
     assert_eq!(client.connect(at(&cluster.pod("store"), 7000), "x").unwrap().received_bytes, 0, "the policy went with its file");

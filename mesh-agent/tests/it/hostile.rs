@@ -55,7 +55,8 @@ impl Scene {
         let report = self.caller.connect(at(&self.server, 7000), "hello").unwrap();
         assert_eq!((&*report.received, report.end), ("hello", End::Eof), "{what}: {report:?}");
         assert!(begun.elapsed() < Duration::from_secs(5), "{what}: a connection took {:?}", begun.elapsed());
-        wait_until("more rounds", SOON, || self.honest.ticks() > ticks).unwrap_or_else(|error| panic!("{what}: {error}: {}", self.honest.process.log()));
+        wait_until("more rounds", SOON, || self.honest.ticks() > ticks)
+            .unwrap_or_else(|error| panic!("{what}: {error}: {}", self.honest.process.log()));
     }
 
     /// Resident memory of a node's agent, in KiB, and how many files it has open.
@@ -74,7 +75,11 @@ impl Scene {
             assert_eq!(agent.process.pid(), pid);
             let log = agent.log();
             for word in ["panicked", "stack backtrace", "\"ERROR\"", "internal error"] {
-                assert!(!log.contains(word), "{node}: {word}:\n{}", log.lines().filter(|line| line.contains(word)).collect::<Vec<_>>().join("\n"));
+                assert!(
+                    !log.contains(word),
+                    "{node}: {word}:\n{}",
+                    log.lines().filter(|line| line.contains(word)).collect::<Vec<_>>().join("\n")
+                );
             }
             assert_eq!(agent.metrics().unwrap().sum("nodemesh_kernel_map_full_total", &[]), 0.0);
         }
@@ -146,7 +151,10 @@ fn bytes_that_are_no_protocol_end_their_own_connection() {
         ("headers of a broken code", [PREFACE, SETTINGS, &frame(1, 4, 1, &[0xff; 64])].concat()),
         ("headers on an even stream", [PREFACE, SETTINGS, &frame(1, 4, 2, &block)].concat()),
         ("headers that are cut off by another frame", [PREFACE, SETTINGS, &frame(1, 0, 1, &block), &frame(6, 0, 0, &[0; 8])].concat()),
-        ("headers without end", [PREFACE, SETTINGS, &frame(1, 0, 1, &block), &frame(9, 0, 1, &[0x40, 1, b'a', 1, b'b'].repeat(3000)).repeat(40)].concat()),
+        (
+            "headers without end",
+            [PREFACE, SETTINGS, &frame(1, 0, 1, &block), &frame(9, 0, 1, &[0x40, 1, b'a', 1, b'b'].repeat(3000)).repeat(40)].concat(),
+        ),
         ("a window without bound", [PREFACE, SETTINGS, &frame(8, 0, 0, &[0x7f, 0xff, 0xff, 0xff]).repeat(3)].concat()),
     ];
     inside(&scene.caller, async {
@@ -263,8 +271,12 @@ fn thousands_that_begin_and_do_not_go_on_keep_nobody_from_being_served() {
     });
     // The way for plaintext: connections that say nothing reach the application, which is asked to bear what it always had to.
     let outsider = scene.cluster.pod("outsider");
-    let held: HoldReport =
-        run(&outsider.place(), &["hold", &at(&scene.server, 7003).to_string(), "--connections", "500", "--seconds", "1"], Duration::from_secs(60)).unwrap();
+    let held: HoldReport = run(
+        &outsider.place(),
+        &["hold", &at(&scene.server, 7003).to_string(), "--connections", "500", "--seconds", "1"],
+        Duration::from_secs(60),
+    )
+    .unwrap();
     assert_eq!((held.opened, held.alive), (500, 500));
     scene.others_are_served("many that say nothing in plaintext");
     scene.unharmed(pids);
@@ -278,7 +290,9 @@ fn who_stops_reading_is_waited_for_by_nobody_else() {
     let [resident_n1, _] = [scene.footprint("n1").0, 0];
     // Applications that never read, of our own client: what was sent stays with the sender.
     let stalled: Vec<Client> = (0..4)
-        .map(|_| scene.caller.spawn_peer(&["bulk", &at(&scene.server, 7001).to_string(), "--send", "200000000", "--timeout", "60"]).unwrap())
+        .map(|_| {
+            scene.caller.spawn_peer(&["bulk", &at(&scene.server, 7001).to_string(), "--send", "200000000", "--timeout", "60"]).unwrap()
+        })
         .collect();
     inside(&scene.caller, async {
         // A peer that never reads what an echo sends back; on the same tunnel another stream goes on.

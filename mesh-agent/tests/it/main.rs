@@ -7,6 +7,7 @@ mod fail_closed;
 #[allow(dead_code, reason = "what one module of tests does not ask, another does")]
 mod foreign;
 mod hostile;
+mod interop;
 mod l4;
 mod mtls;
 mod net;

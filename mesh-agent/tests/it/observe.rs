@@ -39,8 +39,12 @@ const LABELS: [&str; 22] = [
     "response_flags",
 ];
 
-const FAMILIES: [&str; 4] =
-    ["istio_tcp_connections_opened_total", "istio_tcp_connections_closed_total", "istio_tcp_sent_bytes_total", "istio_tcp_received_bytes_total"];
+const FAMILIES: [&str; 4] = [
+    "istio_tcp_connections_opened_total",
+    "istio_tcp_connections_closed_total",
+    "istio_tcp_sent_bytes_total",
+    "istio_tcp_received_bytes_total",
+];
 
 /// A request as it is, so that every header can be chosen; head and body of the answer.
 fn ask(cluster: &Cluster, node: &str, port: u16, request: &str) -> (u16, String, String) {
@@ -64,13 +68,20 @@ fn get(path: &str, headers: &str) -> String {
 
 /// Both formats, each read strictly, of the same content.
 fn scrape(cluster: &Cluster, node: &str) -> Exposition {
-    let (status, head, body) = ask(cluster, node, 15020, &get("/metrics", "Host: localhost\r\nAccept: application/openmetrics-text;version=1.0.0\r\n"));
+    let (status, head, body) =
+        ask(cluster, node, 15020, &get("/metrics", "Host: localhost\r\nAccept: application/openmetrics-text;version=1.0.0\r\n"));
     assert!(status == 200 && head.contains("application/openmetrics-text"), "{head}");
     let open = open_metrics(&body);
     let (status, head, body) = ask(cluster, node, 15020, &get("/metrics", "Host: localhost\r\n"));
     assert!(status == 200 && head.contains("text/plain"), "{head}");
     let plain = prometheus(&body);
-    let names = |page: &Exposition| page.samples.iter().map(|sample| sample.name.clone()).filter(|name| name.starts_with("istio_")).collect::<std::collections::BTreeSet<_>>();
+    let names = |page: &Exposition| {
+        page.samples
+            .iter()
+            .map(|sample| sample.name.clone())
+            .filter(|name| name.starts_with("istio_"))
+            .collect::<std::collections::BTreeSet<_>>()
+    };
     assert_eq!(names(&open), names(&plain));
     for sample in plain.samples.iter().filter(|sample| sample.name.starts_with("istio_")) {
         let labels: Vec<&str> = sample.labels.iter().map(|(name, _)| name.as_str()).collect();
@@ -186,7 +197,9 @@ fn bytes_and_labels(cluster: &Cluster, client: &Pod, near: &Pod, outsider: &Pod,
     wait_until("rounds", LIMIT, || ticking.ticks() > 5).unwrap();
     let who = between("destination", "client", "server");
     eventually(cluster, "n2", "bytes of a living connection", |page| page.sum(FAMILIES[3], &who) > 1000.0);
-    eventually(cluster, "n1", "bytes of a living connection", |page| page.sum(FAMILIES[2], &between("source", "client", "server")) > down.len() as f64);
+    eventually(cluster, "n1", "bytes of a living connection", |page| {
+        page.sum(FAMILIES[2], &between("source", "client", "server")) > down.len() as f64
+    });
 }
 
 fn the_agents_own_metrics(cluster: &Cluster, client: &Pod, near: &Pod, server: &Pod) {
@@ -242,7 +255,11 @@ fn admin(cluster: &Cluster, client: &Pod, server: &Pod) {
         shown = page["connections"].as_array().unwrap().last().unwrap_or_else(|| panic!("{page}")).clone();
         assert_eq!(shown["source"]["identity"], json!(client.spiffe_id()), "{shown}");
         assert_eq!(shown["destination"]["identity"], json!(server.spiffe_id()), "{shown}");
-        assert_eq!((shown["destination"]["workload"].as_str(), shown["security"].as_str()), (Some("shop/server"), Some("mutual_tls")), "{shown}");
+        assert_eq!(
+            (shown["destination"]["workload"].as_str(), shown["security"].as_str()),
+            (Some("shop/server"), Some("mutual_tls")),
+            "{shown}"
+        );
         assert!(number(&shown, "bytes_received") > 0 && number(&shown, "bytes_sent") > 0, "{shown}");
     }
     let closed = cluster.agent("n2").admin_post(&format!("/connections/close?id={}", shown["id"]), "").unwrap();

@@ -108,14 +108,22 @@ fn sources() -> Vec<Case> {
         deny("DENY notServiceAccounts", from("notServiceAccounts", &["web", "batch"]), "web batch web2 batch2"),
         allow("ALLOW by ipBlocks", from("ipBlocks", &["10.10.1.0/24"]), "web batch tool outsider"),
         deny("DENY notIpBlocks", from("notIpBlocks", &["10.10.1.0/24"]), "web batch tool outsider"),
-        allow("ALLOW: fields of a source are joined by AND", json!([{ "from": [{ "source": { "namespaces": ["shop"], "notPrincipals": [BATCH] } }] }]), "web web2"),
+        allow(
+            "ALLOW: fields of a source are joined by AND",
+            json!([{ "from": [{ "source": { "namespaces": ["shop"], "notPrincipals": [BATCH] } }] }]),
+            "web web2",
+        ),
         allow(
             "ALLOW: sources are joined by OR",
             json!([{ "from": [{ "source": { "namespaces": ["lab"] } }, { "source": { "principals": [BATCH] } }] }]),
             "batch tool batch2",
         ),
         allow("ALLOW by a condition on the namespace", when("source.namespace", "values", &["lab"]), "tool"),
-        deny("DENY by a condition that excludes", when("source.principal", "notValues", &[WEB, "cluster.local/ns/lab/sa/tool"]), "web tool web2"),
+        deny(
+            "DENY by a condition that excludes",
+            when("source.principal", "notValues", &[WEB, "cluster.local/ns/lab/sa/tool"]),
+            "web tool web2",
+        ),
     ]
 }
 
@@ -136,16 +144,26 @@ fn operations_and_scopes() -> Vec<Case> {
         case("ALLOW by a condition on the port", &[on_api("ALLOW", when("destination.port", "values", &["7001"]))], &both(NOBODY, ALL)),
         case(
             "ALLOW: from and to are joined by AND",
-            &[on_api("ALLOW", json!([{ "from": [{ "source": { "principals": [WEB] } }], "to": [{ "operation": { "ports": ["7000"] } }] }]))],
+            &[on_api(
+                "ALLOW",
+                json!([{ "from": [{ "source": { "principals": [WEB] } }], "to": [{ "operation": { "ports": ["7000"] } }] }]),
+            )],
             &both("web web2", NOBODY),
         ),
         case("ALLOW with a field of HTTP never matches", &[on_api("ALLOW", to("methods", &["GET"]))], &both(NOBODY, NOBODY)),
         case(
             "DENY with a field of HTTP matches by the rest",
-            &[on_api("DENY", json!([{ "from": [{ "source": { "principals": [BATCH] } }], "to": [{ "operation": { "paths": ["/admin"], "ports": ["7000"] } }] }]))],
+            &[on_api(
+                "DENY",
+                json!([{ "from": [{ "source": { "principals": [BATCH] } }], "to": [{ "operation": { "paths": ["/admin"], "ports": ["7000"] } }] }]),
+            )],
             &both(rest, ALL),
         ),
-        case("DENY with a condition of HTTP alone matches all", &[on_api("DENY", when("request.headers[x]", "values", &["y"]))], &both(NOBODY, NOBODY)),
+        case(
+            "DENY with a condition of HTTP alone matches all",
+            &[on_api("DENY", when("request.headers[x]", "values", &["y"]))],
+            &both(NOBODY, NOBODY),
+        ),
         case("ALLOW with no rules allows nobody", &[on_api("ALLOW", json!([]))], &both(NOBODY, NOBODY)),
         case("ALLOW with an empty rule allows all", &[on_api("ALLOW", json!([{}]))], &both(ALL, ALL)),
         case("DENY with no rules denies nobody", &[on_api("DENY", json!([]))], &both(ALL, ALL)),
@@ -160,8 +178,16 @@ fn operations_and_scopes() -> Vec<Case> {
         case("by selector", &[db()], &[("api", 7000, ALL), ("db", 7000, "outsider")]),
         case("by targetRefs", &[service("front")], &[("api", 7000, rest), ("db", 7000, ALL)]),
         case("by targetRefs to a Service that is not there", &[service("absent")], &[("api", 7000, ALL), ("db", 7000, ALL)]),
-        case("of another namespace", &[authorization_policy("lab", "p", &[], "DENY", &json!([{}]))], &[("api", 7000, ALL), ("db", 7000, ALL)]),
-        case("of the whole namespace", &[authorization_policy("shop", "p", &[], "DENY", &from("principals", &[BATCH]))], &[("api", 7000, rest), ("db", 7000, rest)]),
+        case(
+            "of another namespace",
+            &[authorization_policy("lab", "p", &[], "DENY", &json!([{}]))],
+            &[("api", 7000, ALL), ("db", 7000, ALL)],
+        ),
+        case(
+            "of the whole namespace",
+            &[authorization_policy("shop", "p", &[], "DENY", &from("principals", &[BATCH]))],
+            &[("api", 7000, rest), ("db", 7000, rest)],
+        ),
         case("of the root namespace", &[root(&[])], &[("api", 7000, rest), ("db", 7000, rest)]),
         case("of the root namespace, by selector", &[root(&[("app", "db")])], &[("api", 7000, ALL), ("db", 7000, rest)]),
         case(
@@ -178,7 +204,9 @@ fn operations_and_scopes() -> Vec<Case> {
 fn transports() -> Vec<Case> {
     let mode = |name: &str, mode: &str| peer_authentication("shop", name, mode);
     let of_api = |object: Value| with(object, "/spec/selector", json!({ "matchLabels": { "app": "api" } }));
-    let port = |mode: &str| of_api(with(peer_authentication("shop", "ports", mode), "/spec/portLevelMtls", json!({ "7001": { "mode": "PERMISSIVE" } })));
+    let port = |mode: &str| {
+        of_api(with(peer_authentication("shop", "ports", mode), "/spec/portLevelMtls", json!({ "7001": { "mode": "PERMISSIVE" } })))
+    };
     let strict_mesh = peer_authentication("nodemesh-system", "default", "STRICT");
     let three = |a, b, c| vec![("api", 7000, a), ("api", 7001, b), ("db", 7000, c)];
     vec![
@@ -187,7 +215,11 @@ fn transports() -> Vec<Case> {
         case("DISABLE of the namespace", &[mode("default", "DISABLE")], &three(ALL, ALL, ALL)),
         case("STRICT of the mesh", &[strict_mesh.clone()], &three(MESHED, MESHED, MESHED)),
         case("the namespace's word before the mesh's", &[strict_mesh.clone(), mode("default", "PERMISSIVE")], &three(ALL, ALL, ALL)),
-        case("the workload's word before the namespace's", &[mode("default", "STRICT"), of_api(mode("own", "PERMISSIVE"))], &three(ALL, ALL, MESHED)),
+        case(
+            "the workload's word before the namespace's",
+            &[mode("default", "STRICT"), of_api(mode("own", "PERMISSIVE"))],
+            &three(ALL, ALL, MESHED),
+        ),
         case("UNSET leaves it to those above", &[strict_mesh, mode("default", "UNSET")], &three(MESHED, MESHED, MESHED)),
         case("STRICT but for a port", &[port("STRICT")], &three(MESHED, ALL, ALL)),
     ]
@@ -195,7 +227,9 @@ fn transports() -> Vec<Case> {
 
 /// Whether a client gets through. What is neither a yes nor a clean no is an error.
 fn call(client: &Pod, to: &Pod, port: u16) -> Result<bool, String> {
-    let report = client.peer(&["connect", &at(to, port).to_string(), "--send", "x", "--half-close", "--timeout", "5"], LIMIT).expect("the peer program runs");
+    let report = client
+        .peer(&["connect", &at(to, port).to_string(), "--send", "x", "--half-close", "--timeout", "5"], LIMIT)
+        .expect("the peer program runs");
     match (&*report.received, report.end) {
         ("x", End::Eof) => Ok(true),
         // Inside a node connect() itself fails; across nodes the connection is reset.
@@ -260,7 +294,8 @@ fn tick(cluster: &Cluster, client: &str, to: &str) -> Client {
 
 fn goes_on(what: &str, ticking: &Client) {
     let ticks = ticking.ticks();
-    wait_until("more rounds", SOON, || ticking.ticks() > ticks + 1).unwrap_or_else(|error| panic!("{what}: {error}: {}", ticking.process.log()));
+    wait_until("more rounds", SOON, || ticking.ticks() > ticks + 1)
+        .unwrap_or_else(|error| panic!("{what}: {error}: {}", ticking.process.log()));
 }
 
 #[test]
@@ -300,7 +335,11 @@ fn denials_are_named_counted_and_reach_live_connections() {
 
     // Dry run: allowed, and noted on both ways.
     let before = cluster.sum("n2", "nodemesh_policy_dry_run_denials_total", &[]);
-    let dry = with(authorization_policy("shop", "maybe", &[("app", "api")], "DENY", &from("principals", &[WEB])), "/metadata/annotations", json!({ "nodemesh.dev/dry-run": "true" }));
+    let dry = with(
+        authorization_policy("shop", "maybe", &[("app", "api")], "DENY", &from("principals", &[WEB])),
+        "/metadata/annotations",
+        json!({ "nodemesh.dev/dry-run": "true" }),
+    );
     cluster.apply("policies", &[dry]);
     let report = cluster.pod("web").connect(api.parse().unwrap(), "x").unwrap();
     assert_eq!(report.received, "x");
@@ -309,6 +348,12 @@ fn denials_are_named_counted_and_reach_live_connections() {
     assert_eq!(cluster.pod("web2").connect(api.parse().unwrap(), "x").unwrap().received, "x");
     cluster.access("n2", &[("direction", "local"), ("source_workload", "shop/web2"), ("dry_run", "shop/maybe")]);
     cluster.wait_sum("n2", "nodemesh_policy_dry_run_denials_total", &[], before + 2.0);
+
+    // AUDIT: allowed, and noted.
+    cluster.apply("policies", &[authorization_policy("shop", "watched", &[("app", "api")], "AUDIT", &from("principals", &[WEB]))]);
+    assert_eq!(cluster.pod("web").connect(api.parse().unwrap(), "x").unwrap().received, "x");
+    let noted = |line: &str| line.contains("AUDIT") && line.contains("shop/watched");
+    wait_until("the note of the AUDIT policy", SOON, || cluster.agent("n2").log().lines().any(noted)).unwrap();
 
     live_connections(&cluster, &api);
 }
