@@ -8,7 +8,7 @@ use mesh_model::snapshot::Snapshot;
 use mesh_sources::manifests::{Manifests, Timing};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 use crate::identity;
 use crate::capture::preflight::{self, Places};
@@ -115,6 +115,8 @@ struct Agent {
     telemetry: Arc<Telemetry>,
     readiness: Readiness,
     trigger: drain::DrainTrigger,
+    /// The only writer of the kernel's maps.
+    control: AbortHandle,
     workers: Workers,
     workers_ended: workers::Ended,
     tasks: JoinSet<&'static str>,
@@ -155,11 +157,11 @@ impl Agent {
         let listener = bind(config.admin_listen, "--admin-listen").await?;
         spawn(&mut tasks, "admin endpoint", http::serve(listener, http::Limits::default(), Arc::new(admin), std::future::pending()));
         let assign = workers.handle();
-        tasks.spawn_local(async move {
+        let control = tasks.spawn_local(async move {
             control.run(snapshots, assign).await;
             "control loop"
         });
-        Ok(Agent { config, telemetry, readiness, trigger, workers, workers_ended, tasks })
+        Ok(Agent { control, config, telemetry, readiness, trigger, workers, workers_ended, tasks })
     }
 
     async fn serve(mut self) -> Result<(), AgentError> {
@@ -188,12 +190,14 @@ impl Agent {
     /// Connections may finish; those that have not by the deadline are ended. The kernel's programs stay: what is captured from now on is
     /// refused, until another agent takes over.
     async fn finish(self) {
-        let Agent { config, telemetry, trigger, workers, .. } = self;
+        let Agent { config, telemetry, trigger, workers, control, tasks: _tasks, .. } = self;
+        // Whoever comes next writes the maps from here on.
+        control.abort();
         let live = telemetry.live().clone();
-        let mut watch = trigger.watch();
+        let deadline = config.drain_time;
+        // By the clock, not by a watch of the drain: it would be waited for.
         tokio::task::spawn_local(async move {
-            watch.ending().await;
-            drop(watch);
+            tokio::time::sleep(deadline).await;
             live.close_where(&Outcome::Drained, |_| true);
         });
         let how = trigger.drain(config.drain_time, Duration::from_secs(2)).await;

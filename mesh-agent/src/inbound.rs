@@ -80,6 +80,11 @@ pub async fn serve_plaintext(worker: Rc<Worker>, pod: Arc<LocalPod>, client: Tcp
         reset(client);
         return recorder.finish(Outcome::OwnPort);
     }
+    // The mark is inherited from the SYN and does not survive the way between namespaces: this is a delivery of the agent's own.
+    if socket2::SockRef::from(&client).mark().is_ok_and(|mark| mark == connect::MARK) {
+        reset(client);
+        return recorder.finish(Outcome::internal("the kernel did not know a delivery of the agent's own; see nodemesh_kernel_map_full"));
+    }
     let peer = Peer { identity: None, address: client_address };
     let mut live = match inbound.judge(peer, server, Transport::Plaintext, &mut recorder) {
         Ok(live) => live,

@@ -34,6 +34,9 @@ const EVERY: Duration = Duration::from_millis(500);
 /// How long what an earlier agent left stays in force while this one gets its pods' certificates and sockets.
 const ADOPTION: Duration = Duration::from_secs(10);
 
+/// How often direct connections are looked through after a change.
+const SWEEPS: u8 = 4;
+
 /// The loop's state.
 pub struct Control {
     config: Config,
@@ -49,6 +52,8 @@ pub struct Control {
     starting: Option<Blocker>,
     known: HashSet<WorkloadUid>,
     adopt_until: Option<Instant>,
+    sweeps: u8,
+    failing: Option<String>,
 }
 
 impl Control {
@@ -79,6 +84,8 @@ impl Control {
             starting: Some(starting),
             known: HashSet::new(),
             adopt_until,
+            sweeps: SWEEPS,
+            failing: None,
         })
     }
 
@@ -95,8 +102,14 @@ impl Control {
         loop {
             let mut changed = fresh && self.take(&snapshot);
             fresh = false;
-            changed |= self.pods.advance(&mut self.kernel, &workers).await;
+            self.pods.open(&snapshot, &mut self.kernel);
+            // Who is to be served must be known to the kernel first, or it would hand the agent its own deliveries.
             self.write(&snapshot, changed);
+            if self.pods.advance(&mut self.kernel, &workers).await {
+                changed = true;
+                self.write(&snapshot, changed);
+            }
+            self.revoke(changed);
             tokio::select! {
                 _ = tick.tick() => {}
                 _ = certificates.changed() => {}
@@ -150,7 +163,7 @@ impl Control {
                 return;
             }
             self.adopt_until = None;
-            self.detach_strangers();
+            self.detach_outside();
         }
         let (pods, outside, held) = self.pods.status();
         let want = desired(snapshot, &self.config.node, &pods, &outside, &held, &mut self.registry);
@@ -160,25 +173,44 @@ impl Control {
             Ok(writes) => {
                 tracing::debug!(writes, version = snapshot.version(), "the kernel's maps are in step");
                 forget(snapshot, self.kernel.state(), &mut self.registry);
-                let names = Directory::new(snapshot, &self.registry, self.pods.policies(), &self.config.cluster_domain);
-                self.names.store(Arc::new(names));
-                for (client, server) in revoke::sweep(&self.flows.borrow(), &self.pods.parties()) {
-                    tracing::info!(%client, %server, "ended a direct connection that policy no longer allows");
-                }
+                self.name(snapshot);
+                self.failing = None;
             }
             Err(error) => {
-                tracing::error!(%error, "the kernel's maps cannot be brought in step; what they cannot hold is refused, and it is tried again");
-                return;
+                self.name(snapshot);
+                let message = error.to_string();
+                if self.failing.as_ref() != Some(&message) {
+                    tracing::error!(%error, "the kernel's maps are not in step with the configuration; all else is, and it is tried again");
+                    self.failing = Some(message);
+                }
             }
         }
         self.report_start(all, served);
         self.publish_status();
     }
 
-    /// Namespaces that an earlier agent captured and that belong to no pod of ours.
-    fn detach_strangers(&mut self) {
-        let ours = self.pods.cookies();
-        for cookie in self.kernel.attached_netns().into_iter().filter(|cookie| !ours.contains(cookie)) {
+    fn name(&self, snapshot: &Snapshot) {
+        let names = Directory::new(snapshot, &self.registry, self.pods.policies(), &self.config.cluster_domain);
+        self.names.store(Arc::new(names));
+    }
+
+    /// Ends direct connections that policy no longer allows. A connect() that was judged just before the change shows among the live ones
+    /// only a little later, so it is looked for again after each change.
+    fn revoke(&mut self, changed: bool) {
+        if changed {
+            self.sweeps = SWEEPS;
+        }
+        let Some(left) = self.sweeps.checked_sub(1) else { return };
+        self.sweeps = left;
+        for (client, server) in revoke::sweep(&mut self.flows.borrow_mut(), &self.pods.parties()) {
+            tracing::info!(%client, %server, "ended a direct connection that policy no longer allows");
+        }
+    }
+
+    /// Namespaces that an earlier agent captured, of pods that have been taken out of the mesh since. All others stay captured.
+    fn detach_outside(&mut self) {
+        let outside: HashSet<u64> = self.pods.outside().collect();
+        for cookie in self.kernel.attached_netns().into_iter().filter(|cookie| outside.contains(cookie)) {
             self.kernel.detach(cookie);
         }
     }

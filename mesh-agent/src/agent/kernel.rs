@@ -55,6 +55,7 @@ impl Kernel {
         let state = maps.read();
         let mounts = cgroup::mounts(&cgroup::read("/proc/self/mountinfo")?);
         let own = cgroup::own(&cgroup::read("/proc/self/cgroup")?, &mounts)?;
+        cgroup::check_own(&own, pods_cgroup, &mounts)?;
         let settings = Settings {
             host_netns: NetNs::current().map_err(KernelError::HostNetns)?.cookie(),
             agent_cgroup: cgroup::id(&own)?,
@@ -102,7 +103,7 @@ impl Kernel {
     }
 
     /// Brings the maps to `want`, then (the first time) attaches the programs. A write that fails is reported and tried again at the next
-    /// call, with everything after it.
+    /// call; all others are done.
     pub fn apply(&mut self, snapshot: &Snapshot, log_direct: bool, want: KernelState) -> Result<usize, KernelError> {
         let mut flags = SETTINGS_READY;
         if snapshot.settings().unknown_pods == UnknownPods::Deny {
@@ -116,20 +117,23 @@ impl Kernel {
             self.settings.flags = flags;
         }
         let changes = diff(&self.state, &want);
+        let mut failed = None;
         for change in &changes {
             if let Err(error) = self.maps.apply(change) {
-                // What was written before the failure is in the kernel; reading it back is the only truth.
-                self.state = self.maps.read();
-                return Err(error.into());
+                failed.get_or_insert(error);
             }
         }
-        self.state = want;
+        // One that cannot be written must not keep the others out. After a failure only reading back tells what is there.
+        self.state = if failed.is_none() { want } else { self.maps.read() };
         if !self.attached {
             self.programs.attach_cgroup(&self.cgroup_root)?;
             remove_other_versions(self.programs.pins());
             self.attached = true;
         }
-        Ok(changes.len())
+        match failed {
+            None => Ok(changes.len()),
+            Some(error) => Err(error.into()),
+        }
     }
 
     /// Captures what arrives in a pod's namespace. Until [`Kernel::steer`] all of it but tunnels is dropped.

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use mesh_model::policy::{CompiledPolicy, SetInterner};
@@ -17,7 +18,7 @@ use crate::capture::desired::PodStatus;
 use crate::identity::CertificateWatch;
 use crate::policy::WorkloadPolicy;
 use crate::policy::live::publish;
-use crate::sys::netns::{self, NetNs};
+use crate::sys::netns::{self, Inode, Lead, NetNs, where_to};
 use crate::upstream::connect::MARK;
 
 /// A pod that is served: what the workers need of it.
@@ -65,21 +66,30 @@ struct Entry {
     awaited: String,
 }
 
+/// A captured namespace whose pod is in no configuration any more. What still runs in it is not to be reached in the clear.
+struct Departed {
+    cookie: u64,
+    path: PathBuf,
+    inode: Inode,
+}
+
 /// The pods of this node that belong into the mesh.
 pub struct Pods {
     node: Arc<str>,
     entries: HashMap<WorkloadUid, Entry>,
     /// Namespaces of pods that are not in the mesh, kept open so that their cookies stay theirs.
     outside: HashMap<WorkloadUid, NetNs>,
-    /// Namespaces of pods that are held because they are not understood.
+    /// Namespaces of pods that are held because they are not understood: captured, with nobody to steer to, so that plaintext is dropped.
     held: HashMap<WorkloadUid, NetNs>,
+    /// Namespaces that stay captured after their pods left the configuration, until they are seen to be gone.
+    departed: Vec<Departed>,
     interner: SetInterner,
 }
 
 impl Pods {
     /// None yet.
     pub fn new(node: Arc<str>) -> Self {
-        Pods { node, entries: HashMap::new(), outside: HashMap::new(), held: HashMap::new(), interner: SetInterner::default() }
+        Pods { node, entries: HashMap::new(), outside: HashMap::new(), held: HashMap::new(), departed: Vec::new(), interner: SetInterner::default() }
     }
 
     fn ours<'a>(&self, snapshot: &'a Snapshot) -> impl Iterator<Item = &'a Arc<Workload>> {
@@ -113,9 +123,19 @@ impl Pods {
                 gone.push(uid.clone());
             }
         }
+        let mut kept: HashMap<WorkloadUid, Arc<NetNs>> = HashMap::new();
         for uid in &gone {
-            if let Some(entry) = self.entries.remove(uid) {
-                leave(entry, kernel);
+            let Some(entry) = self.entries.remove(uid) else { continue };
+            if let Some(served) = &entry.served {
+                withdraw(served, kernel);
+            }
+            tracing::info!(pod = %name(&entry.workload), "pod is no longer served as it was");
+            let Some(netns) = entry.netns else { continue };
+            match snapshot.workload(uid) {
+                // The only way out of the mesh for a pod that runs on.
+                Some(now) if !now.enrolled => kernel.detach(netns.cookie()),
+                Some(now) if now.netns == entry.workload.netns => drop(kept.insert(uid.clone(), netns)),
+                _ => self.departed.extend(depart(&netns, entry.workload.netns.as_ref())),
             }
         }
         let mut changed = !gone.is_empty();
@@ -133,7 +153,7 @@ impl Pods {
                     changed = true;
                     let entry = Entry {
                         workload: workload.clone(),
-                        netns: None,
+                        netns: kept.remove(&workload.uid),
                         policy: watch::Sender::new(Arc::new(policy)),
                         compiled,
                         certificate: certificate(&workload.identity),
@@ -145,43 +165,58 @@ impl Pods {
             }
         }
         self.interner.sweep();
-        self.open_others(snapshot, &ours);
         (gone, changed)
     }
 
-    /// Keeps the namespaces of pods that are left alone, and of those that are held, so that the kernel can tell them from unknown ones.
-    fn open_others(&mut self, snapshot: &Snapshot, ours: &[Arc<Workload>]) {
-        let outside: HashMap<_, _> =
-            ours.iter().filter(|w| !w.enrolled).filter_map(|w| Some((w.uid.clone(), w.netns.clone()?))).collect();
+    /// Finds the namespaces of pods that are left alone and of those that are held, so that the kernel can tell them from unknown ones, and
+    /// captures those of pods that belong into the mesh. To be followed by a write of the kernel's maps before [`Pods::advance`].
+    pub fn open(&mut self, snapshot: &Snapshot, kernel: &mut Kernel) {
+        let ours = self.ours(snapshot).filter(|w| !w.enrolled);
+        let outside: HashMap<_, _> = ours.filter_map(|w| Some((w.uid.clone(), w.netns.clone()?))).collect();
         let held: HashMap<_, _> = snapshot
             .held()
             .iter()
             .filter(|pod| pod.node.is_empty() || pod.node == self.node)
             .filter_map(|pod| Some((pod.uid.clone(), pod.netns.clone()?)))
             .collect();
-        for (open, wanted) in [(&mut self.outside, outside), (&mut self.held, held)] {
-            open.retain(|uid, _| wanted.contains_key(uid));
-            for (uid, path) in wanted {
-                if let std::collections::hash_map::Entry::Vacant(slot) = open.entry(uid)
-                    && let Ok(netns) = NetNs::open(&path)
-                {
-                    slot.insert(netns);
-                }
+        follow(&mut self.outside, &outside, |_| true);
+        follow(&mut self.held, &held, |netns| match kernel.attach(netns) {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::error!(%error, "cannot capture the namespace of a pod that is held");
+                false
+            }
+        });
+        for entry in self.entries.values_mut() {
+            if let Err(awaited) = open_netns(entry, &mut self.departed, kernel)
+                && awaited != entry.awaited
+            {
+                tracing::warn!(pod = %name(&entry.workload), %awaited, "pod is held");
+                entry.awaited = awaited;
             }
         }
+        self.departed.retain(|departed| {
+            let gone = where_to(&departed.path, departed.inode) != Lead::There;
+            if gone {
+                kernel.detach(departed.cookie);
+            }
+            !gone
+        });
     }
 
     /// Brings each pod as far as it can come now. True if any is newly served, or no longer.
     pub async fn advance(&mut self, kernel: &mut Kernel, workers: &Assign) -> bool {
         let mut changed = false;
         for (uid, entry) in &mut self.entries {
+            if entry.netns.is_none() {
+                continue;
+            }
             let before = entry.served.is_some();
-            forget_lost_netns(entry, kernel);
             match step(entry, kernel, workers).await {
                 Ok(()) => {}
                 Err(awaited) if awaited == entry.awaited => {}
                 Err(awaited) => {
-                    tracing::warn!(pod = %format_args!("{}/{}", entry.workload.namespace, entry.workload.name), %uid, %awaited, "pod is held");
+                    tracing::warn!(pod = %name(&entry.workload), %uid, %awaited, "pod is held");
                     entry.awaited = awaited;
                 }
             }
@@ -256,37 +291,68 @@ impl Pods {
         (pods.collect(), policies.collect())
     }
 
-    /// Cookies of the namespaces that are or will be captured.
-    pub fn cookies(&self) -> std::collections::HashSet<u64> {
-        self.entries.values().filter_map(|entry| entry.netns.as_ref()).map(|netns| netns.cookie()).collect()
+    /// Cookies of the namespaces of pods that are in the configuration and not in the mesh.
+    pub fn outside(&self) -> impl Iterator<Item = u64> + '_ {
+        self.outside.values().map(NetNs::cookie)
     }
 }
 
-/// A pod that was restarted has another namespace under the old name. Ours would live on only because we hold it.
-fn forget_lost_netns(entry: &mut Entry, kernel: &mut Kernel) {
-    let Some(netns) = &entry.netns else { return };
-    if entry.workload.netns.as_ref().is_some_and(|path| netns.is_at(path)) {
-        return;
-    }
-    if let Some(served) = entry.served.take() {
-        withdraw(&served, kernel);
-    }
-    kernel.detach(netns.cookie());
-    entry.netns = None;
+fn name(workload: &Workload) -> String {
+    format!("{}/{}", workload.namespace, workload.name)
 }
 
-/// Does the next steps for a pod; the error is what it waits for.
-async fn step(entry: &mut Entry, kernel: &mut Kernel, workers: &Assign) -> Result<(), String> {
-    let netns = match &entry.netns {
-        Some(netns) => netns.clone(),
-        None => {
-            let path = entry.workload.netns.as_ref().ok_or("the annotation nodemesh.dev/netns, which names its network namespace")?;
-            let netns = Arc::new(NetNs::open(path).map_err(|e| format!("its network namespace {}: {e}", path.display()))?);
-            kernel.attach(&netns).map_err(|e| format!("the kernel program in its network namespace: {e}"))?;
-            entry.netns = Some(netns.clone());
-            netns
+/// A namespace to be detached once it is gone. Under `/proc` a path says nothing about its namespace: such a link is left to die with it.
+fn depart(netns: &NetNs, path: Option<&PathBuf>) -> Option<Departed> {
+    let path = path.filter(|path| !path.starts_with("/proc"))?;
+    Some(Departed { cookie: netns.cookie(), path: path.clone(), inode: netns.inode().ok()? })
+}
+
+/// Whether the pod no longer has the namespace.
+fn is_lost(path: &Path, inode: Inode) -> bool {
+    match where_to(path, inode) {
+        Lead::There => false,
+        Lead::Elsewhere => true,
+        Lead::Nowhere => !path.starts_with("/proc"),
+    }
+}
+
+/// Opens what is wanted and not open, drops what is not wanted or was made anew. `take` may refuse one; it is tried again.
+fn follow(open: &mut HashMap<WorkloadUid, NetNs>, wanted: &HashMap<WorkloadUid, PathBuf>, mut take: impl FnMut(&NetNs) -> bool) {
+    open.retain(|uid, netns| wanted.get(uid).is_some_and(|path| netns.inode().is_ok_and(|inode| !is_lost(path, inode))));
+    for (uid, path) in wanted {
+        if let std::collections::hash_map::Entry::Vacant(slot) = open.entry(uid.clone())
+            && let Ok(netns) = NetNs::open(path)
+            && take(&netns)
+        {
+            slot.insert(netns);
         }
-    };
+    }
+}
+
+/// The first step: the pod's namespace is open and captured. A pod that was restarted has another one under the old name, and the old one
+/// would live on only because we hold it.
+fn open_netns(entry: &mut Entry, departed: &mut Vec<Departed>, kernel: &mut Kernel) -> Result<(), String> {
+    let path = entry.workload.netns.as_ref().ok_or("the annotation nodemesh.dev/netns, which names its network namespace")?;
+    if let Some(netns) = &entry.netns {
+        let inode = netns.inode().map_err(|e| format!("its network namespace: {e}"))?;
+        if !is_lost(path, inode) {
+            return Ok(());
+        }
+        if let Some(served) = entry.served.take() {
+            withdraw(&served, kernel);
+        }
+        departed.extend(depart(netns, Some(path)));
+        entry.netns = None;
+    }
+    let netns = Arc::new(NetNs::open(path).map_err(|e| format!("its network namespace {}: {e}", path.display()))?);
+    kernel.attach(&netns).map_err(|e| format!("the kernel program in its network namespace: {e}"))?;
+    entry.netns = Some(netns);
+    Ok(())
+}
+
+/// Does the next steps for a pod whose namespace is open; the error is what it waits for.
+async fn step(entry: &mut Entry, kernel: &mut Kernel, workers: &Assign) -> Result<(), String> {
+    let netns = entry.netns.clone().ok_or("its network namespace")?;
     if let Err(awaited) = entry.certificate.usable() {
         if let Some(served) = entry.served.take() {
             withdraw(&served, kernel);
@@ -316,7 +382,7 @@ async fn step(entry: &mut Entry, kernel: &mut Kernel, workers: &Assign) -> Resul
     workers.add(&pod, listeners);
     entry.served = Some(pod);
     entry.awaited = String::new();
-    tracing::info!(pod = %format_args!("{}/{}", entry.workload.namespace, entry.workload.name), identity = %entry.workload.identity, "pod is in the mesh");
+    tracing::info!(pod = %name(&entry.workload), identity = %entry.workload.identity, "pod is in the mesh");
     Ok(())
 }
 
@@ -328,16 +394,4 @@ fn withdraw(pod: &LocalPod, kernel: &mut Kernel) {
         }
     }
     pod.gone.cancel();
-}
-
-/// A pod that is gone, or that left the mesh and runs on. The routing rule stays with it: connections that are open need it, and without
-/// the mark it does nothing.
-fn leave(entry: Entry, kernel: &mut Kernel) {
-    if let Some(served) = &entry.served {
-        withdraw(served, kernel);
-    }
-    if let Some(netns) = &entry.netns {
-        kernel.detach(netns.cookie());
-    }
-    tracing::info!(pod = %format_args!("{}/{}", entry.workload.namespace, entry.workload.name), "pod left the mesh");
 }

@@ -39,12 +39,13 @@ pub fn allowed(key: &FlowKey, parties: &HashMap<IpAddr, Arc<Party>>) -> bool {
 }
 
 /// Ends every direct connection that may not go on, in whichever namespace still exists; returns their ends.
-pub fn sweep(flows: &Flows, parties: &HashMap<IpAddr, Arc<Party>>) -> Vec<(SocketAddr, SocketAddr)> {
+pub fn sweep(flows: &mut Flows, parties: &HashMap<IpAddr, Arc<Party>>) -> Vec<(SocketAddr, SocketAddr)> {
     let doomed: Vec<FlowKey> =
         flows.live().filter(|(key, flow)| flow.kind == KIND_DIRECT && !allowed(key, parties)).map(|(key, _)| key).collect();
     let mut ended = Vec::new();
     let mut destroyers: HashMap<u64, Destroyer> = HashMap::new();
     for key in doomed {
+        let before = ended.len();
         let client = SocketAddr::new(key.source.into(), key.source_port.get());
         let server = SocketAddr::new(key.destination.into(), key.destination_port.get());
         // Either end will do: the kernel tells the other with a reset.
@@ -59,6 +60,12 @@ pub fn sweep(flows: &Flows, parties: &HashMap<IpAddr, Arc<Party>>) -> Vec<(Socke
                 Ok(false) => {}
                 Err(error) => tracing::error!(%client, %server, %error, "cannot end a connection that policy no longer allows"),
             }
+        }
+        // Nobody has such a socket: the entry is all that is left, and it must not open the way to somebody else.
+        if ended.len() == before
+            && let Err(error) = flows.forget_flow(&key)
+        {
+            tracing::error!(%client, %server, %error, "cannot forget a connection that is gone");
         }
     }
     ended

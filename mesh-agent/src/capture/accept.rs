@@ -42,7 +42,7 @@ pub fn listen(netns: &NetNs, addresses: &[IpAddr], workers: usize) -> io::Result
         for address in addresses {
             let open = |port| {
                 let at = SocketAddr::new(*address, port);
-                netns.run(|| listener(at))?.map_err(|e| io::Error::new(e.kind(), format!("listening at {at}: {e}")))
+                netns.run(|| as_nobody_else(|| listener(at)))?.map_err(|e| io::Error::new(e.kind(), format!("listening at {at}: {e}")))
             };
             listeners.outbound.push(open(OUTBOUND_PORT)?);
             listeners.inbound.push(open(INBOUND_PORT)?);
@@ -51,6 +51,22 @@ pub fn listen(netns: &NetNs, addresses: &[IpAddr], workers: usize) -> io::Result
         all.push(listeners);
     }
     Ok(all)
+}
+
+/// A user that no pod runs as.
+const LISTENERS_USER: u32 = 0x6e6d_6573;
+
+/// Runs `open` under a user id of the mesh's own: a port that is shared by SO_REUSEPORT is open to every socket of the same user, and a
+/// root process in the pod would otherwise get its share of connections before they are judged.
+fn as_nobody_else<T>(open: impl FnOnce() -> T) -> T {
+    struct Return(nix::unistd::Uid);
+    impl Drop for Return {
+        fn drop(&mut self) {
+            nix::unistd::setfsuid(self.0);
+        }
+    }
+    let _back = Return(nix::unistd::setfsuid(nix::unistd::Uid::from_raw(LISTENERS_USER)));
+    open()
 }
 
 fn listener(at: SocketAddr) -> io::Result<TcpListener> {

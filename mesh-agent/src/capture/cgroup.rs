@@ -21,6 +21,9 @@ pub enum CgroupError {
     /// The process.
     #[error("/proc/self/cgroup names no cgroup v2")]
     NoOwn,
+    /// Too many would be taken for the agent.
+    #[error("the agent runs in the cgroup {0}, which others share: {1}; start it in a cgroup of its own, because the kernel programs trust whoever is in it")]
+    SharedOwn(PathBuf, &'static str),
 }
 
 /// Id of a cgroup: the inode number of its directory (Linux 5.5).
@@ -65,6 +68,23 @@ pub fn own(proc_self_cgroup: &str, mounts: &[Mount]) -> Result<PathBuf, CgroupEr
     let path = proc_self_cgroup.lines().find_map(|l| l.strip_prefix("0::/")).ok_or(CgroupError::NoOwn)?;
     let mount = mounts.iter().find(|mount| mount.root == Path::new("/")).ok_or_else(|| CgroupError::NotMounted(path.into()))?;
     Ok(mount.at.join(path))
+}
+
+/// Refuses an agent's cgroup that cannot tell the agent from others.
+pub fn check_own(own: &Path, pods: &Path, mounts: &[Mount]) -> Result<(), CgroupError> {
+    let shared = |why| Err(CgroupError::SharedOwn(own.into(), why));
+    if mounts.iter().any(|mount| mount.at == own) {
+        return shared("it is the root, where the kernel's own threads are");
+    }
+    if pods.starts_with(own) {
+        return shared("the pods are below it");
+    }
+    if let Ok(processes) = std::fs::read_to_string(own.join("cgroup.procs"))
+        && processes.lines().any(|pid| pid != std::process::id().to_string())
+    {
+        tracing::warn!(cgroup = %own.display(), "other processes are in the agent's cgroup: inside a pod's network namespace they would pass for the agent");
+    }
+    Ok(())
 }
 
 /// Reads a file of /proc.

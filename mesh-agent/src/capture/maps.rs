@@ -204,6 +204,11 @@ impl Flows {
         self.flows.iter().flatten()
     }
 
+    /// Forgets a connection.
+    pub fn forget_flow(&mut self, key: &FlowKey) -> Result<(), WriteError> {
+        unless_absent(map::FLOWS, self.flows.remove(key))
+    }
+
     /// Totals for each pair of workloads and service.
     pub fn totals(&self) -> Vec<(StatsKey, Stats)> {
         let sum = |values: &[Stats]| {

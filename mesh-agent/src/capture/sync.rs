@@ -76,10 +76,10 @@ pub fn diff(now: &KernelState, want: &KernelState) -> Vec<Change> {
     changed(&now.policies, &want.policies, |k, v| changes.push(Change::Policy(*k, v.clone())));
     changes.extend(want.excluded_ports.difference(&now.excluded_ports).map(|p| Change::ExcludePort(*p)));
     changes.extend(want.excluded_cidrs.difference(&now.excluded_cidrs).map(|(p, a)| Change::ExcludeCidr(*p, *a)));
-    changed(&now.lists, &want.lists, |k, v| changes.push(Change::List(*k, v.clone())));
-    changed(&now.services, &want.services, |k, v| changes.push(Change::Service(*k, *v)));
     changed(&now.workloads, &want.workloads, |k, v| changes.push(Change::Workload(*k, *v)));
     changed(&now.pods, &want.pods, |k, v| changes.push(Change::Pod(*k, *v)));
+    changed(&now.lists, &want.lists, |k, v| changes.push(Change::List(*k, v.clone())));
+    changed(&now.services, &want.services, |k, v| changes.push(Change::Service(*k, *v)));
 
     gone(&now.pods, &want.pods, |k, _| changes.push(Change::ForgetPod(*k)));
     gone(&now.services, &want.services, |k, _| changes.push(Change::ForgetService(*k)));

@@ -54,12 +54,10 @@ impl NetNs {
         self.cookie
     }
 
-    /// Whether `path` still leads to this namespace.
-    pub fn is_at(&self, path: &Path) -> bool {
-        match (rustix::fs::fstat(&self.file), rustix::fs::stat(path)) {
-            (Ok(own), Ok(there)) => (own.st_dev, own.st_ino) == (there.st_dev, there.st_ino),
-            _ => false,
-        }
+    /// The namespace's inode, by which [`where_to`] knows it. Unique only as long as the namespace lives.
+    pub fn inode(&self) -> io::Result<Inode> {
+        let stat = rustix::fs::fstat(&self.file)?;
+        Ok(Inode { device: stat.st_dev, number: stat.st_ino })
     }
 
     /// Runs `f` on this thread inside the namespace. `f` must not block: the thread serves other pods.
@@ -76,6 +74,33 @@ impl NetNs {
             let _back = Return(home.as_fd(), std::marker::PhantomData);
             Ok(f())
         })
+    }
+}
+
+/// A namespace without keeping it alive.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Inode {
+    device: u64,
+    number: u64,
+}
+
+/// Where a path leads.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Lead {
+    /// To the namespace that was asked for.
+    There,
+    /// To another one: the pod was made anew.
+    Elsewhere,
+    /// Nowhere. That says nothing of the namespace: under `/proc` it only takes the end of a process.
+    Nowhere,
+}
+
+/// Whether `path` leads to the namespace of that inode.
+pub fn where_to(path: &Path, inode: Inode) -> Lead {
+    match rustix::fs::stat(path) {
+        Ok(stat) if (Inode { device: stat.st_dev, number: stat.st_ino }) == inode => Lead::There,
+        Ok(_) => Lead::Elsewhere,
+        Err(_) => Lead::Nowhere,
     }
 }
 

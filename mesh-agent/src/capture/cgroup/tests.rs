@@ -22,3 +22,12 @@ fn the_own_cgroup_is_found_beside_version_1() {
     assert_eq!(own, Path::new("/sys/fs/cgroup/unified/system.slice/agent.service"));
     assert!(super::own("12:cpu:/x\n", &mounts(HYBRID)).is_err());
 }
+
+#[test]
+fn an_agent_among_others_is_refused() {
+    let mounts = mounts(HYBRID);
+    let root = Path::new("/sys/fs/cgroup/unified");
+    assert!(check_own(root, &root.join("kubepods"), &mounts).unwrap_err().to_string().contains("cgroup of its own"));
+    assert!(check_own(&root.join("node"), &root.join("node/pods"), &mounts).is_err());
+    assert!(check_own(&root.join("node/agent"), &root.join("node/pods"), &mounts).is_ok());
+}
