@@ -34,7 +34,7 @@ pub enum LoadError {
         /// The path.
         path: PathBuf,
         /// What happened.
-        error: EbpfError,
+        error: Box<EbpfError>,
     },
     /// A program.
     #[error("program {program}: {error}")]
@@ -85,7 +85,7 @@ impl Programs {
         let mut ebpf = EbpfLoader::new()
             .default_map_pin_directory(&pins)
             .load(&data)
-            .map_err(|error| LoadError::Loader { path: object.into(), error })?;
+            .map_err(|error| LoadError::Loader { path: object.into(), error: Box::new(error) })?;
         for name in [names::program::CONNECT4, names::program::CONNECT6, names::program::PEERNAME4, names::program::PEERNAME6] {
             program::<CgroupSockAddr>(&mut ebpf, name)?.load().map_err(|error| LoadError::Program { program: name, error })?;
         }
