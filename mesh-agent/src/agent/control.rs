@@ -202,8 +202,9 @@ impl Control {
         }
         let Some(left) = self.sweeps.checked_sub(1) else { return };
         self.sweeps = left;
-        for (client, server) in revoke::sweep(&mut self.flows.borrow_mut(), &self.pods.parties()) {
-            tracing::info!(%client, %server, "ended a direct connection that policy no longer allows");
+        for revoke::Ended { client, server, policy } in revoke::sweep(&mut self.flows.borrow_mut(), &self.pods.parties()) {
+            let policy = policy.map(tracing::field::display);
+            tracing::info!(%client, %server, policy, "ended a direct connection that policy no longer allows");
         }
     }
 

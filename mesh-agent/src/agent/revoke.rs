@@ -8,6 +8,7 @@ use mesh_common::flow::{FlowKey, KIND_DIRECT};
 use mesh_common::policy::Facts;
 use mesh_model::identity::Identity;
 use mesh_model::policy::CompiledPolicy;
+use mesh_model::service::NamespacedName;
 
 use crate::capture::maps::Flows;
 use crate::sys::netns::NetNs;
@@ -25,26 +26,39 @@ pub struct Party {
     pub ready: bool,
 }
 
-/// Whether a direct connection may go on: both ends are still pods of this node, served, and the server's policy still allows it.
-pub fn allowed(key: &FlowKey, parties: &HashMap<IpAddr, Arc<Party>>) -> bool {
+/// A direct connection that was ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Ended {
+    /// The client's end.
+    pub client: SocketAddr,
+    /// The server's end.
+    pub server: SocketAddr,
+    /// The policy that denies it, where one can be named.
+    pub policy: Option<NamespacedName>,
+}
+
+/// Whether a direct connection may go on: both ends are still pods of this node, served, and the server's policy still allows it. The error
+/// is the policy that denies it, where one can be named.
+pub fn allowed(key: &FlowKey, parties: &HashMap<IpAddr, Arc<Party>>) -> Result<(), Option<NamespacedName>> {
     let find = |addr| parties.get(&IpAddr::from(addr)).filter(|party| party.ready);
-    let (Some(client), Some(server)) = (find(key.source), find(key.destination)) else { return false };
+    let (Some(client), Some(server)) = (find(key.source), find(key.destination)) else { return Err(None) };
     let facts = Facts {
         source: key.source,
         destination: key.destination,
         port: u32::from(key.destination_port.get()),
         identified: 1,
     };
-    server.policy.decide(&facts, Some(&client.identity)).allowed
+    let decision = server.policy.decide(&facts, Some(&client.identity));
+    if decision.allowed { Ok(()) } else { Err(server.policy.name(decision.policy).cloned()) }
 }
 
-/// Ends every direct connection that may not go on, in whichever namespace still exists; returns their ends.
-pub fn sweep(flows: &mut Flows, parties: &HashMap<IpAddr, Arc<Party>>) -> Vec<(SocketAddr, SocketAddr)> {
-    let doomed: Vec<FlowKey> =
-        flows.live().filter(|(key, flow)| flow.kind == KIND_DIRECT && !allowed(key, parties)).map(|(key, _)| key).collect();
+/// Ends every direct connection that may not go on, in whichever namespace still exists; returns those.
+pub fn sweep(flows: &mut Flows, parties: &HashMap<IpAddr, Arc<Party>>) -> Vec<Ended> {
+    let direct = flows.live().filter(|(_, flow)| flow.kind == KIND_DIRECT);
+    let doomed: Vec<_> = direct.filter_map(|(key, _)| Some((key, allowed(&key, parties).err()?))).collect();
     let mut ended = Vec::new();
     let mut destroyers: HashMap<u64, Destroyer> = HashMap::new();
-    for key in doomed {
+    for (key, policy) in doomed {
         let before = ended.len();
         let client = SocketAddr::new(key.source.into(), key.source_port.get());
         let server = SocketAddr::new(key.destination.into(), key.destination_port.get());
@@ -54,7 +68,7 @@ pub fn sweep(flows: &mut Flows, parties: &HashMap<IpAddr, Arc<Party>>) -> Vec<(S
             let Some(party) = party else { continue };
             match destroy(&mut destroyers, &party.netns, local, remote) {
                 Ok(true) => {
-                    ended.push((client, server));
+                    ended.push(Ended { client, server, policy });
                     break;
                 }
                 Ok(false) => {}

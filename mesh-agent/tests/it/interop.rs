@@ -115,6 +115,7 @@ fn our_client_speaks_to_a_data_plane_of_another_make() {
         }
     });
     assert!(begun.elapsed() < Duration::from_secs(15), "no wait is without bound: {:?}", begun.elapsed());
+    assert!(!cluster.agent("n1").log().contains("panicked"), "{}", cluster.agent("n1").log());
     assert_eq!(caller.connect(to, "still there").unwrap().received, "still there");
     // A server that went away is asked for anew.
     drop(good);

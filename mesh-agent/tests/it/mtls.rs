@@ -282,6 +282,7 @@ fn certificates_that_are_refused(cluster: &Cluster, authority: &Authority, calle
     for words in ["no certificate", "expired", "not valid yet", "root that we trust", "elsewhere.example"] {
         assert!(log.lines().any(|line| line.contains(words) && line.contains(&caller.ipv4().to_string())), "nothing of {words:?}:\n{log}");
     }
+    assert!(!log.contains("panicked"), "{log}");
     // Meanwhile and after, others were served.
     let ticks = ticking.ticks();
     wait_until("more rounds", LIMIT, || ticking.ticks() > ticks).unwrap();
