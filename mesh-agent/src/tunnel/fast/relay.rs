@@ -482,14 +482,15 @@ impl<'a> Relay<'a> {
             let (how, link) = self.end(stop);
             return ClientEnd::Ended(how, link);
         }
-        let Relay { link, app, app_eof, fin_queued, retained, .. } = self;
+        let Relay { mut link, app, app_eof, fin_queued, retained, .. } = self;
         let prefix = retained.map(|prefix| Prefix { eof: app_eof, ..prefix });
         let not_opened = |error, retry, link| ClientEnd::NotOpened { error, app, retry, link };
         match stop {
             Stop::Refused(refusal) => not_opened(TunnelError::Refused(refusal), None, close_refused(link, fin_queued)),
             Stop::NotLookedAt => not_opened(TunnelError::Lost("the peer's agent is going away".into()), prefix, None),
-            // Whoever accepts on a reused link says so before anything is delivered. Nobody said so: nothing was delivered.
-            Stop::Lost(error) if reused && !error.is_protocol() => not_opened(error.into_tunnel_error(), prefix, None),
+            // Whoever accepts on a reused link says so before anything is delivered, but its word may have been lost with the link. Only if
+            // its kernel has not even acknowledged the request is it certain that nothing was delivered.
+            Stop::Lost(error) if reused && !error.is_protocol() && link.channel().socket().has_unacknowledged() => not_opened(error.into_tunnel_error(), prefix, None),
             Stop::Lost(error) => not_opened(error.into_tunnel_error(), None, None),
             Stop::NoAnswer => {
                 abort(link);

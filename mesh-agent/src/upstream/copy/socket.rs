@@ -143,6 +143,11 @@ impl Socket {
         SockRef::from(&self.tcp).shutdown(Shutdown::Write)
     }
 
+    /// Whether the peer's kernel has not acknowledged every byte that was sent.
+    pub fn has_unacknowledged(&self) -> bool {
+        crate::sys::sockopt::has_unacknowledged(&self.tcp)
+    }
+
     /// Closes with RST, whatever is still unsent.
     pub fn abort(self) {
         abort(self.tcp);
