@@ -17,6 +17,8 @@ use super::path::{BULK_PORT, HTTP_PORT, Path, PathId};
 use super::usage::Watched;
 
 const NAMESPACE: &str = "bench";
+/// Congestion controls that don't pace, the kernel's own default first. A namespace may only use what its host allows.
+const UNPACED: [&str; 2] = ["cubic", "reno"];
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// A world and what runs in it.
@@ -163,6 +165,11 @@ fn bare_bridge(netns: &File) -> Result<()> {
 
 /// Room for many short connections at once, the same in every pod that is measured.
 pub fn prepare(pod: &Pod) -> Result<()> {
+    // Not what the host may have set: BBR paces by timers, and it would be those that are measured.
+    let allowed = fs::read_to_string("/proc/sys/net/ipv4/tcp_allowed_congestion_control").unwrap_or_default();
+    if let Some(name) = UNPACED.into_iter().find(|name| allowed.split_whitespace().any(|word| word == *name)) {
+        pod.sysctl(&[("net/ipv4/tcp_congestion_control", name)])?;
+    }
     pod.sysctl(&[("net/ipv4/ip_local_port_range", "16384 65535"), ("net/ipv4/tcp_tw_reuse", "1")])
 }
 
