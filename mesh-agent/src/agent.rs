@@ -8,7 +8,8 @@ use mesh_model::snapshot::Snapshot;
 use mesh_sources::manifests::{Manifests, Timing};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use crate::identity;
 use crate::capture::preflight::{self, Places};
@@ -115,8 +116,8 @@ struct Agent {
     telemetry: Arc<Telemetry>,
     readiness: Readiness,
     trigger: drain::DrainTrigger,
-    /// The only writer of the kernel's maps.
-    control: AbortHandle,
+    /// Stops the only writer of the kernel's maps.
+    stop_control: CancellationToken,
     workers: Workers,
     workers_ended: workers::Ended,
     tasks: JoinSet<&'static str>,
@@ -157,11 +158,13 @@ impl Agent {
         let listener = bind(config.admin_listen, "--admin-listen").await?;
         spawn(&mut tasks, "admin endpoint", http::serve(listener, http::Limits::default(), Arc::new(admin), std::future::pending()));
         let assign = workers.handle();
-        let control = tasks.spawn_local(async move {
-            control.run(snapshots, assign).await;
+        let stop_control = CancellationToken::new();
+        let stop = stop_control.clone();
+        tasks.spawn_local(async move {
+            control.run(snapshots, assign, stop).await;
             "control loop"
         });
-        Ok(Agent { control, config, telemetry, readiness, trigger, workers, workers_ended, tasks })
+        Ok(Agent { stop_control, config, telemetry, readiness, trigger, workers, workers_ended, tasks })
     }
 
     async fn serve(mut self) -> Result<(), AgentError> {
@@ -190,9 +193,9 @@ impl Agent {
     /// Connections may finish; those that have not by the deadline are ended. The kernel's programs stay: what is captured from now on is
     /// refused, until another agent takes over.
     async fn finish(self) {
-        let Agent { config, telemetry, trigger, workers, control, tasks: _tasks, .. } = self;
+        let Agent { config, telemetry, trigger, workers, stop_control, tasks: _tasks, .. } = self;
         // Whoever comes next writes the maps from here on.
-        control.abort();
+        stop_control.cancel();
         let live = telemetry.live().clone();
         let deadline = config.drain_time;
         // By the clock, not by a watch of the drain: it would be waited for.

@@ -11,6 +11,7 @@ use mesh_model::snapshot::Snapshot;
 use mesh_model::workload::WorkloadUid;
 use serde_json::{Value, json};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::directory::Directory;
 use super::kernel::{Kernel, KernelError};
@@ -89,8 +90,9 @@ impl Control {
         })
     }
 
-    /// Runs until the configuration's source ends.
-    pub async fn run(mut self, mut snapshots: watch::Receiver<Arc<Snapshot>>, workers: Assign) {
+    /// Runs until the configuration's source ends. Once `stop` is cancelled it changes nothing any more, and stays for what it holds: the
+    /// policies of live connections, which would be ended without.
+    pub async fn run(mut self, mut snapshots: watch::Receiver<Arc<Snapshot>>, workers: Assign, stop: CancellationToken) {
         if let Some(reports) = self.reports.take() {
             tokio::task::spawn_local(reports.follow());
         }
@@ -111,6 +113,7 @@ impl Control {
             }
             self.revoke(changed);
             tokio::select! {
+                () = stop.cancelled() => std::future::pending().await,
                 _ = tick.tick() => {}
                 _ = certificates.changed() => {}
                 news = snapshots.changed() => {
@@ -199,6 +202,10 @@ impl Control {
     fn revoke(&mut self, changed: bool) {
         if changed {
             self.sweeps = SWEEPS;
+        }
+        // What an earlier agent let through goes on until this one serves its pods and can judge.
+        if self.adopt_until.is_some() {
+            return;
         }
         let Some(left) = self.sweeps.checked_sub(1) else { return };
         self.sweeps = left;
