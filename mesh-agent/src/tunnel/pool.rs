@@ -81,7 +81,8 @@ pub struct Terms {
 
 impl Terms {
     fn hold(&self, current: &Credentials, now: SystemTime) -> bool {
-        now < self.expires && Arc::ptr_eq(self.credentials.roots(), current.roots())
+        // A renewal brings roots of its own, usually the same ones.
+        now < self.expires && (Arc::ptr_eq(self.credentials.roots(), current.roots()) || self.credentials.roots().roots == current.roots().roots)
     }
 }
 
@@ -188,10 +189,19 @@ impl Pools {
         self.hand_out(&mut state, OwnConnection { link, terms, doubtful: false }, now, false);
     }
 
-    /// Closes idle connections of this identity, for instance because its pod is gone.
+    /// Closes idle connections that speak for this identity.
     pub fn forget(&self, identity: &Identity) {
+        self.forget_where(|key| key.identity == *identity);
+    }
+
+    /// Closes idle connections from this address, because its pod is gone.
+    pub fn forget_source(&self, source: IpAddr) {
+        self.forget_where(|key| key.source == source);
+    }
+
+    fn forget_where(&self, unwanted: impl Fn(&PoolKey) -> bool) {
         self.0.destinations.borrow_mut().retain(|key, destination| {
-            let ours = key.identity == *identity;
+            let ours = unwanted(key);
             if ours {
                 self.drain_idle(&mut destination.borrow_mut());
             }

@@ -103,7 +103,6 @@ pub struct Server<H> {
     pub(super) handler: H,
     pub(super) settings: Arc<Settings>,
     pub(super) counters: Arc<TunnelCounters>,
-    handshakes: Handshakes,
     connections: Cell<u64>,
 }
 
@@ -119,9 +118,9 @@ pub struct Connection {
 }
 
 impl<H: Handler> Server<H> {
-    /// One for a worker.
+    /// One of a worker's; a worker may have several, as for each pod that it serves. They share the bound on handshakes.
     pub fn new(handler: H, settings: Arc<Settings>, counters: Arc<TunnelCounters>) -> Rc<Self> {
-        Rc::new(Server { handler, settings, counters, handshakes: Handshakes::default(), connections: Cell::new(0) })
+        Rc::new(Server { handler, settings, counters, connections: Cell::new(0) })
     }
 
     /// Serves a connection that was accepted on `local`, the pod's address and the tunnel port, as the identity of `credentials`, until it
@@ -160,7 +159,7 @@ impl<H: Handler> Server<H> {
         let config = credentials.server_config(self.settings.own_protocol).map_err(|e| HandshakeError::from_tls(&e))?;
         let tcp_peer = tcp.peer_addr().map_err(|e| HandshakeError::from_io(&e))?;
         prepare(&tcp, &self.settings).map_err(|e| HandshakeError::from_io(&e))?;
-        let (_place, crowded) = self.handshakes.enter(self.settings.max_handshakes);
+        let (_place, crowded) = HANDSHAKES.with(|handshakes| handshakes.enter(self.settings.max_handshakes));
         tokio::select! {
             biased;
             result = handshake::accept(tcp, config) => Ok((result?, tcp_peer)),
@@ -230,7 +229,11 @@ pub(super) fn prepare(tcp: &TcpStream, settings: &Settings) -> std::io::Result<(
     socket.set_tcp_user_timeout(Some(settings.ping_timeout))
 }
 
-/// Handshakes under way. A new one makes the oldest give way: honest ones take milliseconds, so it is those that don't finish.
+thread_local! {
+    static HANDSHAKES: Rc<Handshakes> = Rc::default();
+}
+
+/// Handshakes under way on this worker. A new one makes the oldest give way: honest ones take milliseconds, so it is those that don't finish.
 #[derive(Default)]
 struct Handshakes {
     waiting: RefCell<VecDeque<(u64, oneshot::Sender<()>)>>,
@@ -238,7 +241,7 @@ struct Handshakes {
 }
 
 impl Handshakes {
-    fn enter(&self, limit: usize) -> (OnDrop<impl FnMut()>, oneshot::Receiver<()>) {
+    fn enter(self: &Rc<Self>, limit: usize) -> (OnDrop<impl FnMut() + use<>>, oneshot::Receiver<()>) {
         let (crowd, crowded) = oneshot::channel();
         let number = self.next.get();
         self.next.set(number + 1);
@@ -250,8 +253,9 @@ impl Handshakes {
         }
         waiting.push_back((number, crowd));
         drop(waiting);
+        let this = self.clone();
         let leave = move || {
-            let mut waiting = self.waiting.borrow_mut();
+            let mut waiting = this.waiting.borrow_mut();
             if let Ok(at) = waiting.binary_search_by_key(&number, |(number, _)| *number) {
                 waiting.remove(at);
             }

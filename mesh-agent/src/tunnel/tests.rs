@@ -1,4 +1,8 @@
-//! Two agents over loopback, in both protocols; what each hostile or broken peer comes to.
+//! Two agents over loopback, in both protocols; foreign peers; what each hostile or broken peer comes to.
 
+mod hostile;
+mod interop;
+mod pooling;
 mod streams;
+mod trust;
 mod world;

@@ -19,7 +19,7 @@ use crate::tunnel::counters::TunnelCounters;
 use crate::tunnel::error::{HandshakeError, Refusal, TunnelError};
 use crate::tunnel::settings::Settings;
 use crate::tunnel::tls::channel::{ChannelError, TlsChannel};
-use crate::tunnel::tls::io::TlsIo;
+use crate::tunnel::tls::io::{Fault, TlsIo};
 
 /// A connection of HBONE. Clones are the same connection.
 #[derive(Clone)]
@@ -33,6 +33,7 @@ struct State {
     streams: Cell<usize>,
     leaving: Cell<bool>,
     ended: RefCell<Option<TunnelError>>,
+    fault: Fault,
 }
 
 /// A stream that the peer has accepted.
@@ -68,6 +69,8 @@ impl HboneConnection {
     /// Over a channel whose handshake has agreed on HTTP/2. The connection runs as a task of the worker until it ends; it ends in order
     /// when the last clone and the last stream are gone. `ended` is called then.
     pub async fn start(channel: TlsChannel, settings: Arc<Settings>, counters: Arc<TunnelCounters>, ended: impl FnOnce() + 'static) -> Result<Self, TunnelError> {
+        let io = TlsIo::new(channel);
+        let state = Rc::new(State { fault: io.fault(), ..State::default() });
         let handshake = h2::client::Builder::new()
             .enable_push(false)
             .initial_window_size(STREAM_WINDOW)
@@ -75,12 +78,11 @@ impl HboneConnection {
             .max_frame_size(FRAME)
             .max_header_list_size(settings.max_header_bytes)
             .max_send_buffer_size(SEND_BUFFER)
-            .handshake(TlsIo::new(channel));
+            .handshake(io);
         let (send, mut http) = tokio::time::timeout(settings.client_handshake_timeout, handshake)
             .await
             .map_err(|_| HandshakeError::TimedOut)?
-            .map_err(|error| failure(&error))?;
-        let state = Rc::new(State::default());
+            .map_err(|error| state.failure(&error))?;
         let shared = state.clone();
         let ping = http.ping_pong();
         tokio::task::spawn_local(async move {
@@ -90,7 +92,7 @@ impl HboneConnection {
                 if let Poll::Ready(result) = http.as_mut().poll(cx) {
                     return Poll::Ready(match result {
                         Ok(()) => TunnelError::Lost("the peer's agent closed the connection".into()),
-                        Err(error) => failure(&error),
+                        Err(error) => shared.failure(&error),
                     });
                 }
                 dead.as_mut().poll(cx).map(|()| {
@@ -134,11 +136,7 @@ impl HboneConnection {
             let (response, stream) = send.send_request(connect(request), false).map_err(|e| self.failed(&e))?;
             match response.await {
                 Ok(response) => Ok((response, stream)),
-                Err(error) => {
-                    // The connection's own task knows best why it ended, and has not told yet if it runs after this one.
-                    tokio::task::yield_now().await;
-                    Err(self.failed(&error))
-                }
+                Err(error) => Err(self.failed(&error)),
             }
         };
         let answered = tokio::time::timeout(settings.response_timeout, asked).await;
@@ -162,22 +160,24 @@ impl HboneConnection {
             return Failed { error: TunnelError::Lost(format!("the peer's agent reset the request: {error}").into()), retry: false };
         }
         let ended = self.state.ended.borrow().clone();
-        let error = ended.unwrap_or_else(|| failure(error));
+        let error = ended.unwrap_or_else(|| self.state.failure(error));
         // Nothing but the request was sent: asking again cannot deliver anything twice.
         let retry = refused || matches!(error, TunnelError::Lost(_));
         Failed { error, retry }
     }
 }
 
-/// An error of the library as one of ours; what lies below HTTP/2 is said in its own words.
-fn failure(error: &h2::Error) -> TunnelError {
-    if let Some(io) = error.get_io() {
-        return match io.get_ref().and_then(|inner| inner.downcast_ref::<ChannelError>()) {
-            Some(ChannelError::Alert(alert)) => TunnelError::Handshake(HandshakeError::Alert { alert: *alert }),
-            _ => TunnelError::Lost(io.to_string().into()),
-        };
+impl State {
+    /// An error of the library as one of ours; what lies below HTTP/2 is said in its own words.
+    fn failure(&self, error: &h2::Error) -> TunnelError {
+        match &*self.fault.borrow() {
+            Some(ChannelError::Alert(alert)) => return TunnelError::Handshake(HandshakeError::Alert { alert: *alert }),
+            Some(fault) => return TunnelError::Lost(fault.to_string().into()),
+            None => {}
+        }
+        let text = error.to_string().into();
+        if error.is_library() { TunnelError::Protocol(text) } else { TunnelError::Lost(text) }
     }
-    if error.is_library() { TunnelError::Protocol(error.to_string().into()) } else { TunnelError::Lost(error.to_string().into()) }
 }
 
 fn connect(request: &OpenRequest) -> Request<()> {

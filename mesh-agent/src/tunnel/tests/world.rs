@@ -190,7 +190,7 @@ impl App {
     }
 
     pub fn cancel(&self) {
-        self.inner.cancel.borrow().cancel();
+        self.inner.cancel.take().cancel();
     }
 }
 

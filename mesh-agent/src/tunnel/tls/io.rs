@@ -1,8 +1,10 @@
 //! A [`TlsChannel`] as a byte stream, for the HTTP/2 library.
 
+use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -14,12 +16,42 @@ pub struct TlsIo {
     channel: TlsChannel,
     content: Range<usize>,
     goodbye: bool,
+    fault: Fault,
 }
+
+/// What ended a stream: the HTTP/2 library keeps no more of an error than its text.
+pub type Fault = Rc<RefCell<Option<ChannelError>>>;
 
 impl TlsIo {
     /// Over the channel.
     pub fn new(channel: TlsChannel) -> Self {
-        TlsIo { channel, content: 0..0, goodbye: false }
+        TlsIo { channel, content: 0..0, goodbye: false, fault: Fault::default() }
+    }
+
+    /// Where the error will be told that ends the stream.
+    pub fn fault(&self) -> Fault {
+        self.fault.clone()
+    }
+
+    fn failed(&self, error: ChannelError) -> io::Error {
+        self.fault.borrow_mut().get_or_insert_with(|| error.clone());
+        error.into()
+    }
+
+    /// A write fails when the peer has closed; why it did so may wait to be read.
+    fn write_failed(&mut self, error: ChannelError) -> io::Error {
+        let mut why = error;
+        while let ChannelError::Io { .. } = why {
+            match self.channel.next_content() {
+                Ok(Some(_)) => {}
+                Ok(None) => match self.channel.try_fill() {
+                    Ok(true) => {}
+                    Ok(false) | Err(_) => break,
+                },
+                Err(alert) => why = alert,
+            }
+        }
+        self.failed(why)
     }
 }
 
@@ -51,10 +83,10 @@ impl AsyncRead for TlsIo {
                 Ok(None) => match ready!(this.channel.poll_fill(cx)) {
                     Ok(()) => {}
                     Err(ChannelError::Closed) => return Poll::Ready(Ok(())),
-                    Err(error) => return Poll::Ready(Err(error.into())),
+                    Err(error) => return Poll::Ready(Err(this.failed(error))),
                 },
                 Err(ChannelError::Closed) => return Poll::Ready(Ok(())),
-                Err(error) => return Poll::Ready(Err(error.into())),
+                Err(error) => return Poll::Ready(Err(this.failed(error))),
             }
         }
     }
@@ -66,11 +98,11 @@ impl AsyncWrite for TlsIo {
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        let channel = &mut self.channel;
         if bufs.iter().all(|buf| buf.is_empty()) {
             return Poll::Ready(Ok(0));
         }
         loop {
+            let channel = &mut self.channel;
             let mut taken = 0;
             for buf in bufs {
                 let n = channel.put_some(buf)?;
@@ -82,7 +114,9 @@ impl AsyncWrite for TlsIo {
             if taken > 0 {
                 return Poll::Ready(Ok(taken));
             }
-            ready!(channel.poll_flush(cx))?;
+            if let Err(error) = ready!(channel.poll_flush(cx)) {
+                return Poll::Ready(Err(self.write_failed(error)));
+            }
         }
     }
 
@@ -91,7 +125,7 @@ impl AsyncWrite for TlsIo {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.channel.poll_flush(cx).map_err(io::Error::from)
+        self.channel.poll_flush(cx).map_err(|error| self.write_failed(error))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
