@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 use mesh_agent::conn::{Meter, TunnelAddr};
 use mesh_agent::tunnel::pool::LocalFuture;
 use mesh_agent::tunnel::{
-    Accepted, Credentials, CredentialsUnavailable, Dialer, Handler, Incoming, OpenRequest, PoolKey, Pools, Refusal, Rejected, Server, Settings,
-    TunnelCounters,
+    Accepted, Credentials, CredentialsUnavailable, Dialer, Handler, Incoming, OpenRequest, PoolKey, Pools, Refusal, Rejected, Server,
+    Settings, TunnelCounters,
 };
 use mesh_agent::upstream::copy;
 use mesh_model::identity::Identity;
@@ -53,7 +53,8 @@ fn main() -> Fallible<()> {
     let mut costs = figures.clone();
     for _ in 0..rounds {
         for (way, (_, address)) in ways.iter().enumerate() {
-            let loads = [(1, Kind::PingPong, 1.0), (32, Kind::PingPong, 1.0), (32, Kind::New, 1.0), (1, Kind::Up, 1e-6), (1, Kind::Down, 1e-6)];
+            let loads =
+                [(1, Kind::PingPong, 1.0), (32, Kind::PingPong, 1.0), (32, Kind::New, 1.0), (1, Kind::Up, 1e-6), (1, Kind::Down, 1e-6)];
             for (column, (connections, kind, unit)) in loads.into_iter().enumerate() {
                 let before = processor_time()?;
                 let rate = load(*address, connections, time, kind)?;
@@ -77,7 +78,7 @@ fn show(title: &str, ways: &[&str], kinds: &[&str], table: &mut [Vec<Vec<f64>>])
     print!("{title:14}");
     kinds.iter().for_each(|kind| print!("{kind:>20}"));
     println!();
-    let medians: Vec<Vec<f64>> = table.iter_mut().map(|row| row.iter_mut().map(median).collect()).collect();
+    let medians: Vec<Vec<f64>> = table.iter_mut().map(|row| row.iter_mut().map(|list| median(list)).collect()).collect();
     let direct = medians.first().cloned().unwrap_or_default();
     for (name, row) in ways.iter().zip(&medians) {
         print!("{name:14}");
@@ -97,7 +98,7 @@ fn processor_time() -> Fallible<f64> {
     Ok(ticks.iter().sum::<f64>() / 100.0)
 }
 
-fn median(list: &mut Vec<f64>) -> f64 {
+fn median(list: &mut [f64]) -> f64 {
     list.sort_by(f64::total_cmp);
     list.get(list.len() / 2).copied().unwrap_or_default()
 }
@@ -244,13 +245,8 @@ fn agents(application: SocketAddr, trust: &Trust, own_protocol: bool) -> Fallibl
                 destination: TunnelAddr(far),
             };
             async move {
-                let request = OpenRequest {
-                    target: SocketAddr::new(far.ip(), 80),
-                    client: None,
-                    host: None,
-                    baggage: None,
-                    traceparent: None,
-                };
+                let request =
+                    OpenRequest { target: SocketAddr::new(far.ip(), 80), client: None, host: None, baggage: None, traceparent: None };
                 let stream = match pools.open(key, request).await {
                     Ok(stream) => stream,
                     Err(error) => return eprintln!("client: {error}"),

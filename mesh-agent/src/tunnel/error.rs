@@ -167,7 +167,9 @@ fn advice(alert: AlertDescription) -> &'static str {
     match alert {
         AlertDescription::CertificateExpired => "to its clock our certificate is expired or not valid yet",
         AlertDescription::UnknownCA => "our certificate does not chain to a root that it trusts",
-        AlertDescription::CertificateUnknown | AlertDescription::AccessDenied => "it does not accept our identity, such as its trust domain",
+        AlertDescription::CertificateUnknown | AlertDescription::AccessDenied => {
+            "it does not accept our identity, such as its trust domain"
+        }
         AlertDescription::CertificateRequired => "it saw no certificate of ours",
         AlertDescription::UnsupportedCertificate => "our certificate is not meant for this purpose",
         AlertDescription::NoApplicationProtocol => "it speaks neither HBONE nor our own protocol there",

@@ -110,8 +110,10 @@ pub fn judge(connection: &Connection, request: &Request<impl Sized>) -> Result<I
         return Err(bad("extended CONNECT is not supported".into()));
     }
     let authority = request.uri().authority().ok_or_else(|| bad("no :authority".into()))?;
-    let target: SocketAddr =
-        authority.as_str().parse().map_err(|_| bad(format!("the :authority {:?} is not an address and a port", clip(authority.as_str()))))?;
+    let target: SocketAddr = authority
+        .as_str()
+        .parse()
+        .map_err(|_| bad(format!("the :authority {:?} is not an address and a port", clip(authority.as_str()))))?;
     let local = connection.local().0.ip();
     if target.ip().to_canonical() != local.to_canonical() {
         return Err(bad(format!("the :authority {target} is not this connection's destination {local}")));

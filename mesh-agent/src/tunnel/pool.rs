@@ -82,7 +82,8 @@ pub struct Terms {
 impl Terms {
     fn hold(&self, current: &Credentials, now: SystemTime) -> bool {
         // A renewal brings roots of its own, usually the same ones.
-        now < self.expires && (Arc::ptr_eq(self.credentials.roots(), current.roots()) || self.credentials.roots().roots == current.roots().roots)
+        now < self.expires
+            && (Arc::ptr_eq(self.credentials.roots(), current.roots()) || self.credentials.roots().roots == current.roots().roots)
     }
 }
 
@@ -130,7 +131,12 @@ struct Destination {
 
 impl Pools {
     /// For a worker.
-    pub fn new(dialer: impl Dialer + 'static, credentials: impl CredentialSource + 'static, settings: Arc<Settings>, counters: Arc<TunnelCounters>) -> Self {
+    pub fn new(
+        dialer: impl Dialer + 'static,
+        credentials: impl CredentialSource + 'static,
+        settings: Arc<Settings>,
+        counters: Arc<TunnelCounters>,
+    ) -> Self {
         Pools(Rc::new(Inner {
             dialer: Box::new(dialer),
             credentials: Box::new(credentials),
@@ -318,7 +324,7 @@ impl Pools {
         match dialled {
             Ok((Dialled::Own(link), terms)) => {
                 state.protocol = Some(Protocol::Own);
-                self.hand_out(&mut state, OwnConnection { link: *link, terms, doubtful: false }, Instant::now(), true);
+                self.hand_out(&mut state, OwnConnection { link, terms, doubtful: false }, Instant::now(), true);
             }
             Ok((Dialled::Hbone(connection), terms)) => {
                 state.protocol = Some(Protocol::Hbone);
@@ -369,7 +375,12 @@ impl Pools {
     }
 
     /// Includes the peer's word that it accepts our certificate, where the protocol has one: TLS 1.3 ends the client's handshake before that.
-    async fn handshake(&self, tcp: TcpStream, config: Arc<rustls::ClientConfig>, key: &PoolKey) -> Result<(Dialled, SystemTime), TunnelError> {
+    async fn handshake(
+        &self,
+        tcp: TcpStream,
+        config: Arc<rustls::ClientConfig>,
+        key: &PoolKey,
+    ) -> Result<(Dialled, SystemTime), TunnelError> {
         let Secured { channel, protocol, peer_not_after, .. } = handshake::connect(tcp, config, key.destination.0.ip()).await?;
         let dialled = match protocol {
             Protocol::Own => {
@@ -379,7 +390,7 @@ impl Pools {
                     Ok(_) => return Err(LinkError::Unexpected("the first frame is not READY").into_tunnel_error()),
                     Err(error) => return Err(error.into_tunnel_error()),
                 }
-                Dialled::Own(Box::new(link))
+                Dialled::Own(link)
             }
             Protocol::Hbone => {
                 Dialled::Hbone(HboneConnection::start(channel, self.0.settings.clone(), self.0.counters.clone(), || {}).await?)
@@ -440,6 +451,6 @@ impl Pools {
 }
 
 enum Dialled {
-    Own(Box<Link>),
+    Own(Link),
     Hbone(HboneConnection),
 }

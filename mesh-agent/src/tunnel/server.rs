@@ -126,7 +126,13 @@ impl<H: Handler> Server<H> {
     /// Serves a connection that was accepted on `local`, the pod's address and the tunnel port, as the identity of `credentials`, until it
     /// ends. When `drain` resolves the peer is told to go elsewhere; streams that are open go on, and are ended by their own
     /// [`Accepted::cancel`] or by dropping this future. To be run as a task of the worker's `LocalSet`.
-    pub async fn serve(self: Rc<Self>, tcp: TcpStream, local: TunnelAddr, credentials: Arc<Credentials>, drain: impl Future<Output = ()>) -> Result<(), ServeError> {
+    pub async fn serve(
+        self: Rc<Self>,
+        tcp: TcpStream,
+        local: TunnelAddr,
+        credentials: Arc<Credentials>,
+        drain: impl Future<Output = ()>,
+    ) -> Result<(), ServeError> {
         self.counters.server.connections.add();
         self.counters.server.open.add();
         let counters = self.counters.clone();
@@ -148,10 +154,12 @@ impl<H: Handler> Server<H> {
         self.connections.set(number);
         let connection = Connection { peer, peer_not_after, tcp_peer, local, number, protocol };
         match protocol {
-            Protocol::Own => {
-                fast::serve::serve(self, Link::new(channel), connection, drain).await.map_err(|e| ServeError::Connection(e.to_string().into()))
+            Protocol::Own => fast::serve::serve(self, Link::new(channel), connection, drain)
+                .await
+                .map_err(|e| ServeError::Connection(e.to_string().into())),
+            Protocol::Hbone => {
+                hbone::server::serve(self, channel, connection, drain).await.map_err(|e| ServeError::Connection(e.to_string().into()))
             }
-            Protocol::Hbone => hbone::server::serve(self, channel, connection, drain).await.map_err(|e| ServeError::Connection(e.to_string().into())),
         }
     }
 

@@ -10,8 +10,9 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, RootCertStore, SignatureScheme};
 use webpki::{EndEntityCert, KeyUsage};
-use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
+
+use crate::identity::spiffe::identity_in;
 
 /// Why a peer's certificate is not accepted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -97,19 +98,10 @@ impl VerifyError {
     }
 }
 
-/// The one SPIFFE identity of a certificate and its `notAfter` in seconds since 1970. Exactly one URI name, as X509-SVID 2 demands.
+/// The identity that a certificate names, and its `notAfter` in seconds since 1970.
 pub fn identity_of(certificate: &CertificateDer<'_>) -> Result<(Identity, i64), VerifyError> {
     let (_, parsed) = X509Certificate::from_der(certificate).map_err(|e| VerifyError::Invalid(e.to_string().into()))?;
-    let names = parsed.subject_alternative_name().map_err(|e| VerifyError::Invalid(e.to_string().into()))?;
-    let mut uris = names.iter().flat_map(|names| &names.value.general_names).filter_map(|name| match name {
-        GeneralName::URI(uri) => Some(*uri),
-        _ => None,
-    });
-    let identity = match (uris.next(), uris.next()) {
-        (Some(uri), None) => uri.parse::<Identity>().map_err(|e| VerifyError::NoIdentity(e.to_string().into()))?,
-        (None, _) => return Err(VerifyError::NoIdentity("no URI among its names".into())),
-        (Some(_), Some(_)) => return Err(VerifyError::NoIdentity("more than one URI among its names".into())),
-    };
+    let identity = identity_in(&parsed).map_err(|e| VerifyError::NoIdentity(e.to_string().into()))?;
     Ok((identity, parsed.validity().not_after.timestamp()))
 }
 
@@ -160,7 +152,8 @@ impl PeerVerifier {
         usage: KeyUsage,
     ) -> Result<(), VerifyError> {
         let leaf = EndEntityCert::try_from(end_entity).map_err(VerifyError::from_webpki)?;
-        leaf.verify_for_usage(self.algorithms.all, &self.roots.roots, intermediates, now, usage, None, None).map_err(VerifyError::from_webpki)?;
+        leaf.verify_for_usage(self.algorithms.all, &self.roots.roots, intermediates, now, usage, None, None)
+            .map_err(VerifyError::from_webpki)?;
         let (identity, _) = identity_of(end_entity)?;
         self.acceptable.judge(identity)
     }
@@ -183,11 +176,21 @@ impl ServerCertVerifier for PeerVerifier {
         Ok(ServerCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(&self, _: &[u8], _: &CertificateDer<'_>, _: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
         self.tls12()
     }
 
-    fn verify_tls13_signature(&self, message: &[u8], cert: &CertificateDer<'_>, signed: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
         verify_tls13_signature(message, cert, signed, &self.algorithms)
     }
 
@@ -202,16 +205,31 @@ impl ClientCertVerifier for PeerVerifier {
         &[]
     }
 
-    fn verify_client_cert(&self, end_entity: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>], now: UnixTime) -> Result<ClientCertVerified, rustls::Error> {
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
         self.verify(end_entity, intermediates, now, KeyUsage::client_auth()).map_err(VerifyError::into_tls)?;
         Ok(ClientCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(&self, _: &[u8], _: &CertificateDer<'_>, _: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
         self.tls12()
     }
 
-    fn verify_tls13_signature(&self, message: &[u8], cert: &CertificateDer<'_>, signed: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
         verify_tls13_signature(message, cert, signed, &self.algorithms)
     }
 

@@ -210,11 +210,8 @@ impl Frame {
             READY => Ok(Frame::Ready),
             OPEN => {
                 let ([high, low, flags], fields) = payload.split_first_chunk().ok_or_else(length)?;
-                let mut open = Open {
-                    port: u16::from_be_bytes([*high, *low]),
-                    accept_at_once: flags & OPEN_ACCEPT_AT_ONCE != 0,
-                    ..Open::default()
-                };
+                let mut open =
+                    Open { port: u16::from_be_bytes([*high, *low]), accept_at_once: flags & OPEN_ACCEPT_AT_ONCE != 0, ..Open::default() };
                 fields_of(kind, fields, |field, value| {
                     match field {
                         FIELD_CLIENT => open.client = Some(address(value)?),

@@ -124,7 +124,14 @@ impl Flow {
     }
 
     /// Moves what can be moved. Which side failed is told as the side that aborted.
-    fn poll(&mut self, cx: &mut Context<'_>, from: &mut Socket, to: &mut Socket, from_side: Side, count: &mut dyn FnMut(usize)) -> Result<(), Fault> {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut Socket,
+        to: &mut Socket,
+        from_side: Side,
+        count: &mut dyn FnMut(usize),
+    ) -> Result<(), Fault> {
         let to_side = match from_side {
             Side::Client => Side::Server,
             Side::Server => Side::Client,

@@ -61,7 +61,8 @@ pub enum Received {
 
 /// A connection of `nodemesh/1`.
 pub struct Link {
-    channel: TlsChannel,
+    /// Boxed, as links are handed around between pool and relays.
+    channel: Box<TlsChannel>,
     decoder: Decoder,
     /// The part of the last opened record that was not looked at yet.
     content: Range<usize>,
@@ -73,7 +74,7 @@ pub struct Link {
 impl Link {
     /// Over a channel whose handshake has agreed on the protocol.
     pub fn new(channel: TlsChannel) -> Self {
-        Link { channel, decoder: Decoder::default(), content: 0..0, scratch: Vec::new(), going_away: false }
+        Link { channel: Box::new(channel), decoder: Decoder::default(), content: 0..0, scratch: Vec::new(), going_away: false }
     }
 
     /// The records.
@@ -98,7 +99,6 @@ impl Link {
     }
 
     /// Reads from `app` straight into DATA frames; see [`TlsChannel::poll_put_from`].
-    #[expect(clippy::type_complexity, reason = "as the function it forwards to")]
     pub fn poll_put_from(&mut self, cx: &mut Context<'_>, app: &mut Socket, limit: usize) -> Poll<io::Result<Result<usize, LinkError>>> {
         self.channel.poll_put_from(cx, app, limit, wire::data_header).map_ok(|inner| inner.map_err(LinkError::from))
     }
@@ -118,7 +118,7 @@ impl Link {
     }
 
     /// The next thing of what has been read. Places told before stay valid until [`TlsChannel::poll_fill`].
-    pub fn next(&mut self) -> Result<Option<Received>, LinkError> {
+    pub fn next_received(&mut self) -> Result<Option<Received>, LinkError> {
         loop {
             while !self.content.is_empty() {
                 let (consumed, item) = self.decoder.next(self.channel.content(self.content.clone()))?;
@@ -139,7 +139,7 @@ impl Link {
     /// The next thing, waiting for it.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Received, LinkError>> {
         loop {
-            if let Some(received) = self.next()? {
+            if let Some(received) = self.next_received()? {
                 return Poll::Ready(Ok(received));
             }
             std::task::ready!(self.channel.poll_fill(cx))?;

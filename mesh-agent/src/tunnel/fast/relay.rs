@@ -276,7 +276,7 @@ impl<'a> Relay<'a> {
     /// Takes what has been read apart, as far as one write carries.
     fn gather(&mut self) -> Result<(), Stop> {
         while self.pieces.len() < PIECES && !self.fin_received {
-            match self.link.next()? {
+            match self.link.next_received()? {
                 Some(Received::Data(place)) if self.opening != Opening::Awaited => self.pieces.push_back(place),
                 Some(Received::Data(_)) => return Err(LinkError::Unexpected("data before the stream was accepted").into()),
                 Some(Received::Frame(frame)) => self.take_frame(frame)?,
@@ -490,7 +490,9 @@ impl<'a> Relay<'a> {
             Stop::NotLookedAt => not_opened(TunnelError::Lost("the peer's agent is going away".into()), prefix, None),
             // Whoever accepts on a reused link says so before anything is delivered, but its word may have been lost with the link. Only if
             // its kernel has not even acknowledged the request is it certain that nothing was delivered.
-            Stop::Lost(error) if reused && !error.is_protocol() && link.channel().socket().has_unacknowledged() => not_opened(error.into_tunnel_error(), prefix, None),
+            Stop::Lost(error) if reused && !error.is_protocol() && link.channel().socket().has_unacknowledged() => {
+                not_opened(error.into_tunnel_error(), prefix, None)
+            }
             Stop::Lost(error) => not_opened(error.into_tunnel_error(), None, None),
             Stop::NoAnswer => {
                 abort(link);

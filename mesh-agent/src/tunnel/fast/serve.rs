@@ -26,7 +26,12 @@ enum Next {
 }
 
 /// Serves the link until the client closes it, it was idle for too long, or `drain` resolves.
-pub async fn serve<H: Handler>(server: Rc<Server<H>>, mut link: Link, connection: Connection, drain: impl Future<Output = ()>) -> Result<(), LinkError> {
+pub async fn serve<H: Handler>(
+    server: Rc<Server<H>>,
+    mut link: Link,
+    connection: Connection,
+    drain: impl Future<Output = ()>,
+) -> Result<(), LinkError> {
     let mut drain = pin!(drain);
     link.send(&Frame::Ready).await?;
     loop {

@@ -68,7 +68,12 @@ pub struct Failed {
 impl HboneConnection {
     /// Over a channel whose handshake has agreed on HTTP/2. The connection runs as a task of the worker until it ends; it ends in order
     /// when the last clone and the last stream are gone. `ended` is called then.
-    pub async fn start(channel: TlsChannel, settings: Arc<Settings>, counters: Arc<TunnelCounters>, ended: impl FnOnce() + 'static) -> Result<Self, TunnelError> {
+    pub async fn start(
+        channel: TlsChannel,
+        settings: Arc<Settings>,
+        counters: Arc<TunnelCounters>,
+        ended: impl FnOnce() + 'static,
+    ) -> Result<Self, TunnelError> {
         let io = TlsIo::new(channel);
         let state = Rc::new(State { fault: io.fault(), ..State::default() });
         let handshake = h2::client::Builder::new()

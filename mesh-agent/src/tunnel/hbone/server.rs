@@ -37,14 +37,19 @@ pub enum HboneError {
 }
 
 enum Event {
-    Request(Request<RecvStream>, SendResponse<Bytes>),
+    Request(Box<(Request<RecvStream>, SendResponse<Bytes>)>),
     Leave,
     Dead,
     End(Result<(), h2::Error>),
 }
 
 /// Serves the connection until it ends. After `drain`, or without a stream for long, GOAWAY is sent, and it ends with its last stream.
-pub async fn serve<H: Handler>(server: Rc<Server<H>>, channel: TlsChannel, connection: Connection, drain: impl Future<Output = ()>) -> Result<(), HboneError> {
+pub async fn serve<H: Handler>(
+    server: Rc<Server<H>>,
+    channel: TlsChannel,
+    connection: Connection,
+    drain: impl Future<Output = ()>,
+) -> Result<(), HboneError> {
     let settings = server.settings.clone();
     let handshake = h2::server::Builder::new()
         .initial_window_size(STREAM_WINDOW)
@@ -64,7 +69,7 @@ pub async fn serve<H: Handler>(server: Rc<Server<H>>, channel: TlsChannel, conne
         let event = poll_fn(|cx| {
             if let Poll::Ready(accepted) = http.poll_accept(cx) {
                 return Poll::Ready(match accepted {
-                    Some(Ok((request, respond))) => Event::Request(request, respond),
+                    Some(Ok((request, respond))) => Event::Request(Box::new((request, respond))),
                     Some(Err(error)) => Event::End(Err(error)),
                     None => Event::End(Ok(())),
                 });
@@ -80,7 +85,8 @@ pub async fn serve<H: Handler>(server: Rc<Server<H>>, channel: TlsChannel, conne
         })
         .await;
         match event {
-            Event::Request(request, respond) => {
+            Event::Request(asked) => {
+                let (request, respond) = *asked;
                 if !connection.is_valid() && !leaving {
                     leaving = true;
                     http.graceful_shutdown();
@@ -104,7 +110,12 @@ pub async fn serve<H: Handler>(server: Rc<Server<H>>, channel: TlsChannel, conne
     result
 }
 
-async fn serve_stream<H: Handler>(server: Rc<Server<H>>, connection: Connection, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+async fn serve_stream<H: Handler>(
+    server: Rc<Server<H>>,
+    connection: Connection,
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+) {
     server.counters.server.streams.add();
     let judged = if connection.is_valid() {
         judge(&connection, &request)
@@ -147,7 +158,10 @@ async fn run<H: Handler>(server: &Server<H>, accepted: Accepted, recv: RecvStrea
         response.headers_mut().insert(BAGGAGE, baggage);
     }
     let how = match respond.send_response(response, false) {
-        Ok(send) => relay::relay(app, Side::Server, send, recv, Prefix::default(), &meter, cancel.cancelled(), server.settings.stream_idle_timeout).await,
+        Ok(send) => {
+            relay::relay(app, Side::Server, send, recv, Prefix::default(), &meter, cancel.cancelled(), server.settings.stream_idle_timeout)
+                .await
+        }
         Err(error) => {
             app.abort();
             How::Lost(error.to_string().into())

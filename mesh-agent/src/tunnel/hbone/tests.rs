@@ -45,7 +45,8 @@ fn baggage_says_what_there_is_and_escapes_what_it_must() {
         labels: Default::default(),
         canonical,
     };
-    let expected = "k8s.cluster.name=Kubernetes,k8s.namespace.name=shop,k8s.deployment.name=web,service.name=shop%2C%20%3Dfront,service.version=v1.2";
+    let expected =
+        "k8s.cluster.name=Kubernetes,k8s.namespace.name=shop,k8s.deployment.name=web,service.name=shop%2C%20%3Dfront,service.version=v1.2";
     assert_eq!(baggage("Kubernetes", &workload), expected);
     workload.canonical = Canonical::default();
     assert_eq!(baggage("", &workload), "k8s.namespace.name=shop");

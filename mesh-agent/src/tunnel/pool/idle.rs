@@ -30,7 +30,7 @@ impl Idle {
     /// Takes note of what has come in. False if the connection cannot be used any more.
     pub fn hear(&mut self, now: Instant) -> bool {
         loop {
-            match self.link.next() {
+            match self.link.next_received() {
                 Ok(Some(Received::Frame(Frame::Pong(_)))) => {
                     self.heard = now;
                     self.asked = None;

@@ -115,7 +115,12 @@ fn a_handshake_cut_off_anywhere_ends_cleanly() {
             }
         })
         .await;
-        let client = Client::new(crate::conn::TunnelAddr(recorder), world.client.credentials.borrow().clone().unwrap(), &[bob()], Settings::default());
+        let client = Client::new(
+            crate::conn::TunnelAddr(recorder),
+            world.client.credentials.borrow().clone().unwrap(),
+            &[bob()],
+            Settings::default(),
+        );
         client.dial().await.exchange(b"x").await.1.unwrap();
         let tape = recorded.borrow().clone();
         let before = world.agent.results.borrow().len();
@@ -278,6 +283,38 @@ fn data_that_floods_a_stream_not_yet_judged_is_not_read() {
             assert!(taken < 64 << 20, "the agent swallows all of it");
         }
         world.app.delay(Duration::ZERO);
+        world.still_serves().await;
+    });
+}
+
+#[test]
+fn keys_are_renewed_when_the_peer_asks_again_and_again() {
+    run(async {
+        let world = World::new(Settings::default()).await;
+        let mut tls = connect(&world.ca, &world.agent, ALPN_OWN).await;
+        let mut ready = [0; 4];
+        tls.read_exact(&mut ready).await.unwrap();
+        tls.write_all(&encoded(&[Frame::Open(Open { port: 80, accept_at_once: true, ..Open::default() })])).await.unwrap();
+        let mut accept = vec![0; encoded(&[Frame::Accept { baggage: Some("k8s.namespace.name=shop".into()) }]).len()];
+        tls.read_exact(&mut accept).await.unwrap();
+        for round in 0..20u8 {
+            // The library asks for the other side's renewal too, and opens nothing that comes under an old key after it.
+            tls.get_mut().1.refresh_traffic_keys().unwrap();
+            let mut message = data_header(1000).to_vec();
+            message.extend([round; 1000]);
+            tls.write_all(&message).await.unwrap();
+            tls.flush().await.unwrap();
+            let mut echoed = Vec::new();
+            while echoed.len() < 1000 {
+                let mut head = [0; 4];
+                tls.read_exact(&mut head).await.unwrap();
+                let mut piece = vec![0; u32::from_be_bytes([0, head[1], head[2], head[3]]) as usize];
+                tls.read_exact(&mut piece).await.unwrap();
+                echoed.extend(piece);
+            }
+            assert_eq!(echoed, [round; 1000]);
+        }
+        drop(tls);
         world.still_serves().await;
     });
 }

@@ -243,7 +243,11 @@ fn huge_headers_and_rapid_resets_end_the_offender_only() {
 
 /// A serving side as ztunnel's: answers each CONNECT by `answer`, and echoes.
 async fn foreign_server(ca: &Ca, answer: impl Fn(&HeaderMap, &str) -> StatusCode + 'static) -> TunnelAddr {
-    let verifier = PeerVerifier::new(ca.roots(), provider().signature_verification_algorithms, Acceptable::TrustDomains(["cluster.local".parse().unwrap()].into()));
+    let verifier = PeerVerifier::new(
+        ca.roots(),
+        provider().signature_verification_algorithms,
+        Acceptable::TrustDomains(["cluster.local".parse().unwrap()].into()),
+    );
     let mut config = ServerConfig::builder_with_provider(suites())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap()

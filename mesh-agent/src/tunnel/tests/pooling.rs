@@ -147,7 +147,8 @@ fn a_server_that_never_shakes_hands_is_given_up() {
         let silent = application(|tcp| async move {
             let _held = tcp;
             std::future::pending().await
-        }).await;
+        })
+        .await;
         let ca = Ca::new();
         let settings = Settings { client_handshake_timeout: Duration::from_millis(100), ..Settings::default() };
         let client = Client::new(crate::conn::TunnelAddr(silent), ca.credentials(&alice()), &[bob()], settings);
@@ -169,7 +170,11 @@ fn an_unanswered_request_is_given_up() {
 }
 
 /// Kills bob's agent with a connection of alice's pool idle, and starts another at the same address.
-async fn replaced(settings: Settings, quiet: Duration, successor: impl FnOnce(&Ca) -> std::sync::Arc<crate::tunnel::Credentials>) -> (App, Agent, Client) {
+async fn replaced(
+    settings: Settings,
+    quiet: Duration,
+    successor: impl FnOnce(&Ca) -> std::sync::Arc<crate::tunnel::Credentials>,
+) -> (App, Agent, Client) {
     let ca = Ca::new();
     let app = App::at(echo().await);
     let agent = Agent::start(&app, ca.credentials(&bob()), Settings::default()).await;
@@ -248,7 +253,8 @@ fn a_connection_that_dies_with_the_request_under_way_is_replaced() {
             }
         })
         .await;
-        let client = Client::new(crate::conn::TunnelAddr(proxy), ca.credentials(&alice()), &[bob()], Settings { warm: 0, ..Settings::default() });
+        let client =
+            Client::new(crate::conn::TunnelAddr(proxy), ca.credentials(&alice()), &[bob()], Settings { warm: 0, ..Settings::default() });
         let (answer, _) = client.dial().await.exchange(b"one").await;
         assert_eq!(answer, b"one");
         // Quiet for long enough that the pool doubts it.
@@ -318,7 +324,8 @@ fn an_idle_connection_to_a_silent_peer_is_found_out() {
             }
         })
         .await;
-        let settings = Settings { ping_interval: Duration::from_millis(100), ping_timeout: Duration::from_secs(1), warm: 0, ..Settings::default() };
+        let settings =
+            Settings { ping_interval: Duration::from_millis(100), ping_timeout: Duration::from_secs(1), warm: 0, ..Settings::default() };
         let client = Client::new(crate::conn::TunnelAddr(proxy), ca.credentials(&alice()), &[bob()], settings);
         client.dial().await.exchange(b"x").await.1.unwrap();
         // It answers as long as it lives.
@@ -354,7 +361,12 @@ fn idle_connections_end_with_their_certificate_their_roots_and_their_time() {
         assert_eq!(client.pools.idle(), 1);
         until(|| client.pools.idle() == 0).await;
 
-        let client = Client::new(agent.address, ca.credentials(&alice()), &[bob()], Settings { pool_idle_timeout: Duration::from_millis(500), ..settings.clone() });
+        let client = Client::new(
+            agent.address,
+            ca.credentials(&alice()),
+            &[bob()],
+            Settings { pool_idle_timeout: Duration::from_millis(500), ..settings.clone() },
+        );
         client.dial().await.exchange(b"x").await.1.unwrap();
         assert_eq!(client.pools.idle(), 1);
         until(|| client.pools.idle() == 0).await;

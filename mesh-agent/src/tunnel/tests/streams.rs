@@ -312,6 +312,7 @@ fn a_silent_stream_is_ended_after_the_time_allowed() {
             dialled.app.write_all(b"12345").await.unwrap();
             dialled.app.read_exact(&mut [0; 5]).await.unwrap();
             assert_eq!(dialled.app.read(&mut [0; 1]).await.unwrap_err().kind(), ErrorKind::ConnectionReset);
+            assert_eq!(dialled.meter.read(), (5, 5));
             assert_eq!(dialled.task.await.unwrap().unwrap().how, How::Idle);
             assert_eq!(app.ended_all(1).await[0].how, How::Reset(Side::Client));
         });

@@ -16,7 +16,12 @@ use crate::tunnel::verify::VerifyError;
 use crate::tunnel::{Credentials, HandshakeError, Settings, TunnelError};
 
 /// Dials with `client` credentials a server with `server` credentials; what each side says.
-async fn meet(client: Arc<Credentials>, server: Arc<Credentials>, expected: &[Identity], settings: Settings) -> (TunnelError, HandshakeError) {
+async fn meet(
+    client: Arc<Credentials>,
+    server: Arc<Credentials>,
+    expected: &[Identity],
+    settings: Settings,
+) -> (TunnelError, HandshakeError) {
     let app = App::at(echo().await);
     let agent = Agent::start(&app, server, Settings::default()).await;
     let client = Client::new(agent.address, client, expected, settings);

@@ -22,7 +22,9 @@ use tokio_util::sync::CancellationToken;
 use crate::conn::{ClientAddr, Meter, TunnelAddr};
 use crate::tunnel::pool::LocalFuture;
 use crate::tunnel::server::{Accepted, Handler, Incoming, Rejected, ServeError, Server};
-use crate::tunnel::{Credentials, CredentialsUnavailable, Dialer, OpenRequest, PoolKey, Pools, Refusal, Settings, TunnelCounters, TunnelError};
+use crate::tunnel::{
+    Credentials, CredentialsUnavailable, Dialer, OpenRequest, PoolKey, Pools, Refusal, Settings, TunnelCounters, TunnelError,
+};
 use crate::upstream::copy::Ended;
 
 /// Runs a test on one thread, as a worker is.
@@ -232,7 +234,6 @@ pub async fn until(mut condition: impl FnMut() -> bool) {
 /// A serving agent.
 pub struct Agent {
     pub address: TunnelAddr,
-    pub server: Rc<Server<App>>,
     pub counters: Arc<TunnelCounters>,
     pub results: Rc<RefCell<Vec<Result<(), ServeError>>>>,
     pub drain: CancellationToken,
@@ -256,7 +257,7 @@ impl Agent {
         let results = Rc::new(RefCell::new(Vec::new()));
         let drain = CancellationToken::new();
         let connections = Rc::new(RefCell::new(Vec::new()));
-        let (serving, seen, draining, tasks) = (server.clone(), results.clone(), drain.clone(), connections.clone());
+        let (serving, seen, draining, tasks) = (server, results.clone(), drain.clone(), connections.clone());
         let accepting = spawn_local(async move {
             loop {
                 let (tcp, _) = listener.accept().await.unwrap();
@@ -268,7 +269,7 @@ impl Agent {
                 tasks.borrow_mut().push(task);
             }
         });
-        Agent { address, server, counters, results, drain, accepting, connections }
+        Agent { address, counters, results, drain, accepting, connections }
     }
 
     /// As `kill -9` does: every socket is gone.

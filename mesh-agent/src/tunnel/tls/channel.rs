@@ -299,7 +299,6 @@ impl TlsChannel {
     /// Reads from `socket` straight into records, each read's bytes behind a header of four bytes that `header` makes from their number.
     /// Full records are sealed. Returns the bytes read, 0 at the end of the stream; an error of the channel is in the inner result. Without
     /// room it is pending and wakes nobody: whoever has output must flush it and come again.
-    #[expect(clippy::type_complexity, reason = "two failures with different owners: the socket's and the channel's")]
     pub fn poll_put_from(
         &mut self,
         cx: &mut Context<'_>,

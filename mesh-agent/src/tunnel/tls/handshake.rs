@@ -57,7 +57,8 @@ pub async fn connect(tcp: TcpStream, config: Arc<ClientConfig>, destination: IpA
     let leftover = drive(&mut engine, &mut socket).await?;
     let (protocol, peer, peer_not_after) = result(&engine)?;
     let (secrets, keys) = engine.dangerous_into_kernel_connection().map_err(|e| HandshakeError::from_tls(&e))?;
-    let channel = TlsChannel::new(socket, &secrets, Keys::Client(keys), &leftover).map_err(|e| HandshakeError::Protocol(e.to_string().into()))?;
+    let channel =
+        TlsChannel::new(socket, &secrets, Keys::Client(keys), &leftover).map_err(|e| HandshakeError::Protocol(e.to_string().into()))?;
     Ok(Secured { channel, protocol, peer, peer_not_after })
 }
 
@@ -68,7 +69,8 @@ pub async fn accept(tcp: TcpStream, config: Arc<ServerConfig>) -> Result<Secured
     let leftover = drive(&mut engine, &mut socket).await?;
     let (protocol, peer, peer_not_after) = result(&engine)?;
     let (secrets, keys) = engine.dangerous_into_kernel_connection().map_err(|e| HandshakeError::from_tls(&e))?;
-    let channel = TlsChannel::new(socket, &secrets, Keys::Server(keys), &leftover).map_err(|e| HandshakeError::Protocol(e.to_string().into()))?;
+    let channel =
+        TlsChannel::new(socket, &secrets, Keys::Server(keys), &leftover).map_err(|e| HandshakeError::Protocol(e.to_string().into()))?;
     Ok(Secured { channel, protocol, peer, peer_not_after })
 }
 

@@ -25,8 +25,7 @@ fn frames() -> impl Strategy<Value = Frame> {
             })
         ),
         maybe().prop_map(|baggage| Frame::Accept { baggage }),
-        (100u16..1000, text)
-            .prop_map(|(status, reason)| Frame::Refuse { status: StatusCode::from_u16(status).unwrap(), reason }),
+        (100u16..1000, text).prop_map(|(status, reason)| Frame::Refuse { status: StatusCode::from_u16(status).unwrap(), reason }),
         any::<u64>().prop_map(|delivered| Frame::Fin { delivered }),
         Just(Frame::Abort),
         any::<[u8; 8]>().prop_map(Frame::Ping),
