@@ -11,9 +11,9 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::identity;
 use crate::capture::preflight::{self, Places};
 use crate::config::{Config, ConfigError, Required};
+use crate::identity;
 use crate::ops::access::{AccessConfig, AccessFormat, AccessLog};
 use crate::ops::admin::Admin;
 use crate::ops::clock::SystemClock;

@@ -142,7 +142,12 @@ impl Config {
             }
         };
         want(self.manifests.is_some(), "manifests", "NODEMESH_MANIFESTS", "give the directory that describes the mesh");
-        want(!self.ca_address.is_empty(), "ca-address", "NODEMESH_CA_ADDRESS", "give the certificate authority's address, https://host:port");
+        want(
+            !self.ca_address.is_empty(),
+            "ca-address",
+            "NODEMESH_CA_ADDRESS",
+            "give the certificate authority's address, https://host:port",
+        );
         want(self.ca_root.is_some(), "ca-root", "NODEMESH_CA_ROOT", "give the file with the authority's root certificates");
         want(self.ca_token_file.is_some(), "ca-token-file", "NODEMESH_CA_TOKEN_FILE", "give the file with this node's token");
         for address in &self.ca_address {

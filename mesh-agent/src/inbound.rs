@@ -19,8 +19,8 @@ use crate::outcome::{ConnectFailure, DenyReason, HandshakeFailure, Outcome};
 use crate::policy::decide::DenialReason;
 use crate::policy::{Denial, Live, Peer, Permit, Transport};
 use crate::shared::{Worker, outcome_of, reset};
-use crate::tunnel::server::{Accepted, Handler, Incoming, Rejected, ServeError, Server};
 use crate::tunnel::Refusal;
+use crate::tunnel::server::{Accepted, Handler, Incoming, Rejected, ServeError, Server};
 use crate::upstream::{connect, copy};
 
 /// What arrives for one pod on one worker.
@@ -127,8 +127,7 @@ impl Handler for Inbound {
         let telemetry = &self.worker.shared.telemetry;
         let peer = Peer { identity: Some(incoming.peer.clone()), address: client };
         let traceparent = incoming.traceparent.as_deref().and_then(trace_id);
-        let mut recorder =
-            telemetry.open(self.connection(client, incoming.server, Some(&incoming.peer), Security::MutualTls, traceparent));
+        let mut recorder = telemetry.open(self.connection(client, incoming.server, Some(&incoming.peer), Security::MutualTls, traceparent));
         match self.admit(peer, client, incoming.server, &mut recorder).await {
             Ok((application, live)) => {
                 let baggage = self.worker.shared.baggage(&self.pod);
@@ -177,9 +176,9 @@ impl Inbound {
     }
 
     async fn deliver(&self, client: ClientAddr, server: ServerAddr) -> Result<TcpStream, Outcome> {
-        connect::deliver(&self.pod.netns, client.0, server, self.worker.shared.connect_timeout).await.map_err(|error| {
-            Outcome::ConnectFailed { failure: ConnectFailure::from_io(&error), detail: error.to_string().into() }
-        })
+        connect::deliver(&self.pod.netns, client.0, server, self.worker.shared.connect_timeout)
+            .await
+            .map_err(|error| Outcome::ConnectFailed { failure: ConnectFailure::from_io(&error), detail: error.to_string().into() })
     }
 
     /// What is known of it, for those who look.

@@ -149,7 +149,8 @@ impl Worker {
         let (dialling, certificates) = (pods.clone(), pods.clone());
         let limit = shared.tunnel.connect_timeout;
         let dialer = FromPods { pods: dialling, limit };
-        let pools = Pools::new(dialer, move |identity: &Identity| certificates.current(identity), shared.tunnel.clone(), shared.counters.clone());
+        let pools =
+            Pools::new(dialer, move |identity: &Identity| certificates.current(identity), shared.tunnel.clone(), shared.counters.clone());
         Ok(Worker { origins: Origins::open(&shared.pins)?, pools, connections: TaskTracker::new(), pods, drain, shared })
     }
 
@@ -161,7 +162,9 @@ impl Worker {
             pod.gone.cancelled().await;
             pods.dismiss(&pod);
             // Tunnels that were dialled from its namespace serve nobody else.
-            pools.forget(&pod.workload.identity);
+            for address in &pod.workload.addresses {
+                pools.forget_source(*address);
+            }
         });
     }
 

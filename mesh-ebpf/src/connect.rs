@@ -87,13 +87,7 @@ fn agent(ctx: &SockAddrContext, settings: &Settings, attempt: &mut SockEntry) ->
 
 #[inline(always)]
 #[expect(clippy::needless_borrows_for_generic_args, reason = "a key that is passed by value is copied to the stack once more")]
-fn resolve_and_judge(
-    ctx: &SockAddrContext,
-    family: Family,
-    settings: &Settings,
-    pod: &PodEntry,
-    attempt: &mut SockEntry,
-) -> i32 {
+fn resolve_and_judge(ctx: &SockAddrContext, family: Family, settings: &Settings, pod: &PodEntry, attempt: &mut SockEntry) -> i32 {
     attempt.source = pod.workload;
     // SAFETY (all lookups below): the maps are created with BPF_F_NO_PREALLOC, see `connect`.
     if let Some(service) = unsafe { SERVICES.get(&attempt.dialled) } {
@@ -147,20 +141,8 @@ fn resolve_and_judge(
 }
 
 #[inline(always)]
-fn judge(
-    ctx: &SockAddrContext,
-    family: Family,
-    pod: &PodEntry,
-    own: &Addr,
-    attempt: &mut SockEntry,
-    program: &Program,
-) -> i32 {
-    let facts = Facts {
-        source: *own,
-        destination: attempt.endpoint.addr,
-        port: attempt.endpoint.port.get() as u32,
-        identified: 1,
-    };
+fn judge(ctx: &SockAddrContext, family: Family, pod: &PodEntry, own: &Addr, attempt: &mut SockEntry, program: &Program) -> i32 {
+    let facts = Facts { source: *own, destination: attempt.endpoint.addr, port: attempt.endpoint.port.get() as u32, identified: 1 };
     let decision = evaluate(program, &facts, pod.identity);
     if !decision.allowed {
         attempt.policy = decision.policy;

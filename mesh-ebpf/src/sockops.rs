@@ -152,8 +152,7 @@ fn fins(ctx: &SockOpsContext, flow: &FlowKey, new: u32) {
 fn ended(ctx: &SockOpsContext, cookie: u64, value: &FlowEntry, flow: &FlowKey, old: u32) {
     let (acked, received) = ctx::bytes_of_ops(ctx);
     let fin_sent = value.fins & FIN_SENT != 0 || old == TCP_LAST_ACK || old == TCP_CLOSING;
-    let fin_received = value.fins & FIN_RECEIVED != 0
-        || (value.fins & FIN_WAITED != 0 && received > value.received_at_fin_wait2);
+    let fin_received = value.fins & FIN_RECEIVED != 0 || (value.fins & FIN_WAITED != 0 && received > value.received_at_fin_wait2);
     let stats = Stats {
         opened: 0,
         closed: 1,

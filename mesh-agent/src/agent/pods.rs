@@ -89,7 +89,14 @@ pub struct Pods {
 impl Pods {
     /// None yet.
     pub fn new(node: Arc<str>) -> Self {
-        Pods { node, entries: HashMap::new(), outside: HashMap::new(), held: HashMap::new(), departed: Vec::new(), interner: SetInterner::default() }
+        Pods {
+            node,
+            entries: HashMap::new(),
+            outside: HashMap::new(),
+            held: HashMap::new(),
+            departed: Vec::new(),
+            interner: SetInterner::default(),
+        }
     }
 
     fn ours<'a>(&self, snapshot: &'a Snapshot) -> impl Iterator<Item = &'a Arc<Workload>> {

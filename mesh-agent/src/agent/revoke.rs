@@ -42,12 +42,7 @@ pub struct Ended {
 pub fn allowed(key: &FlowKey, parties: &HashMap<IpAddr, Arc<Party>>) -> Result<(), Option<NamespacedName>> {
     let find = |addr| parties.get(&IpAddr::from(addr)).filter(|party| party.ready);
     let (Some(client), Some(server)) = (find(key.source), find(key.destination)) else { return Err(None) };
-    let facts = Facts {
-        source: key.source,
-        destination: key.destination,
-        port: u32::from(key.destination_port.get()),
-        identified: 1,
-    };
+    let facts = Facts { source: key.source, destination: key.destination, port: u32::from(key.destination_port.get()), identified: 1 };
     let decision = server.policy.decide(&facts, Some(&client.identity));
     if decision.allowed { Ok(()) } else { Err(server.policy.name(decision.policy).cloned()) }
 }

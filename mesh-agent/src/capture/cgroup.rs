@@ -22,7 +22,9 @@ pub enum CgroupError {
     #[error("/proc/self/cgroup names no cgroup v2")]
     NoOwn,
     /// Too many would be taken for the agent.
-    #[error("the agent runs in the cgroup {0}, which others share: {1}; start it in a cgroup of its own, because the kernel programs trust whoever is in it")]
+    #[error(
+        "the agent runs in the cgroup {0}, which others share: {1}; start it in a cgroup of its own, because the kernel programs trust whoever is in it"
+    )]
     SharedOwn(PathBuf, &'static str),
 }
 

@@ -188,8 +188,7 @@ fn services(snapshot: &Snapshot, registry: &mut Registry, state: &mut KernelStat
 
 /// The endpoints of the address's family, in a fixed order so that equal sets are equal lists.
 fn endpoints(port: &ServicePort, v4: bool) -> Arc<[Endpoint]> {
-    let mut list: Vec<Endpoint> =
-        port.endpoints.iter().filter(|e| e.address.is_ipv4() == v4).map(|e| Endpoint::from(e.address)).collect();
+    let mut list: Vec<Endpoint> = port.endpoints.iter().filter(|e| e.address.is_ipv4() == v4).map(|e| Endpoint::from(e.address)).collect();
     list.sort_unstable();
     list.dedup();
     list.into()

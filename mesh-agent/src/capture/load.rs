@@ -165,10 +165,7 @@ fn program<'a, P>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, L
 where
     &'a mut P: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
 {
-    ebpf.program_mut(name)
-        .ok_or(LoadError::Missing(name))?
-        .try_into()
-        .map_err(|error| LoadError::Program { program: name, error })
+    ebpf.program_mut(name).ok_or(LoadError::Missing(name))?.try_into().map_err(|error| LoadError::Program { program: name, error })
 }
 
 /// Pins a link where another may be pinned; the other is detached only when the new one is safe.

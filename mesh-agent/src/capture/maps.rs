@@ -124,9 +124,7 @@ impl Maps {
             Change::Policy(k, v) => at(map::POLICIES, self.policies.insert(k, v.as_ref(), 0)),
             Change::Member(m) => at(map::IDENTITY_SETS, self.members.insert(m, 1, 0)),
             Change::ExcludePort(p) => at(map::EXCLUDED_PORTS, self.excluded_ports.insert(u32::from(*p), 1, 0)),
-            Change::ExcludeCidr(p, a) => {
-                at(map::EXCLUDED_CIDRS, self.excluded_cidrs.insert(&CidrKey::new(u32::from(*p), a.0), 1, 0))
-            }
+            Change::ExcludeCidr(p, a) => at(map::EXCLUDED_CIDRS, self.excluded_cidrs.insert(&CidrKey::new(u32::from(*p), a.0), 1, 0)),
             Change::List(list, endpoints) => {
                 for (index, endpoint) in endpoints.iter().enumerate() {
                     let key = BackendKey { list: *list, index: index as u32 };
@@ -146,9 +144,7 @@ impl Maps {
                 }
                 Ok(())
             }
-            Change::IncludeCidr(p, a) => {
-                unless_absent(map::EXCLUDED_CIDRS, self.excluded_cidrs.remove(&CidrKey::new(u32::from(*p), a.0)))
-            }
+            Change::IncludeCidr(p, a) => unless_absent(map::EXCLUDED_CIDRS, self.excluded_cidrs.remove(&CidrKey::new(u32::from(*p), a.0))),
             Change::IncludePort(p) => unless_absent(map::EXCLUDED_PORTS, self.excluded_ports.remove(&u32::from(*p))),
             Change::ForgetMember(m) => unless_absent(map::IDENTITY_SETS, self.members.remove(m)),
             Change::ForgetPolicy(k) => unless_absent(map::POLICIES, self.policies.remove(k)),
@@ -162,9 +158,7 @@ where
     M: TryFrom<Map, Error = MapError>,
 {
     let path = pins.join(name);
-    MapData::from_pin(&path)
-        .and_then(|data| M::try_from(wrap(data)))
-        .map_err(|error| LoadError::Pin { path, error: error.to_string() })
+    MapData::from_pin(&path).and_then(|data| M::try_from(wrap(data))).map_err(|error| LoadError::Pin { path, error: error.to_string() })
 }
 
 /// A worker's view: what captured connections dialled.

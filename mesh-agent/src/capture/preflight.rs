@@ -12,7 +12,9 @@ pub enum Lack {
     #[error("the kernel has no BTF ({0} is missing); it must be built with CONFIG_DEBUG_INFO_BTF=y")]
     Btf(PathBuf),
     /// Not cgroup v2.
-    #[error("{0} is not a directory of a cgroup v2 hierarchy; give one with --cgroup-root (often /sys/fs/cgroup, or /sys/fs/cgroup/unified beside cgroup v1)")]
+    #[error(
+        "{0} is not a directory of a cgroup v2 hierarchy; give one with --cgroup-root (often /sys/fs/cgroup, or /sys/fs/cgroup/unified beside cgroup v1)"
+    )]
     Cgroup(PathBuf),
     /// The pods' cgroup is elsewhere.
     #[error("--pods-cgroup {0} is not a cgroup below --cgroup-root {1}")]

@@ -15,8 +15,18 @@ fn every_missing_setting_is_named_at_once() {
 #[test]
 fn a_complete_configuration_is_taken() {
     let cli = parse(&[
-        "--node", "n1", "--manifests", "/m", "--ca-address", "https://a:1,https://b:2", "--ca-root", "/r", "--ca-token-file", "/t",
-        "--cgroup-root", "/c",
+        "--node",
+        "n1",
+        "--manifests",
+        "/m",
+        "--ca-address",
+        "https://a:1,https://b:2",
+        "--ca-root",
+        "/r",
+        "--ca-token-file",
+        "/t",
+        "--cgroup-root",
+        "/c",
     ]);
     let required = cli.unwrap().config.required().unwrap();
     assert_eq!(required.ca.addresses, ["https://a:1", "https://b:2"]);

@@ -52,12 +52,7 @@ fn has_ipv6() -> bool {
 }
 
 fn v4_route() -> RouteMessage {
-    RouteMessageBuilder::<Ipv4Addr>::new()
-        .table_id(TABLE)
-        .kind(RouteType::Local)
-        .scope(RouteScope::Host)
-        .output_interface(LOOPBACK)
-        .build()
+    RouteMessageBuilder::<Ipv4Addr>::new().table_id(TABLE).kind(RouteType::Local).scope(RouteScope::Host).output_interface(LOOPBACK).build()
 }
 
 fn v6_route() -> RouteMessage {

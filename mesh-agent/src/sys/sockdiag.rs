@@ -23,9 +23,7 @@ pub struct Destroyer(OwnedFd);
 impl Destroyer {
     /// Opens one in `netns`.
     pub fn new(netns: &NetNs) -> io::Result<Self> {
-        let fd = netns.run(|| {
-            socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, Some(netlink::SOCK_DIAG))
-        })??;
+        let fd = netns.run(|| socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, Some(netlink::SOCK_DIAG)))??;
         Ok(Destroyer(fd))
     }
 

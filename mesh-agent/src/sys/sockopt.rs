@@ -11,13 +11,7 @@ pub fn netns_cookie(socket: &impl AsFd) -> io::Result<u64> {
     // SAFETY: `cookie` is valid for writes of `len` bytes and outlives the call; the kernel writes at most `len` bytes, and any bytes
     // are a valid u64. The descriptor is open for as long as it is borrowed.
     let result = unsafe {
-        libc::getsockopt(
-            socket.as_fd().as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_NETNS_COOKIE,
-            (&raw mut cookie).cast(),
-            &mut len,
-        )
+        libc::getsockopt(socket.as_fd().as_raw_fd(), libc::SOL_SOCKET, libc::SO_NETNS_COOKIE, (&raw mut cookie).cast(), &mut len)
     };
     if result != 0 {
         return Err(io::Error::last_os_error());
@@ -32,9 +26,8 @@ pub fn has_unacknowledged(socket: &impl AsFd) -> bool {
     let mut len = info.len() as libc::socklen_t;
     // SAFETY: `info` is valid for writes of `len` bytes and outlives the call; the kernel writes at most `len` bytes and any bytes are
     // valid there. The descriptor is open for as long as it is borrowed.
-    let result = unsafe {
-        libc::getsockopt(socket.as_fd().as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, info.as_mut_ptr().cast(), &mut len)
-    };
+    let result =
+        unsafe { libc::getsockopt(socket.as_fd().as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, info.as_mut_ptr().cast(), &mut len) };
     result == 0 && info.get(..len as usize).and_then(unacknowledged).is_some_and(|bytes| bytes > 0)
 }
 

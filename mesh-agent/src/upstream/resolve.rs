@@ -39,9 +39,11 @@ pub fn resolve(snapshot: &Snapshot, origin: &Origin, pick: impl FnOnce(usize) ->
     if let Some((found, port)) = snapshot.service_at(dialled) {
         service = Some(found.name.clone());
         if !port.endpoints.iter().any(|e| e.address == server) {
-            let candidates: Vec<_> =
-                port.endpoints.iter().map(|e| e.address).filter(|a| a.is_ipv4() == dialled.is_ipv4()).collect();
-            server = candidates.len().checked_sub(1).and_then(|last| candidates.get(pick(candidates.len()).min(last)).copied())
+            let candidates: Vec<_> = port.endpoints.iter().map(|e| e.address).filter(|a| a.is_ipv4() == dialled.is_ipv4()).collect();
+            server = candidates
+                .len()
+                .checked_sub(1)
+                .and_then(|last| candidates.get(pick(candidates.len()).min(last)).copied())
                 .ok_or(Outcome::NoEndpoint)?;
         }
     }

@@ -87,10 +87,9 @@ pub struct TickArguments {
 pub fn end_of(error: &io::Error) -> End {
     match error.kind() {
         // shutdown() of a connection that the other side has aborted meanwhile says that it is not connected.
-        io::ErrorKind::ConnectionReset
-        | io::ErrorKind::BrokenPipe
-        | io::ErrorKind::ConnectionAborted
-        | io::ErrorKind::NotConnected => End::Reset,
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionAborted | io::ErrorKind::NotConnected => {
+            End::Reset
+        }
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => End::Timeout,
         _ => End::Error,
     }
