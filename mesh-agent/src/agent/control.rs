@@ -1,14 +1,13 @@
 //! The control loop: configuration, certificates and pods → sockets, maps, policies. It is the only one that changes any of them.
 
-use std::cell::RefCell;
 use std::collections::HashSet;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use mesh_model::snapshot::Snapshot;
 use mesh_model::workload::WorkloadUid;
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -47,7 +46,7 @@ pub struct Control {
     pods: Pods,
     registry: Registry,
     names: Arc<ArcSwap<Directory>>,
-    flows: Rc<RefCell<Flows>>,
+    flows: Arc<Mutex<Flows>>,
     reports: Option<Reports>,
     status: watch::Sender<Arc<Value>>,
     starting: Option<Blocker>,
@@ -209,7 +208,7 @@ impl Control {
         }
         let Some(left) = self.sweeps.checked_sub(1) else { return };
         self.sweeps = left;
-        for revoke::Ended { client, server, policy } in revoke::sweep(&mut self.flows.borrow_mut(), &self.pods.parties()) {
+        for revoke::Ended { client, server, policy } in revoke::sweep(&mut self.flows.lock(), &self.pods.parties()) {
             let policy = policy.map(tracing::field::display);
             tracing::info!(%client, %server, policy, "ended a direct connection that policy no longer allows");
         }

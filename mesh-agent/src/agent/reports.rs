@@ -1,12 +1,11 @@
 //! What the kernel reports → metrics and access log.
 
-use std::cell::RefCell;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use mesh_common::event::{EVENT_CLOSED, counter};
+use parking_lot::Mutex;
 
 use super::directory::Directory;
 use crate::capture::events::Events;
@@ -19,7 +18,7 @@ use crate::ops::record::Telemetry;
 
 /// Between two looks into the ring buffer.
 const EVENTS_EVERY: Duration = Duration::from_millis(100);
-/// Between two sums of the kernel's counters: what a scrape shows is at most this old.
+/// Between two sums of the kernel's counters beside those that each scrape makes: a name is found while its pod still has it.
 const TOTALS_EVERY: Duration = Duration::from_millis(500);
 /// Records at once before others on this thread get their turn.
 const BATCH: usize = 1024;
@@ -27,10 +26,16 @@ const BATCH: usize = 1024;
 /// Follows the kernel's reports for as long as the agent runs.
 pub struct Reports {
     events: Events,
-    flows: Rc<RefCell<Flows>>,
+    totals: Arc<Mutex<Totals>>,
+    telemetry: Arc<Telemetry>,
+    names: Arc<ArcSwap<Directory>>,
+}
+
+/// The kernel's counters, brought into the metrics.
+struct Totals {
+    flows: Arc<Mutex<Flows>>,
     totals: KernelFlows,
     counters: Arc<KernelCounters>,
-    telemetry: Arc<Telemetry>,
     names: Arc<ArcSwap<Directory>>,
 }
 
@@ -41,21 +46,23 @@ impl Reports {
         adopted: bool,
         telemetry: Arc<Telemetry>,
         names: Arc<ArcSwap<Directory>>,
-    ) -> Result<(Self, Rc<RefCell<Flows>>), LoadError> {
-        let flows = Rc::new(RefCell::new(Flows::open(pins)?));
-        let mut reports = Reports {
-            events: Events::open(pins)?,
+    ) -> Result<(Self, Arc<Mutex<Flows>>), LoadError> {
+        let metrics = telemetry.metrics().clone();
+        let flows = Arc::new(Mutex::new(Flows::open(pins)?));
+        let mut totals = Totals {
             flows: flows.clone(),
-            totals: KernelFlows::new(telemetry.metrics().clone(), adopted),
-            counters: KernelCounters::register(telemetry.metrics()),
-            telemetry,
-            names,
+            totals: KernelFlows::new(metrics.clone(), adopted),
+            counters: KernelCounters::register(&metrics),
+            names: names.clone(),
         };
         if adopted {
             // Where counting starts must be known before this agent ends its first connection.
-            reports.take_totals();
+            totals.take();
         }
-        Ok((reports, flows))
+        let totals = Arc::new(Mutex::new(totals));
+        let scraped = totals.clone();
+        metrics.before_scrape(move |_| scraped.lock().take());
+        Ok((Reports { events: Events::open(pins)?, totals, telemetry, names }, flows))
     }
 
     /// Never returns.
@@ -69,7 +76,7 @@ impl Reports {
                         tokio::task::yield_now().await;
                     }
                 }
-                _ = totals.tick() => self.take_totals(),
+                _ = totals.tick() => self.totals.lock().take(),
             }
         }
     }
@@ -88,9 +95,11 @@ impl Reports {
             }
         })
     }
+}
 
-    fn take_totals(&mut self) {
-        let flows = self.flows.borrow();
+impl Totals {
+    fn take(&mut self) {
+        let flows = self.flows.lock();
         for index in 0..counter::COUNT {
             self.counters.set(index, flows.verdict(index));
         }
