@@ -240,6 +240,7 @@ fn an_address_that_is_used_again_belongs_to_its_new_pod() {
             mesh.world.manifests().put_pod(&second).unwrap();
             mesh.world.manifests().remove_pod(&first).unwrap();
         });
+        mesh.wait_forgotten(&first);
         mesh.wait_served(&second);
         let report = client.connect(at(&second, 7330), "second").unwrap();
         assert_eq!(report.received, "second", "{report:?}");
@@ -258,6 +259,7 @@ fn an_address_that_is_used_again_belongs_to_its_new_pod() {
             mesh.world.manifests().put_pod(&third).unwrap();
             mesh.world.manifests().remove_pod(&second).unwrap();
         });
+        mesh.wait_forgotten(&second);
         mesh.wait_served(&third);
         let report = client.connect(at(&third, 7330), "third").unwrap();
         assert_eq!((report.received_bytes, echo.accepted()), (0, 0), "{report:?}");

@@ -154,6 +154,16 @@ impl Cluster {
         wait_until("the pod is served", LIMIT, served).unwrap_or_else(|error| panic!("{error}: {:?}", self.workload(pod)));
     }
 
+    /// Waits until no agent knows the pod any more. Two files are two changes: an agent may take over the one before the other.
+    pub fn wait_forgotten(&self, pod: &Pod) {
+        let name = pod.full_name();
+        let knows = |agent: &Agent| {
+            let config = self.admin(agent.node().name(), "/config");
+            config["workloads"].as_array().is_none_or(|workloads| workloads.iter().any(|workload| *workload == name.as_str()))
+        };
+        wait_until("every agent forgets the pod", SOON, || !self.mesh.agents().iter().any(knows)).expect("the pod is forgotten");
+    }
+
     /// What the admin endpoint of its node says of a pod.
     pub fn workload(&self, pod: &Pod) -> Option<Value> {
         let name = pod.full_name();
