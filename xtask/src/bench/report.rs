@@ -8,18 +8,16 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use super::envoy;
 use super::load::{Load, Sample};
 use super::many::Memory;
 use super::path::PathId;
+use super::{DISTURBED, envoy};
 use crate::command;
 
 /// Least ratios to no mesh, in the order of [`Load::ALL`].
 const GOALS: [(PathId, [f64; 4]); 2] = [(PathId::SameNode, [0.9, 0.9, 0.9, 0.9]), (PathId::CrossNode, [0.55, 0.20, 0.24, 0.30])];
 /// Most memory of an agent whose node has the pods of [`Memory`].
 const MEMORY_GOAL: u64 = 30_000_000;
-/// A larger share of the CPU time that others took is told.
-const DISTURBED: f64 = 0.03;
 
 /// How it was measured.
 #[derive(Clone, Debug, Serialize)]
