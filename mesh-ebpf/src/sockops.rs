@@ -117,8 +117,6 @@ fn established(entry: &SockEntry, flow: &FlowKey) {
 #[inline(always)]
 fn closed(ctx: &SockOpsContext, cookie: u64, flow: &FlowKey) {
     let old = ctx::states_of_ops(ctx).0;
-    // The agent has long read it; what is left is of no use to anybody.
-    let _ = ORIGINS.remove(origin_key(ctx, flow));
     // SAFETY: as in `is_own`.
     if let Some(value) = unsafe { FLOWS.get(flow) } {
         let value = *value;
@@ -128,6 +126,9 @@ fn closed(ctx: &SockOpsContext, cookie: u64, flow: &FlowKey) {
                 ended(ctx, cookie, &value, flow, old);
             }
         }
+    } else {
+        // The agent has long read it; what is left is of no use to anybody.
+        let _ = ORIGINS.remove(origin_key(ctx, flow));
     }
     let _ = SOCKETS.remove(cookie);
 }
