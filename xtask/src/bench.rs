@@ -21,8 +21,6 @@ use load::{Load, Sample};
 use path::{Path, PathId};
 use report::{Cell, PathReport, Report, Settings};
 
-/// A larger share of the CPU time, taken by other programs, disturbs.
-const DISTURBED: f64 = 0.03;
 /// How often a disturbed measurement is made, at most, and for how long altogether beyond what all would take undisturbed.
 const ATTEMPTS: u32 = 3;
 const SPARE: Duration = Duration::from_secs(60);
@@ -138,7 +136,7 @@ fn build(profile: &str, mesh: bool) -> Result<()> {
 fn undisturbed(path: &Path, load: Load, time: Duration, spare: &mut Duration) -> Result<Sample> {
     let mut best = path.measure(load, time)?;
     for _ in 1..ATTEMPTS {
-        if best.others_share <= DISTURBED || *spare < time {
+        if !best.is_disturbed() || *spare < time {
             break;
         }
         *spare -= time;

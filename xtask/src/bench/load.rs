@@ -6,6 +6,9 @@ use anyhow::{Context, Result, bail, ensure};
 use mesh_lab::Pod;
 use serde::{Deserialize, Serialize};
 
+/// A larger share of the CPU time, taken by other programs, disturbs.
+const DISTURBED: f64 = 0.03;
+
 /// Written into the world; wrk calls it at the end.
 pub const SCRIPT: &str = r#"done = function(summary, latency, requests)
   local e = summary.errors
@@ -79,6 +82,13 @@ pub struct Sample {
     pub rss_bytes: Option<u64>,
     /// Share of the machine's CPU time that others took, 1 being all cores.
     pub others_share: f64,
+}
+
+impl Sample {
+    /// Other programs took so much of the CPU time that the figures say more about those.
+    pub fn is_disturbed(&self) -> bool {
+        self.others_share > DISTURBED
+    }
 }
 
 #[derive(Deserialize)]

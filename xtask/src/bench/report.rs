@@ -8,10 +8,10 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
+use super::envoy;
 use super::load::{Load, Sample};
 use super::many::Memory;
 use super::path::PathId;
-use super::{DISTURBED, envoy};
 use crate::command;
 
 /// Least ratios to no mesh, in the order of [`Load::ALL`].
@@ -68,9 +68,11 @@ impl PathReport {
         })
     }
 
-    /// The median of a figure over the rounds.
+    /// The median of a figure over the rounds; of the undisturbed ones, if there are any.
     pub fn median(&self, load: Load, figure: impl Fn(&Sample) -> Option<f64>) -> Option<f64> {
-        median(self.samples(load).filter_map(figure).collect())
+        let all: Vec<&Sample> = self.samples(load).collect();
+        let any_undisturbed = all.iter().any(|sample| !sample.is_disturbed());
+        median(all.into_iter().filter(|sample| !any_undisturbed || !sample.is_disturbed()).filter_map(figure).collect())
     }
 
     /// The median of the load's own value.
@@ -145,11 +147,14 @@ impl Report {
     pub fn new(settings: Settings, paths: Vec<PathReport>, memory: Option<Result<Memory, String>>) -> Self {
         let mut notes: Vec<String> = paths.iter().flat_map(PathReport::failures).collect();
         let samples = || paths.iter().flat_map(|path| Load::ALL.iter().flat_map(|load| path.samples(*load)));
-        let disturbed = samples().filter(|sample| sample.others_share > DISTURBED).count();
+        let disturbed = samples().filter(|sample| sample.is_disturbed()).count();
         if disturbed > 0 {
             let worst = samples().map(|sample| sample.others_share).fold(0.0, f64::max) * 100.0;
             let all = samples().count();
-            notes.push(format!("other programs disturbed {disturbed} of {all} measurements: they took up to {worst:.0} % of all cores"));
+            notes.push(format!(
+                "other programs disturbed {disturbed} of {all} measurements, taking up to {worst:.0} % of all cores; \
+                 those count only where a load on a path has no others"
+            ));
         }
         if let Some(Err(error)) = &memory {
             notes.push(format!("memory with many pods: not measured: {error}"));

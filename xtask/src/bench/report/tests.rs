@@ -38,6 +38,22 @@ fn medians_of_odd_and_even_counts() {
 }
 
 #[test]
+fn disturbed_measurements_count_only_where_there_are_no_others() {
+    let mut one = path(PathId::Direct, &[100.0, 90.0, 50.0]);
+    let disturb = |round: &mut BTreeMap<&'static str, Cell>| {
+        for cell in round.values_mut() {
+            if let Cell::Measured(sample) = cell {
+                sample.others_share = 0.5;
+            }
+        }
+    };
+    one.rounds.iter_mut().skip(1).for_each(disturb);
+    assert_eq!(one.value(Load::One), Some(100.0));
+    one.rounds.iter_mut().for_each(disturb);
+    assert_eq!(one.value(Load::One), Some(90.0));
+}
+
+#[test]
 fn ratios_refer_to_the_path_over_the_same_wires() {
     let paths = vec![
         path(PathId::Direct, &[100.0, 90.0, 110.0]),
