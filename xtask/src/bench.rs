@@ -36,10 +36,10 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Rounds over all paths and loads.
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=50))]
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=50))]
     rounds: u32,
     /// Seconds that each load lasts.
-    #[arg(long, value_name = "S", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=60))]
+    #[arg(long, value_name = "S", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=60))]
     seconds: u64,
     /// Only these paths, and those that their ratios refer to.
     #[arg(long, value_name = "PATHS", value_delimiter = ',')]
@@ -162,7 +162,11 @@ fn measure(paths: &[Path], loads: &[Load], settings: &Settings) -> Result<Vec<Pa
         }
         for load in loads {
             print!("round {round}, {:<16}", load.title());
-            for (path, report) in paths.iter().zip(&mut reports) {
+            // Another path begins each round: what a path leaves behind must not always meet the same one.
+            let first = round as usize % paths.len().max(1);
+            let mut turns: Vec<_> = paths.iter().zip(&mut reports).collect();
+            turns.rotate_left(first);
+            for (path, report) in turns {
                 let cell = match undisturbed(path, *load, Duration::from_secs(settings.seconds), &mut spare) {
                     Ok(sample) => Cell::Measured(sample),
                     Err(error) => Cell::Failed { error: format!("{error:#}") },
