@@ -239,6 +239,8 @@ fn agents(application: SocketAddr, trust: &Trust, own_protocol: bool) -> Fallibl
         accept(listener, move |tcp| {
             let pools = pools.clone();
             let key = PoolKey {
+                client: mesh_model::workload::WorkloadUid("client".into()),
+                server: mesh_model::workload::WorkloadUid("server".into()),
                 identity: identity.clone(),
                 expected: expected.clone(),
                 source: IpAddr::V4(Ipv4Addr::LOCALHOST),

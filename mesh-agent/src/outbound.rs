@@ -45,6 +45,8 @@ async fn tunnel(worker: &Worker, pod: &LocalPod, application: TcpStream, client:
         return recorder.finish(Outcome::AddressFamily);
     };
     let key = PoolKey {
+        client: pod.workload.uid.clone(),
+        server: target.workload.uid.clone(),
         identity: pod.workload.identity.clone(),
         expected: Arc::new([target.workload.identity.clone()]),
         source: local,

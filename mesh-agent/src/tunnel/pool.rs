@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use mesh_model::identity::Identity;
+use mesh_model::workload::WorkloadUid;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
@@ -39,6 +40,10 @@ const FRESH: Duration = Duration::from_secs(1);
 /// Which connections can stand for one another.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct PoolKey {
+    /// The client's pod: its successor at the same address has a namespace, and so sockets, of its own.
+    pub client: WorkloadUid,
+    /// The server's pod: of a successor at the same address, with the same identity, nothing says that it is not the one before.
+    pub server: WorkloadUid,
     /// As whom we speak.
     pub identity: Identity,
     /// Who may be there; any of them. In a fixed order.

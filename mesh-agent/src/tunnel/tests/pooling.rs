@@ -7,6 +7,8 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::spawn_local;
 
+use mesh_model::workload::WorkloadUid;
+
 use super::world::*;
 use crate::outcome::{ConnectFailure, Outcome};
 use crate::tunnel::{HandshakeError, Settings, TunnelError};
@@ -213,6 +215,26 @@ fn an_address_reused_by_another_identity_is_not_spoken_to() {
             let error = end.unwrap_err();
             assert!(error.to_string().contains("mallory"), "{error}");
             assert_eq!(app.asked().len(), 1);
+        });
+    }
+}
+
+/// The pod before it has gone without a word, so its connection looks as well as any.
+#[test]
+fn a_pod_at_the_address_of_another_gets_a_connection_of_its_own() {
+    for settings in protocols() {
+        run(async {
+            let (_, _agent, mut client) = two(echo().await, Settings { warm: 0, ..settings }).await;
+            let exchange = async |client: &Client| client.dial().await.exchange(b"x").await.1.unwrap();
+            exchange(&client).await;
+            exchange(&client).await;
+            assert_eq!(client.dials.get(), 1);
+            client.key.server = WorkloadUid("successor".into());
+            exchange(&client).await;
+            assert_eq!(client.dials.get(), 2);
+            client.key.client = WorkloadUid("successor".into());
+            exchange(&client).await;
+            assert_eq!(client.dials.get(), 3);
         });
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use mesh_model::identity::{Identity, TrustDomain};
+use mesh_model::workload::WorkloadUid;
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
 use rustls::RootCertStore;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -311,6 +312,8 @@ impl Client {
     pub fn new(destination: TunnelAddr, credentials: Arc<Credentials>, expected: &[Identity], settings: Settings) -> Client {
         let dials = Rc::new(Cell::new(0));
         let key = PoolKey {
+            client: WorkloadUid("client".into()),
+            server: WorkloadUid("server".into()),
             identity: credentials.identity().clone(),
             expected: expected.into(),
             source: IpAddr::V4(Ipv4Addr::LOCALHOST),
