@@ -113,6 +113,8 @@ pub enum Outcome {
     },
     /// No byte passed either way for longer than is allowed.
     IdleTimeout,
+    /// The kernel's maps lack something, so nobody can say whether what was dialled is in the mesh.
+    Incomplete,
     /// A limit on connections was reached.
     Overload {
         /// Which limit.
@@ -127,6 +129,8 @@ pub enum Outcome {
     Drained,
     /// An operator closed it through the admin endpoint.
     ClosedByOperator,
+    /// One side aborted a connection that the kernel had judged; which one it does not say.
+    Aborted,
     /// The kernel let a connection through that it had judged itself, and it goes on: what a report of a dry run speaks of.
     KernelAllowed,
     /// The kernel ended a connection that it had judged itself; it reports no more than that.
@@ -334,6 +338,7 @@ impl Outcome {
             | Outcome::PolicyRevoked { .. }
             | Outcome::PodHeld { .. }
             | Outcome::UnknownPod
+            | Outcome::Incomplete
             | Outcome::OwnPort => true,
             Outcome::Completed
             | Outcome::ClientReset
@@ -354,6 +359,7 @@ impl Outcome {
             | Outcome::PodGone { .. }
             | Outcome::Drained
             | Outcome::ClosedByOperator
+            | Outcome::Aborted
             | Outcome::KernelAllowed
             | Outcome::KernelClosed
             | Outcome::Internal { .. } => false,
@@ -385,6 +391,7 @@ impl Outcome {
             event::REASON_NO_ENDPOINT => Outcome::NoEndpoint,
             event::REASON_FAMILY => Outcome::AddressFamily,
             event::REASON_OWN_PORT => Outcome::OwnPort,
+            event::REASON_INCOMPLETE => Outcome::Incomplete,
             other => Outcome::Internal { detail: format!("the kernel refused for reason {other}, unknown to this agent").into() },
         }
     }

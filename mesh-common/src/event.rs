@@ -27,8 +27,15 @@ pub const REASON_FAMILY: u32 = 7;
 pub const REASON_NO_RULES: u32 = 8;
 /// One of the mesh's own ports was dialled.
 pub const REASON_OWN_PORT: u32 = 9;
+/// The kernel's maps lack something, so that what it does not know may be in the mesh.
+pub const REASON_INCOMPLETE: u32 = 10;
 /// One more than the largest reason.
-pub const REASONS: u32 = 10;
+pub const REASONS: u32 = 11;
+
+/// [`Event::flags`]: it is about plaintext that arrived for a pod, not about a connection of two pods of the node.
+pub const EVENT_PLAINTEXT: u32 = 1;
+/// [`Event::flags`]: one side aborted the connection (RST) before both had said their end.
+pub const EVENT_ABORTED: u32 = 1 << 1;
 
 /// A record of the ring buffer.
 #[repr(C)]
@@ -58,8 +65,8 @@ pub struct Event {
     pub server: Endpoint,
     /// What was dialled.
     pub dialled: Endpoint,
-    /// Zero.
-    pub pad: u32,
+    /// `EVENT_PLAINTEXT`, `EVENT_ABORTED`.
+    pub flags: u32,
 }
 
 /// Indices of `VERDICTS`, a per-CPU array of counters.
@@ -80,6 +87,8 @@ pub mod counter {
     pub const MAP_FULL: u32 = 6;
     /// An event was lost because the ring buffer is full.
     pub const EVENT_LOST: u32 = 7;
+    /// Incoming plaintext judged in the kernel and left to the application.
+    pub const PLAINTEXT: u32 = 8;
     /// First of one counter for each reason of refusal.
     pub const REASON_BASE: u32 = 16;
     /// Number of counters.

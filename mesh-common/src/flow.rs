@@ -12,6 +12,8 @@ pub const KIND_HOST: u32 = 3;
 pub const KIND_DELIVERY: u32 = 4;
 /// Not judged by the mesh, but rewritten (a Service's address resolved to an endpoint outside the mesh).
 pub const KIND_RESOLVED: u32 = 5;
+/// Plaintext of a client without an identity, which the kernel judged as it arrived and left to the application.
+pub const KIND_PLAINTEXT: u32 = 6;
 
 /// [`FlowEntry::state`]: the SYN may still be on its way.
 pub const STATE_CONNECTING: u32 = 0;
@@ -82,13 +84,26 @@ pub struct FlowKey {
     pub destination_port: Port,
 }
 
+impl FlowKey {
+    /// The same connection, seen from its other end.
+    #[inline(always)]
+    pub fn reversed(&self) -> FlowKey {
+        FlowKey {
+            source: self.destination,
+            destination: self.source,
+            source_port: self.destination_port,
+            destination_port: self.source_port,
+        }
+    }
+}
+
 /// Value of `FLOWS`.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct FlowEntry {
-    /// Socket cookie of the client's socket.
+    /// Socket cookie of the client's socket; of the server's with [`KIND_PLAINTEXT`], whose client is elsewhere.
     pub cookie: u64,
-    /// `bpf_ktime_get_ns` at connect.
+    /// `bpf_ktime_get_ns` at connect, or at accept.
     pub started_ns: u64,
     /// The socket's count of received bytes when it entered FIN_WAIT2; only if [`FIN_WAITED`] is set.
     pub received_at_fin_wait2: u64,
@@ -127,6 +142,8 @@ pub struct StatsKey {
     pub destination: u32,
     /// Service, 0 for none.
     pub service: u32,
+    /// [`KIND_DIRECT`] or [`KIND_PLAINTEXT`].
+    pub kind: u32,
 }
 
 /// Value of `FLOW_STATS`, per CPU; all count up.

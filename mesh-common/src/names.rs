@@ -57,6 +57,8 @@ pub mod program {
     pub const PEERNAME6: &str = "mesh_peername6";
     /// sockops.
     pub const SOCKOPS: &str = "mesh_sockops";
+    /// sockops of the pods' processes only: connections that they accept.
+    pub const SERVED: &str = "mesh_served";
     /// sk_lookup.
     pub const ACCEPT: &str = "mesh_accept";
     /// Runs the verdict on a [`crate::policy::Question`] given as packet data; for tests and `explain`.

@@ -39,14 +39,17 @@ pub const WORKLOAD_VIA_AGENT: u32 = 1 << 2;
 /// Nothing may reach it now (held, or its rules are missing).
 pub const WORKLOAD_HELD: u32 = 1 << 3;
 
-/// Value of `WORKLOADS`, keyed by [`Addr`]: pods that are in the mesh, of all nodes.
+/// Value of `WORKLOADS`, keyed by [`Addr`]: the pods of all nodes. Those without [`WORKLOAD_ENROLLED`] are known by number only, so that
+/// what they send can be counted under their names.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct WorkloadEntry {
     /// Node-local number of the workload, never 0.
     pub workload: u32,
-    /// Key of its program in `POLICIES`; only for local ones.
+    /// Key in `POLICIES` of what other pods of the mesh may do; only for local ones.
     pub policy: u32,
+    /// Key in `POLICIES` of what a client without an identity may do (the mTLS modes and the policies); 0 where only the agent can judge.
+    pub plaintext: u32,
     /// `WORKLOAD_*` bits.
     pub flags: u32,
 }
@@ -57,6 +60,8 @@ pub const SETTINGS_DENY_UNKNOWN: u32 = 1;
 pub const SETTINGS_LOG_DIRECT: u32 = 1 << 1;
 /// The agent has filled the maps at least once.
 pub const SETTINGS_READY: u32 = 1 << 2;
+/// A write of the maps failed: what they do not have may be in the mesh all the same, so connections of the mesh's pods to it are refused.
+pub const SETTINGS_INCOMPLETE: u32 = 1 << 3;
 
 /// The only value of `SETTINGS`.
 #[repr(C)]

@@ -65,7 +65,7 @@ fn stranger(ctx: &SockAddrContext, settings: &Settings, netns: u64, attempt: &mu
         }
         return ALLOW;
     }
-    if in_pods && settings.flags & SETTINGS_DENY_UNKNOWN != 0 && !attempt.dialled.addr.is_loopback() {
+    if in_pods && settings.flags & (SETTINGS_DENY_UNKNOWN | SETTINGS_INCOMPLETE) != 0 && !attempt.dialled.addr.is_loopback() {
         refused(REASON_UNKNOWN_POD, |record| {
             record.server = attempt.dialled;
             record.dialled = attempt.dialled;
@@ -103,8 +103,12 @@ fn resolve_and_judge(ctx: &SockAddrContext, family: Family, settings: &Settings,
         attempt.endpoint = *backend;
     }
     let to = &attempt.endpoint.addr;
-    let workload = if *to == pod.v4 || *to == pod.v6 { None } else { unsafe { WORKLOADS.get(to) } };
-    let Some(workload) = workload else {
+    let own = *to == pod.v4 || *to == pod.v6;
+    let known = if own { None } else { unsafe { WORKLOADS.get(to) } };
+    if known.is_none() && !own && settings.flags & SETTINGS_INCOMPLETE != 0 {
+        return refuse(pod, attempt, REASON_INCOMPLETE);
+    }
+    let Some(workload) = known.filter(|workload| workload.flags & WORKLOAD_ENROLLED != 0) else {
         count(counter::PASS);
         if attempt.service != 0 {
             attempt.kind = KIND_RESOLVED;

@@ -115,15 +115,17 @@ pub fn cookie_of_ops(ctx: &SockOpsContext) -> u64 {
     unsafe { bpf_get_socket_cookie(ctx.as_ptr()) }
 }
 
-/// Both ends of a socket that connects: local is the client.
+/// Both ends of a socket, as of one that connected: local is the client.
 #[inline(always)]
 pub fn flow_of_ops(ctx: &SockOpsContext) -> FlowKey {
     unsafe {
         let ops = ctx.ops;
         let (remote4, local4) = (word!(ops, remote_ip4), word!(ops, local_ip4));
         let (remote6, local6) = (words!(ops, remote_ip6), words!(ops, local_ip6));
-        // An IPv6 socket that dials a mapped address is an IPv4 connection; only then does it carry an IPv4 peer.
-        let v4 = word!(ops, family) == AF_INET || remote4 != 0;
+        // An IPv6 socket with a mapped peer is an IPv4 connection. Its IPv4 field tells nothing: on an accepted IPv6 connection the kernel
+        // writes a loopback address there.
+        let mapped = remote6[0] == 0 && remote6[1] == 0 && remote6[2] == 0xffffu32.to_be();
+        let v4 = word!(ops, family) == AF_INET || mapped;
         FlowKey {
             source: if v4 { Addr::from_be_v4(local4) } else { Addr::from_be_v6(local6) },
             destination: if v4 { Addr::from_be_v4(remote4) } else { Addr::from_be_v6(remote6) },

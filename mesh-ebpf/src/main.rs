@@ -3,11 +3,13 @@
 #![no_main]
 
 mod accept;
+mod closing;
 mod connect;
 mod ctx;
 mod event;
 mod maps;
 mod probe;
+mod served;
 mod sockops;
 
 use aya_ebpf::macros::{cgroup_sock_addr, sk_lookup, sock_ops, xdp};
@@ -43,6 +45,13 @@ pub fn mesh_peername6(ctx: SockAddrContext) -> i32 {
 #[sock_ops]
 pub fn mesh_sockops(ctx: SockOpsContext) -> u32 {
     sockops::sockops(&ctx);
+    1
+}
+
+/// A pod's process accepts a connection, and ends it.
+#[sock_ops]
+pub fn mesh_served(ctx: SockOpsContext) -> u32 {
+    served::served(&ctx);
     1
 }
 

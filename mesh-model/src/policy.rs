@@ -1,7 +1,8 @@
 //! Who may talk to whom, and whether plaintext is accepted: Istio's AuthorizationPolicy and PeerAuthentication as values.
 //!
 //! The values say what the author wrote, HTTP fields included. [`mod@compile`] turns those in force for a workload into the program that
-//! kernel and agent run on a connection; [`modes`] folds the PeerAuthentications into one answer a port.
+//! kernel and agent run on a connection; [`modes`] folds the PeerAuthentications into one answer a port, and
+//! [`plaintext`] makes that a part of such a program.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,6 +16,7 @@ use crate::service::NamespacedName;
 pub mod compile;
 pub mod modes;
 pub mod pattern;
+pub mod plaintext;
 pub mod sets;
 
 pub use compile::{CompiledPolicy, compile};

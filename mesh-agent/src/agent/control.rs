@@ -208,7 +208,8 @@ impl Control {
         }
         let Some(left) = self.sweeps.checked_sub(1) else { return };
         self.sweeps = left;
-        for revoke::Ended { client, server, policy } in revoke::sweep(&mut self.flows.lock(), &self.pods.parties()) {
+        let parties = self.pods.parties(&self.shared.snapshot.load());
+        for revoke::Ended { client, server, policy } in revoke::sweep(&mut self.flows.lock(), &parties) {
             let policy = policy.map(tracing::field::display);
             tracing::info!(%client, %server, policy, "ended a direct connection that policy no longer allows");
         }

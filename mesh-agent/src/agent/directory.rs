@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesh_common::event::{EVENT_CLOSED, EVENT_DENIED, EVENT_DRY_RUN, Event, REASON_POLICY};
-use mesh_common::flow::StatsKey;
+use mesh_common::event::{EVENT_ABORTED, EVENT_CLOSED, EVENT_DENIED, EVENT_DRY_RUN, EVENT_PLAINTEXT, Event, REASON_POLICY};
+use mesh_common::flow::{KIND_PLAINTEXT, StatsKey};
 use mesh_common::verdict::NO_POLICY;
 use mesh_model::policy::CompiledPolicy;
 use mesh_model::service::NamespacedName;
@@ -64,10 +64,16 @@ impl Directory {
     /// Who a key of the kernel's totals is about.
     pub fn flow(&self, key: &StatsKey) -> FlowPeers {
         FlowPeers {
-            source: self.peer(key.source),
+            source: self.client(key.source, key.kind == KIND_PLAINTEXT),
             destination: self.peer(key.destination),
             service: self.services.get(&key.service).cloned(),
         }
+    }
+
+    /// By plaintext an address may be anybody's: a pod's name is worth a label, its identity is not proven.
+    fn client(&self, number: u32, plaintext: bool) -> PeerInfo {
+        let peer = self.peer(number);
+        if plaintext { PeerInfo { identity: None, ..peer } } else { peer }
     }
 
     fn peer(&self, number: u32) -> PeerInfo {
@@ -78,6 +84,7 @@ impl Directory {
     pub fn report(&self, event: &Event) -> Option<(Connection, KernelReport)> {
         let named = |number| self.policies.get(&event.destination).and_then(|policy| policy.name(number)).cloned();
         let (outcome, dry_run) = match event.kind {
+            EVENT_CLOSED if event.flags & EVENT_ABORTED != 0 => (Outcome::Aborted, None),
             EVENT_CLOSED => (Outcome::Completed, None),
             EVENT_DENIED => {
                 let policy = if event.reason == REASON_POLICY { named(event.policy) } else { None };
@@ -95,16 +102,17 @@ impl Directory {
                 return None;
             }
         };
+        let plaintext = event.flags & EVENT_PLAINTEXT != 0;
         let (server, dialled) = (SocketAddr::from(event.server), SocketAddr::from(event.dialled));
         let connection = Connection {
             labels: ConnectionLabels {
-                reporter: Reporter::Source,
-                source: self.peer(event.source),
+                reporter: if plaintext { Reporter::Destination } else { Reporter::Source },
+                source: self.client(event.source, plaintext),
                 destination: self.peer(event.destination),
                 service: self.services.get(&event.service).cloned(),
                 security: Security::None,
             },
-            direction: Direction::Local,
+            direction: if plaintext { Direction::Inbound } else { Direction::Local },
             client: event.client.into(),
             server: Some(server),
             dialled: (dialled != server).then_some(dialled),

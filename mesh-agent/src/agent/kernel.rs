@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use aya_log::EbpfLogger;
-use mesh_common::workload::{SETTINGS_DENY_UNKNOWN, SETTINGS_LOG_DIRECT, SETTINGS_READY, Settings};
+use mesh_common::names::map;
+use mesh_common::workload::{SETTINGS_DENY_UNKNOWN, SETTINGS_INCOMPLETE, SETTINGS_LOG_DIRECT, SETTINGS_READY, Settings};
 use mesh_model::settings::UnknownPods;
 use mesh_model::snapshot::Snapshot;
 
@@ -43,6 +44,7 @@ pub struct Kernel {
     state: KernelState,
     settings: Settings,
     cgroup_root: PathBuf,
+    pods_cgroup: PathBuf,
     attached: bool,
     adopted: bool,
 }
@@ -68,7 +70,8 @@ impl Kernel {
         // From here on this process's sockets are the agent's, also for programs that an earlier agent left.
         maps.set_settings(&settings)?;
         let adopted = !state.pods.is_empty();
-        Ok(Kernel { programs, maps, state, settings, cgroup_root: config.cgroup_root.clone(), attached: false, adopted })
+        let (cgroup_root, pods_cgroup) = (config.cgroup_root.clone(), pods_cgroup.to_path_buf());
+        Ok(Kernel { programs, maps, state, settings, cgroup_root, pods_cgroup, attached: false, adopted })
     }
 
     /// Whether an earlier agent's state is in force.
@@ -112,21 +115,24 @@ impl Kernel {
         if log_direct {
             flags |= SETTINGS_LOG_DIRECT;
         }
-        if self.settings.flags != flags {
-            self.maps.set_settings(&Settings { flags, ..self.settings })?;
-            self.settings.flags = flags;
-        }
+        // What was incomplete stays so until all of it could be written.
+        self.set_flags(flags | self.settings.flags & SETTINGS_INCOMPLETE)?;
         let changes = diff(&self.state, &want);
         let mut failed = None;
+        let mut incomplete = 0;
         for change in &changes {
             if let Err(error) = self.maps.apply(change) {
+                if matches!(error.map, map::PODS | map::WORKLOADS | map::SERVICES) {
+                    incomplete = SETTINGS_INCOMPLETE;
+                }
                 failed.get_or_insert(error);
             }
         }
+        self.set_flags(flags | incomplete)?;
         // One that cannot be written must not keep the others out. After a failure only reading back tells what is there.
         self.state = if failed.is_none() { want } else { self.maps.read() };
         if !self.attached {
-            self.programs.attach_cgroup(&self.cgroup_root)?;
+            self.programs.attach_cgroup(&self.cgroup_root, &self.pods_cgroup)?;
             remove_other_versions(self.programs.pins());
             self.attached = true;
         }
@@ -134,6 +140,14 @@ impl Kernel {
             None => Ok(changes.len()),
             Some(error) => Err(error.into()),
         }
+    }
+
+    fn set_flags(&mut self, flags: u32) -> Result<(), WriteError> {
+        if self.settings.flags != flags {
+            self.maps.set_settings(&Settings { flags, ..self.settings })?;
+            self.settings.flags = flags;
+        }
+        Ok(())
     }
 
     /// Captures what arrives in a pod's namespace. Until [`Kernel::steer`] all of it but tunnels is dropped.

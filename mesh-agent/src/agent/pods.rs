@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::kernel::Kernel;
+use super::revoke::{Parties, Party};
 use super::workers::Assign;
 use crate::capture::accept::listen;
 use crate::capture::desired::PodStatus;
@@ -237,7 +238,7 @@ impl Pods {
         let status = |entry: &Entry| PodStatus {
             netns_cookie: entry.netns.as_ref().map(|netns| netns.cookie()),
             ready: entry.served.is_some(),
-            policy: entry.compiled.clone(),
+            policy: entry.policy.borrow().clone(),
         };
         (
             self.entries.iter().map(|(uid, entry)| (uid.clone(), status(entry))).collect(),
@@ -251,18 +252,19 @@ impl Pods {
         self.entries.iter().map(|(uid, entry)| (uid.clone(), entry.compiled.clone()))
     }
 
-    /// Both ends that a direct connection may have, by address.
-    pub fn parties(&self) -> HashMap<IpAddr, Arc<super::revoke::Party>> {
-        let mut parties = HashMap::new();
+    /// Both ends that a connection judged in the kernel may have.
+    pub fn parties(&self, snapshot: &Snapshot) -> Parties {
+        let mut parties = Parties::default();
+        parties.outside.extend(self.ours(snapshot).filter(|w| !w.enrolled).flat_map(|w| w.addresses.iter().copied()));
         for entry in self.entries.values() {
             let Some(netns) = &entry.netns else { continue };
-            let party = Arc::new(super::revoke::Party {
+            let party = Arc::new(Party {
                 identity: entry.workload.identity.clone(),
                 netns: netns.clone(),
-                policy: entry.compiled.clone(),
+                policy: entry.policy.borrow().clone(),
                 ready: entry.served.is_some(),
             });
-            parties.extend(entry.workload.addresses.iter().map(|ip| (*ip, party.clone())));
+            parties.meshed.extend(entry.workload.addresses.iter().map(|ip| (*ip, party.clone())));
         }
         parties
     }

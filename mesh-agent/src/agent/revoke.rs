@@ -1,16 +1,16 @@
-//! Ending connections that the kernel let go directly and that policy no longer allows.
+//! Ending connections that the kernel judged and that policy no longer allows.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use mesh_common::flow::{FlowKey, KIND_DIRECT};
-use mesh_common::policy::Facts;
+use mesh_common::flow::{FlowKey, KIND_DIRECT, KIND_PLAINTEXT};
 use mesh_model::identity::Identity;
-use mesh_model::policy::CompiledPolicy;
 use mesh_model::service::NamespacedName;
 
 use crate::capture::maps::Flows;
+use crate::conn::{ClientAddr, ServerAddr};
+use crate::policy::{Peer, Transport, WorkloadPolicy, decide};
 use crate::sys::netns::NetNs;
 use crate::sys::sockdiag::Destroyer;
 
@@ -21,12 +21,21 @@ pub struct Party {
     /// Its namespace.
     pub netns: Arc<NetNs>,
     /// What may reach it.
-    pub policy: Arc<CompiledPolicy>,
+    pub policy: Arc<WorkloadPolicy>,
     /// Whether it still belongs into the mesh and is served.
     pub ready: bool,
 }
 
-/// A direct connection that was ended.
+/// The ends that a connection judged in the kernel may have.
+#[derive(Default)]
+pub struct Parties {
+    /// Pods of this node that belong into the mesh, by address.
+    pub meshed: HashMap<IpAddr, Arc<Party>>,
+    /// Addresses of this node's pods that don't.
+    pub outside: HashSet<IpAddr>,
+}
+
+/// A connection that was ended.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Ended {
     /// The client's end.
@@ -37,20 +46,29 @@ pub struct Ended {
     pub policy: Option<NamespacedName>,
 }
 
-/// Whether a direct connection may go on: both ends are still pods of this node, served, and the server's policy still allows it. The error
-/// is the policy that denies it, where one can be named.
-pub fn allowed(key: &FlowKey, parties: &HashMap<IpAddr, Arc<Party>>) -> Result<(), Option<NamespacedName>> {
-    let find = |addr| parties.get(&IpAddr::from(addr)).filter(|party| party.ready);
-    let (Some(client), Some(server)) = (find(key.source), find(key.destination)) else { return Err(None) };
-    let facts = Facts { source: key.source, destination: key.destination, port: u32::from(key.destination_port.get()), identified: 1 };
-    let decision = server.policy.decide(&facts, Some(&client.identity));
-    if decision.allowed { Ok(()) } else { Err(server.policy.name(decision.policy).cloned()) }
+/// Whether a connection judged in the kernel may go on. A direct one (`KIND_DIRECT`): both ends are still pods of this node, served, and the
+/// server's policy still allows it. Plaintext (`KIND_PLAINTEXT`): the server's mTLS mode and policy still allow a client without an identity,
+/// or the server has left the mesh. The error is the policy that denies it, where one can be named.
+pub fn allowed(kind: u32, key: &FlowKey, parties: &Parties) -> Result<(), Option<NamespacedName>> {
+    let find = |addr| parties.meshed.get(&IpAddr::from(addr)).filter(|party| party.ready);
+    let address = ClientAddr(SocketAddr::new(key.source.into(), key.source_port.get()));
+    let (peer, transport) = if kind == KIND_DIRECT {
+        let Some(client) = find(key.source) else { return Err(None) };
+        (Peer { identity: Some(client.identity.clone()), address }, Transport::Tunnel)
+    } else if parties.outside.contains(&key.destination.into()) {
+        return Ok(());
+    } else {
+        (Peer { identity: None, address }, Transport::Plaintext)
+    };
+    let Some(server) = find(key.destination) else { return Err(None) };
+    let at = ServerAddr(SocketAddr::new(key.destination.into(), key.destination_port.get()));
+    decide(&server.policy, &peer, at, transport).map(drop).map_err(|denial| denial.policy)
 }
 
-/// Ends every direct connection that may not go on, in whichever namespace still exists; returns those.
-pub fn sweep(flows: &mut Flows, parties: &HashMap<IpAddr, Arc<Party>>) -> Vec<Ended> {
-    let direct = flows.live().filter(|(_, flow)| flow.kind == KIND_DIRECT);
-    let doomed: Vec<_> = direct.filter_map(|(key, _)| Some((key, allowed(&key, parties).err()?))).collect();
+/// Ends every connection judged in the kernel that may not go on, in whichever namespace still exists; returns those.
+pub fn sweep(flows: &mut Flows, parties: &Parties) -> Vec<Ended> {
+    let judged = flows.live().filter(|(_, flow)| matches!(flow.kind, KIND_DIRECT | KIND_PLAINTEXT));
+    let doomed: Vec<_> = judged.filter_map(|(key, flow)| Some((key, allowed(flow.kind, &key, parties).err()?))).collect();
     let mut ended = Vec::new();
     let mut destroyers: HashMap<u64, Destroyer> = HashMap::new();
     for (key, policy) in doomed {
@@ -58,7 +76,7 @@ pub fn sweep(flows: &mut Flows, parties: &HashMap<IpAddr, Arc<Party>>) -> Vec<En
         let client = SocketAddr::new(key.source.into(), key.source_port.get());
         let server = SocketAddr::new(key.destination.into(), key.destination_port.get());
         // Either end will do: the kernel tells the other with a reset.
-        let ends = [(parties.get(&client.ip()), client, server), (parties.get(&server.ip()), server, client)];
+        let ends = [(parties.meshed.get(&client.ip()), client, server), (parties.meshed.get(&server.ip()), server, client)];
         for (party, local, remote) in ends {
             let Some(party) = party else { continue };
             match destroy(&mut destroyers, &party.netns, local, remote) {

@@ -10,7 +10,7 @@ use mesh_common::policy::{ATOM_IDENTITY, Header, Member, Op, Program};
 use mesh_common::service::ServiceEntry;
 use mesh_common::workload::*;
 use mesh_model::identity::Identity;
-use mesh_model::policy::CompiledPolicy;
+use mesh_model::policy::{CompiledPolicy, MtlsModes, plaintext::strict_row};
 use mesh_model::service::{NamespacedName, ServicePort};
 use mesh_model::settings::SameNode;
 use mesh_model::snapshot::Snapshot;
@@ -18,6 +18,7 @@ use mesh_model::workload::{Workload, WorkloadUid};
 
 use super::numbers::Numbers;
 use super::sync::KernelState;
+use crate::policy::{Transport, WorkloadPolicy};
 
 /// A pod of this node, as far as its capture has come.
 #[derive(Clone, Debug)]
@@ -27,7 +28,7 @@ pub struct PodStatus {
     /// Sockets, certificate and rules are there.
     pub ready: bool,
     /// Its rules.
-    pub policy: Arc<CompiledPolicy>,
+    pub policy: Arc<WorkloadPolicy>,
 }
 
 /// The numbers by which the kernel knows things; see [`Numbers`].
@@ -39,8 +40,8 @@ pub struct Registry {
     pub identities: Numbers<Identity>,
     /// Services.
     pub services: Numbers<NamespacedName>,
-    /// Programs, by the pod they are for.
-    pub policies: Numbers<WorkloadUid>,
+    /// Programs, by the pod they are for and the way by which the clients come that they judge.
+    pub policies: Numbers<(WorkloadUid, Transport)>,
     /// Endpoint lists, by content.
     pub lists: Numbers<Arc<[Endpoint]>>,
     /// Added to the numbers of identity sets.
@@ -73,22 +74,36 @@ pub fn desired(
     let mut state = KernelState::default();
     let mut sets: BTreeMap<u32, &mesh_model::policy::IdentityMatch> = BTreeMap::new();
     let mut identities: HashSet<&Identity> = HashSet::new();
-    for workload in snapshot.workloads().filter(|w| w.enrolled && !w.host_network) {
+    for workload in snapshot.workloads().filter(|w| !w.host_network) {
         let number = registry.workloads.number(&workload.uid);
-        let mut entry = WorkloadEntry { workload: number, policy: 0, flags: WORKLOAD_ENROLLED };
+        let mut entry = WorkloadEntry { workload: number, ..WorkloadEntry::default() };
+        if !workload.enrolled {
+            state.workloads.extend(workload.addresses.iter().map(|ip| (Addr::from(*ip), entry)));
+            continue;
+        }
+        entry.flags = WORKLOAD_ENROLLED;
         let encrypt = snapshot.same_node(&workload.namespace) == SameNode::Encrypt;
         if &*workload.node == node {
             entry.flags |= WORKLOAD_LOCAL;
             match pods.get(&workload.uid) {
                 Some(status) => {
                     identities.insert(&workload.identity);
-                    entry.policy = registry.policies.number(&workload.uid);
-                    sets.extend(status.policy.sets.iter().map(|(n, set)| (*n, set.as_ref())));
-                    match program(&status.policy, registry.set_base) {
-                        Some(program) if !encrypt => {
-                            state.policies.insert(entry.policy, Arc::new(program));
+                    if let (Some(compiled), Some(modes)) = (status.policy.compiled(), status.policy.modes()) {
+                        sets.extend(compiled.sets.iter().map(|(n, set)| (*n, set.as_ref())));
+                        let mut add = |transport, program| {
+                            let number = registry.policies.number(&(workload.uid.clone(), transport));
+                            state.policies.insert(number, Arc::new(program));
+                            number
+                        };
+                        match program(compiled, registry.set_base) {
+                            Some(program) if !encrypt => entry.policy = add(Transport::Tunnel, program),
+                            _ => entry.flags |= WORKLOAD_VIA_AGENT,
                         }
-                        _ => entry.flags |= WORKLOAD_VIA_AGENT,
+                        if let Some(program) = plaintext_program(compiled, modes, registry.set_base) {
+                            entry.plaintext = add(Transport::Plaintext, program);
+                        }
+                    } else {
+                        entry.flags |= WORKLOAD_HELD;
                     }
                     if !status.ready {
                         entry.flags |= WORKLOAD_HELD;
@@ -105,7 +120,7 @@ pub fn desired(
     }
     for pod in snapshot.held() {
         let number = registry.workloads.number(&pod.uid);
-        let entry = WorkloadEntry { workload: number, policy: 0, flags: WORKLOAD_ENROLLED | WORKLOAD_HELD };
+        let entry = WorkloadEntry { workload: number, flags: WORKLOAD_ENROLLED | WORKLOAD_HELD, ..WorkloadEntry::default() };
         state.workloads.extend(pod.addresses.iter().map(|ip| (Addr::from(*ip), entry)));
         if let Some(cookie) = held.get(&pod.uid) {
             state.pods.insert(*cookie, PodEntry { workload: number, state: POD_HELD, ..PodEntry::default() });
@@ -150,17 +165,27 @@ fn pod_entry(workload: &Workload, number: u32, registry: &mut Registry, ready: b
 
 /// The kernel's form of a policy, or nothing if it is too long for the kernel; the agent then judges.
 pub fn program(policy: &CompiledPolicy, set_base: u32) -> Option<Program> {
+    assemble(&[], policy, set_base)
+}
+
+/// As [`program`], for clients without an identity, whom the mTLS modes concern too.
+pub fn plaintext_program(policy: &CompiledPolicy, modes: &MtlsModes, set_base: u32) -> Option<Program> {
+    assemble(&strict_row(modes), policy, set_base)
+}
+
+fn assemble(first: &[Op], policy: &CompiledPolicy, set_base: u32) -> Option<Program> {
     let mut ops = [Op::default(); MAX_OPS];
-    if policy.ops.len() > MAX_OPS || !policy.audit.is_empty() {
+    let len = first.len() + policy.ops.len();
+    if len > MAX_OPS || !policy.audit.is_empty() {
         return None;
     }
-    for (slot, op) in ops.iter_mut().zip(&policy.ops) {
+    for (slot, op) in ops.iter_mut().zip(first.iter().chain(&policy.ops)) {
         *slot = *op;
         if op.atom == ATOM_IDENTITY {
             slot.arg = op.arg.wrapping_add(set_base);
         }
     }
-    Some(Program { header: Header { zero: 0, ..policy.header }, ops })
+    Some(Program { header: Header { zero: 0, len: len as u32, ..policy.header }, ops })
 }
 
 fn services(snapshot: &Snapshot, registry: &mut Registry, state: &mut KernelState) {
@@ -198,7 +223,7 @@ fn endpoints(port: &ServicePort, v4: bool) -> Arc<[Endpoint]> {
 pub fn forget(snapshot: &Snapshot, state: &KernelState, registry: &mut Registry) {
     let held: HashSet<&WorkloadUid> = snapshot.held().iter().map(|pod| &pod.uid).collect();
     registry.workloads.retain(|uid| snapshot.workload(uid).is_some() || held.contains(uid));
-    registry.policies.retain(|uid| snapshot.workload(uid).is_some());
+    registry.policies.retain(|(uid, _)| snapshot.workload(uid).is_some());
     registry.services.retain(|name| snapshot.service(name).is_some());
     let identities: HashSet<u32> = state.pods.values().map(|pod| pod.identity).collect();
     registry.identities.retain_numbers(|number| identities.contains(&number));

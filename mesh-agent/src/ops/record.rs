@@ -97,7 +97,6 @@ impl Telemetry {
     /// Records what the kernel reported of a connection that never reached the agent. Bytes and counts of those it let through come from its
     /// own totals ([`KernelFlows`](super::metrics::KernelFlows)) and are not counted here; refusals are, for both sides.
     pub fn kernel(&self, mut connection: Connection, report: KernelReport) {
-        connection.direction = Direction::Local;
         if report.outcome.is_denial() {
             let flag = report.outcome.meaning().flag;
             for reporter in [Reporter::Source, Reporter::Destination] {

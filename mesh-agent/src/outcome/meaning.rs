@@ -29,6 +29,14 @@ pub(super) fn of(outcome: &Outcome) -> Meaning {
     const AWAY: StatusCode = StatusCode::SERVICE_UNAVAILABLE;
     match outcome {
         Outcome::Completed => row("completed", F::None, Level::DEBUG, OK, Nobody, "Nothing to do."),
+        Outcome::Aborted => row(
+            "aborted",
+            F::None,
+            Level::DEBUG,
+            OK,
+            User,
+            "One side sent a reset before both had closed: look at the client's time-outs and at the server's log, restarts and limits.",
+        ),
         Outcome::KernelAllowed => row("kernel_allowed", F::None, Level::DEBUG, OK, Nobody, "Nothing to do."),
         Outcome::KernelClosed => row("kernel_closed", F::None, Level::DEBUG, OK, Nobody, "Nothing to do."),
         Outcome::ClientReset => row(
@@ -91,6 +99,15 @@ pub(super) fn of(outcome: &Outcome) -> Meaning {
             Us,
             "A process runs in the pods' cgroup in a network namespace that no pod announced: look whether the agent sees the pod \
              (/workloads) and whether the CNI plug-in is installed.",
+        ),
+        Outcome::Incomplete => row(
+            "incomplete",
+            F::Deny,
+            Level::WARN,
+            DENIED,
+            Us,
+            "A kernel map takes no more entries, so what is not in it may be in the mesh and is refused: look at the agent's log for the \
+             map's name, and at nodemesh_kernel_map_full.",
         ),
         Outcome::UnknownDestination => row(
             "unknown_destination",
@@ -443,6 +460,8 @@ pub(super) fn describe(outcome: &Outcome, f: &mut fmt::Formatter<'_>) -> fmt::Re
         Outcome::Completed => write!(f, "completed"),
         Outcome::KernelAllowed => write!(f, "let through by the kernel"),
         Outcome::KernelClosed => write!(f, "closed"),
+        Outcome::Aborted => write!(f, "one side aborted it"),
+        Outcome::Incomplete => write!(f, "the kernel's maps are incomplete, so the destination cannot be told from one in the mesh"),
         Outcome::ClientReset => write!(f, "the client reset the connection"),
         Outcome::ServerReset => write!(f, "the server reset the connection"),
         Outcome::PolicyDenied { reason, policy } => deny(f, reason, policy),

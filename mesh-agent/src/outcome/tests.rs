@@ -38,6 +38,8 @@ fn all() -> Vec<Outcome> {
         Outcome::PodGone { side: Side::Server },
         Outcome::Drained,
         Outcome::ClosedByOperator,
+        Outcome::Aborted,
+        Outcome::Incomplete,
         Outcome::KernelAllowed,
         Outcome::KernelClosed,
         Outcome::Internal { detail: detail.clone() },

@@ -41,9 +41,16 @@ fn the_objects_maps_have_the_contracts_sizes() {
     }
     assert!(sizes.contains_key(map::EVENTS));
     assert_eq!(size::<event::Event>(), 112);
-    for name in
-        [program::CONNECT4, program::CONNECT6, program::PEERNAME4, program::PEERNAME6, program::SOCKOPS, program::ACCEPT, program::PROBE]
-    {
+    for name in [
+        program::CONNECT4,
+        program::CONNECT6,
+        program::PEERNAME4,
+        program::PEERNAME6,
+        program::SOCKOPS,
+        program::SERVED,
+        program::ACCEPT,
+        program::PROBE,
+    ] {
         assert!(parsed.programs.contains_key(name), "{name}");
     }
 }

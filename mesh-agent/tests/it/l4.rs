@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::net::MESH;
 use crate::world::*;
 
-/// The three ways to a server: tunnelled, direct on one node, and as plaintext that is steered to the agent.
+/// The three ways to a server: tunnelled, direct on one node, and as plaintext that the kernel judges as it arrives.
 fn ways() -> [(&'static str, Pod, Pod); 3] {
     [
         ("across nodes", MESH.pod("client"), MESH.pod("server")),
@@ -31,7 +31,7 @@ fn plaintext_from_outside_is_judged_and_passes_where_it_may() {
             assert_eq!((report.end, report.peer), (End::Eof, Some(dialled)), "{report:?}");
             let seen: Value = serde_json::from_str(&report.received).unwrap();
             let end = |field: &str| canonical(text(&seen, field).parse().unwrap());
-            assert_eq!((end("peer").ip(), end("local")), (report.local.unwrap().ip(), dialled), "the client's own address");
+            assert_eq!((end("peer"), end("local")), (report.local.unwrap(), dialled), "the client's own address and port");
             let line = MESH.access_of(to.node().name(), "inbound", &report);
             let shown = [text(&line, "security"), text(&line, "outcome"), text(&line, "destination_workload"), text(&line, "server")];
             let wanted = [String::from("none"), "completed".into(), to.full_name(), dialled.to_string()];
@@ -124,13 +124,14 @@ fn served(way: &str, server: &peer::Server, end: End, bytes: u64) {
     assert_eq!(last(), Some((Some(end), bytes)), "{way}");
 }
 
-/// Both agents log this end; the kernel only that there was one.
+/// Both agents log who aborted; the kernel only that somebody did.
 fn outcome(way: &str, report: &Report, to: &Pod, wanted: &str) {
     let ends: Vec<Value> = match way {
         "across nodes" => vec![MESH.access_of("n1", "outbound", report), MESH.access_of("n2", "inbound", report)],
         "from outside" => vec![MESH.access_of(to.node().name(), "inbound", report)],
-        _ => return,
+        _ => vec![MESH.access_of(to.node().name(), "local", report)],
     };
+    let wanted = if way == "across nodes" { wanted } else { "aborted" };
     for line in ends {
         assert_eq!(text(&line, "outcome"), wanted, "{way}: {line}");
     }

@@ -3,7 +3,7 @@ use super::*;
 fn state() -> KernelState {
     let mut s = KernelState::default();
     s.pods.insert(1, PodEntry { workload: 1, identity: 1, state: 3, ..PodEntry::default() });
-    s.workloads.insert(Addr::v4([10, 0, 0, 1]), WorkloadEntry { workload: 1, policy: 5, flags: 3 });
+    s.workloads.insert(Addr::v4([10, 0, 0, 1]), WorkloadEntry { workload: 1, policy: 5, plaintext: 6, flags: 3 });
     s.policies.insert(5, Arc::new(Program { header: Default::default(), ops: [Default::default(); mesh_common::names::MAX_OPS] }));
     s.members.insert(Member { set: 1, identity: 1 });
     s.lists.insert(9, vec![Endpoint::new(Addr::v4([10, 0, 0, 1]), 80)].into());

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use mesh_common::event::counter;
-use mesh_common::flow::{Stats, StatsKey};
+use mesh_common::flow::{KIND_PLAINTEXT, Stats, StatsKey};
 
 use super::labels::{ConnectionLabels, PeerInfo, Reporter, Security, ServiceRef};
 use super::{Kind, Metrics, Samples, Series};
@@ -64,8 +64,8 @@ pub struct FlowPeers {
 
 struct Flow {
     seen: FlowTotals,
-    /// For both reporters: no agent stands between, so this agent speaks for both sides. Absent until something is to be counted.
-    series: Option<[Arc<Series>; 2]>,
+    /// One for each reporter. Absent until something is to be counted.
+    series: Option<Vec<Arc<Series>>>,
     /// Passes since it was last there.
     missed: u32,
 }
@@ -102,7 +102,7 @@ impl KernelFlows {
             flow.seen = now;
             flow.missed = 0;
             if new != FlowTotals::default() {
-                let series = flow.series.get_or_insert_with(|| resolve(&self.metrics, peers(&key)));
+                let series = flow.series.get_or_insert_with(|| resolve(&self.metrics, &key, peers(&key)));
                 for series in series.iter() {
                     series.add_opened(new.opened);
                     series.add_closed(ResponseFlag::None, new.closed);
@@ -124,13 +124,18 @@ impl KernelFlows {
     }
 }
 
-fn resolve(metrics: &Metrics, peers: FlowPeers) -> [Arc<Series>; 2] {
+/// No agent stands between two pods of a node, so this one speaks for both sides. A client outside the mesh has nobody to speak for it.
+fn resolve(metrics: &Metrics, key: &StatsKey, peers: FlowPeers) -> Vec<Arc<Series>> {
     let FlowPeers { source, destination, service } = peers;
+    let reporters: &[Reporter] =
+        if key.kind == KIND_PLAINTEXT { &[Reporter::Destination] } else { &[Reporter::Source, Reporter::Destination] };
     // The bytes stay in the kernel's memory: nothing is encrypted, and nothing is claimed.
     let mut labels = ConnectionLabels { reporter: Reporter::Source, source, destination, service, security: Security::None };
-    let first = metrics.series(&labels);
-    labels.reporter = Reporter::Destination;
-    [first, metrics.series(&labels)]
+    let of = |reporter: &Reporter| {
+        labels.reporter = *reporter;
+        metrics.series(&labels)
+    };
+    reporters.iter().map(of).collect()
 }
 
 /// The kernel's counters (`mesh_common::event::counter`), summed over CPUs; put in by whoever reads the map, shown at a scrape.
@@ -164,6 +169,7 @@ impl KernelCounters {
             ("direct", counter::DIRECT),
             ("agent", counter::AGENT),
             ("deny", counter::DENY),
+            ("plaintext", counter::PLAINTEXT),
             ("steered", counter::STEERED),
             ("dropped", counter::DROPPED),
         ] {

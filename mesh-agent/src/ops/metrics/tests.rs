@@ -257,7 +257,7 @@ fn totals(opened: u64, closed: u64, from_client: u64, to_client: u64) -> FlowTot
     FlowTotals { opened, closed, from_client, to_client }
 }
 
-const KEY: StatsKey = StatsKey { source: 1, destination: 2, service: 3 };
+const KEY: StatsKey = StatsKey { source: 1, destination: 2, service: 3, kind: mesh_common::flow::KIND_DIRECT };
 
 fn flow_peers(_: &StatsKey) -> FlowPeers {
     let service = ServiceRef { name: named("shop/cart"), host: "cart.shop.svc.cluster.local".into() };
