@@ -1,7 +1,7 @@
 //! What the kernel reports → metrics and access log.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use mesh_common::event::{EVENT_CLOSED, counter};
@@ -11,7 +11,6 @@ use super::directory::Directory;
 use crate::capture::events::Events;
 use crate::capture::load::LoadError;
 use crate::capture::maps::Flows;
-use crate::ops::access::AccessLevel;
 use crate::ops::metrics::FlowTotals;
 use crate::ops::metrics::kernel::{KernelCounters, KernelFlows};
 use crate::ops::record::Telemetry;
@@ -83,11 +82,11 @@ impl Reports {
 
     fn take_events(&mut self) -> bool {
         let names = self.names.load_full();
-        let quiet = self.telemetry.access().level() != AccessLevel::All && self.telemetry.access().overrides().is_empty();
+        let now = Instant::now();
         let telemetry = &self.telemetry;
         self.events.drain(BATCH, |event| {
             // Most records are of connections that ended well; where nobody wants to read of them, they are not worth their names.
-            if quiet && event.kind == EVENT_CLOSED {
+            if event.kind == EVENT_CLOSED && telemetry.access().leaves_out(now) {
                 return;
             }
             if let Some((connection, report)) = names.report(&event) {

@@ -18,15 +18,20 @@ impl TokenBucket {
         TokenBucket { rate: rate.max(0.0), burst, tokens: burst, last: now }
     }
 
-    /// Takes a token, if there is one. A `now` before the last is taken as the last.
-    pub fn take(&mut self, now: Instant) -> bool {
+    /// Whether there is a token. A `now` before the last is taken as the last.
+    pub fn has(&mut self, now: Instant) -> bool {
         let passed = now.saturating_duration_since(self.last);
         self.last = self.last.max(now);
         self.tokens = (self.tokens + passed.as_secs_f64() * self.rate).min(self.burst);
-        if self.tokens < 1.0 {
-            return false;
+        self.tokens >= 1.0
+    }
+
+    /// Takes a token, if there is one.
+    pub fn take(&mut self, now: Instant) -> bool {
+        let has = self.has(now);
+        if has {
+            self.tokens -= 1.0;
         }
-        self.tokens -= 1.0;
-        true
+        has
     }
 }

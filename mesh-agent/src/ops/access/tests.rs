@@ -5,6 +5,7 @@ use super::super::fixtures::{World, address, connection, named, world};
 use super::super::metrics::tests::strict::open_metrics;
 use super::super::metrics::{Metrics, MetricsConfig};
 use super::*;
+use crate::ops::clock::Clock as _;
 use crate::outcome::DenyReason;
 
 fn denied() -> Outcome {
@@ -122,6 +123,24 @@ fn overrides_are_bounded() {
     log.set_override(named("shop/w1"), Some(AccessLevel::Off)).unwrap();
     log.set_override(named("shop/w1"), None).unwrap();
     log.set_override(named("shop/more"), Some(AccessLevel::All)).unwrap();
+}
+
+#[test]
+fn what_would_be_left_out_can_be_asked_beforehand_and_is_told_later() {
+    let world = world(AccessConfig { level: AccessLevel::All, format: AccessFormat::Json, rate: 2.0, burst: 1.0 });
+    let (log, clock) = (world.telemetry.access(), &world.clock);
+    assert!(!log.leaves_out(clock.now()), "asking takes nothing");
+    world.telemetry.refused(connection(), Outcome::Completed);
+    assert!(log.leaves_out(clock.now()) && log.leaves_out(clock.now()));
+    clock.advance(Duration::from_millis(500));
+    world.telemetry.refused(connection(), Outcome::Completed);
+    let lines = world.lines();
+    assert_eq!(lines.len(), 3, "{lines:?}");
+    assert!(lines[1].contains('2'), "{lines:?}");
+    log.set_level(AccessLevel::Denied);
+    assert!(log.leaves_out(clock.now()));
+    log.set_override(named("shop/web-a"), Some(AccessLevel::All)).unwrap();
+    assert!(!log.leaves_out(clock.now()), "whose line it is must be known");
 }
 
 #[test]
