@@ -2,6 +2,8 @@
 
 use crate::addr::{Addr, Endpoint, Port};
 
+/// [`SockEntry::kind`]: nothing of the mesh's.
+pub const KIND_NONE: u32 = 0;
 /// [`SockEntry::kind`]: the connection was handed to the agent.
 pub const KIND_AGENT: u32 = 1;
 /// The kernel judged a same-node connection and let it go directly.
@@ -20,7 +22,7 @@ pub const STATE_CONNECTING: u32 = 0;
 /// The handshake is over.
 pub const STATE_ESTABLISHED: u32 = 1;
 
-/// Value of `SOCKETS`, keyed by socket cookie: written at connect(), completed by sockops, read by getpeername().
+/// Value of `SOCKETS`, which belongs to a socket: written at connect() or accept, read by sockops and getpeername().
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct SockEntry {
@@ -121,8 +123,8 @@ pub struct FlowEntry {
     pub policy: u32,
     /// `FIN_*` bits.
     pub fins: u32,
-    /// Zero.
-    pub pad: u32,
+    /// What the client dialled.
+    pub dialled: Endpoint,
 }
 
 /// [`FlowEntry::fins`]: our FIN was acknowledged, so the socket's counter of acknowledged bytes counts it.

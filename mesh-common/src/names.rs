@@ -29,8 +29,10 @@ pub mod map {
     pub const EXCLUDED_PORTS: &str = "EXCLUDED_PORTS";
     /// Excluded destination ranges.
     pub const EXCLUDED_CIDRS: &str = "EXCLUDED_CIDRS";
-    /// socket cookie → [`crate::flow::SockEntry`].
+    /// Socket-local: [`crate::flow::SockEntry`].
     pub const SOCKETS: &str = "SOCKETS";
+    /// Socket-local: 1 for the agent's listeners and for what they accept.
+    pub const OWN_LISTENERS: &str = "OWN_LISTENERS";
     /// [`crate::flow::OriginKey`] → [`crate::flow::Origin`].
     pub const ORIGINS: &str = "ORIGINS";
     /// [`crate::flow::FlowKey`] → [`crate::flow::FlowEntry`].
@@ -57,8 +59,6 @@ pub mod program {
     pub const PEERNAME6: &str = "mesh_peername6";
     /// sockops.
     pub const SOCKOPS: &str = "mesh_sockops";
-    /// sockops of the pods' processes only: connections that they accept.
-    pub const SERVED: &str = "mesh_served";
     /// sk_lookup.
     pub const ACCEPT: &str = "mesh_accept";
     /// Runs the verdict on a [`crate::policy::Question`] given as packet data; for tests and `explain`.

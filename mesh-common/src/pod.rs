@@ -21,7 +21,7 @@ pod! {
     flow::OriginKey = 8 + 16 + 2 + 6,
     flow::Origin = 20 + 20 + 2 * 4,
     flow::FlowKey = 16 + 16 + 2 + 2,
-    flow::FlowEntry = 3 * 8 + 8 * 4,
+    flow::FlowEntry = 3 * 8 + 7 * 4 + 20,
     flow::StatsKey = 4 * 4,
     flow::Stats = 4 * 8,
     workload::PodEntry = 2 * 16 + 4 * 4,

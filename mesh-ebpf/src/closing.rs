@@ -29,13 +29,10 @@ pub fn is_of_interest(state: u32) -> bool {
 
 /// Keeps track of which FINs the socket's byte counters include.
 #[inline(always)]
-pub fn fins(ctx: &SockOpsContext, flow: &FlowKey, kind: u32, new: u32) {
+pub fn fins(ctx: &SockOpsContext, flow: &FlowKey, new: u32) {
     let Some(value) = FLOWS.get_ptr_mut(flow) else { return };
     // SAFETY: found by lookup, kept from reuse by BPF_F_NO_PREALLOC; the socket's own callbacks are its only writers.
     let value = unsafe { &mut *value };
-    if value.kind != kind {
-        return;
-    }
     if new == TCP_FIN_WAIT2 {
         value.fins |= FIN_SENT | FIN_WAITED;
         value.received_at_fin_wait2 = ctx::bytes_of_ops(ctx).1;
@@ -58,7 +55,7 @@ pub fn opened(value: &FlowEntry) {
 /// Counts and reports. `old` is the state before the end. The socket's counters include one for each FIN, and one for its own SYN at the
 /// side that connected; they are taken off.
 #[inline(always)]
-pub fn ended(ctx: &SockOpsContext, cookie: u64, value: &FlowEntry, flow: &FlowKey, old: u32) {
+pub fn ended(ctx: &SockOpsContext, value: &FlowEntry, flow: &FlowKey, old: u32) {
     let plaintext = value.kind == KIND_PLAINTEXT;
     let (acked, received) = ctx::bytes_of_ops(ctx);
     let fin_sent = value.fins & FIN_SENT != 0 || old == TCP_LAST_ACK || old == TCP_CLOSING;
@@ -82,11 +79,7 @@ pub fn ended(ctx: &SockOpsContext, cookie: u64, value: &FlowEntry, flow: &FlowKe
             record.policy = value.policy;
             record.client = Endpoint { addr: flow.source, port: flow.source_port, pad: [0; 2] };
             record.server = Endpoint { addr: flow.destination, port: flow.destination_port, pad: [0; 2] };
-            record.dialled = record.server;
-            // SAFETY: copied at once; see `connect::peername`.
-            if let Some(entry) = unsafe { SOCKETS.get(cookie) } {
-                record.dialled = entry.dialled;
-            }
+            record.dialled = value.dialled;
         });
     }
 }

@@ -26,6 +26,10 @@ pub fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
     let Some(settings) = settings() else { return REFUSE };
     let dialled = ctx::user_endpoint(ctx, family);
     let mut attempt = SockEntry { dialled, endpoint: dialled, ..SockEntry::default() };
+    // What an earlier attempt of this socket noted is of another connection.
+    if let Some(stale) = SOCKETS.get(ctx::sk_of_addr(ctx)) {
+        stale.kind = KIND_NONE;
+    }
     let netns = ctx::netns_of_addr(ctx);
     // SAFETY: BPF_F_NO_PREALLOC keeps a found value from reuse while the program runs.
     let Some(pod) = (unsafe { PODS.get(netns) }) else {
@@ -187,10 +191,10 @@ pub fn evaluate(program: &Program, facts: &Facts, identity: u32) -> Decision {
 
 /// Remembers the socket until it connects.
 #[inline(always)]
-fn note(ctx: &SockAddrContext, entry: &SockEntry) {
-    if SOCKETS.insert(ctx::cookie_of_addr(ctx), entry, 0).is_err() {
+fn note(ctx: &SockAddrContext, entry: &mut SockEntry) {
+    if !SOCKETS.set(ctx::sk_of_addr(ctx), entry) {
         count(counter::MAP_FULL);
-        aya_log_ebpf::warn!(ctx, "SOCKETS takes no more entries: a connection is not noted and will be refused on its way");
+        aya_log_ebpf::warn!(ctx, "no memory for a socket's note: its connection will be refused on its way");
     }
 }
 
@@ -224,9 +228,7 @@ fn refused(reason: u32, fill: impl FnOnce(&mut Event)) {
 /// The getpeername hooks: the application sees what it dialled.
 #[inline(always)]
 pub fn peername(ctx: &SockAddrContext, family: Family) -> i32 {
-    // SAFETY: an LRU map may reuse an element; the value is copied at once, and the socket that asks keeps its own entry fresh.
-    if let Some(entry) = unsafe { SOCKETS.get(ctx::cookie_of_addr(ctx)) } {
-        let entry = *entry;
+    if let Some(entry) = SOCKETS.get(ctx::sk_of_addr(ctx)) {
         let rewritten = matches!(entry.kind, KIND_AGENT | KIND_DIRECT | KIND_RESOLVED);
         if rewritten && (family == Family::V6 || entry.dialled.addr.is_v4()) {
             ctx::set_user_endpoint(ctx, family, &entry.dialled);

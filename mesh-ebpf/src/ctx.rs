@@ -6,6 +6,7 @@
 use core::ptr::read_volatile;
 
 use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::bpf_sock;
 use aya_ebpf::helpers::generated::{
     bpf_get_current_ancestor_cgroup_id, bpf_get_current_cgroup_id, bpf_get_netns_cookie, bpf_get_socket_cookie,
 };
@@ -85,10 +86,16 @@ pub fn netns_of_addr(ctx: &SockAddrContext) -> u64 {
     unsafe { bpf_get_netns_cookie(ctx.as_ptr()) }
 }
 
-/// Cookie of the socket.
+/// The socket itself.
 #[inline(always)]
-pub fn cookie_of_addr(ctx: &SockAddrContext) -> u64 {
-    unsafe { bpf_get_socket_cookie(ctx.as_ptr()) }
+pub fn sk_of_addr(ctx: &SockAddrContext) -> *mut bpf_sock {
+    unsafe { (*ctx.sock_addr).__bindgen_anon_1.sk }
+}
+
+/// The socket itself; null while it is but a request.
+#[inline(always)]
+pub fn sk_of_ops(ctx: &SockOpsContext) -> *mut bpf_sock {
+    unsafe { (*ctx.ops).__bindgen_anon_2.sk }
 }
 
 /// The cgroup of the running process.

@@ -9,8 +9,8 @@ mod ctx;
 mod event;
 mod maps;
 mod probe;
-mod served;
 mod sockops;
+mod storage;
 
 use aya_ebpf::macros::{cgroup_sock_addr, sk_lookup, sock_ops, xdp};
 use aya_ebpf::programs::{SkLookupContext, SockAddrContext, SockOpsContext, XdpContext};
@@ -41,17 +41,10 @@ pub fn mesh_peername6(ctx: SockAddrContext) -> i32 {
     connect::peername(&ctx, Family::V6)
 }
 
-/// A socket that [`mesh_connect4`] judged gets its local port, its connection, and its end.
+/// A socket that [`mesh_connect4`] judged gets its local port, its connection, and its end; so does one that [`mesh_accept`] judged.
 #[sock_ops]
 pub fn mesh_sockops(ctx: SockOpsContext) -> u32 {
     sockops::sockops(&ctx);
-    1
-}
-
-/// A pod's process accepts a connection, and ends it.
-#[sock_ops]
-pub fn mesh_served(ctx: SockOpsContext) -> u32 {
-    served::served(&ctx);
     1
 }
 

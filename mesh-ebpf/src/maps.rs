@@ -1,7 +1,7 @@
 //! The maps. All are pinned by name below the instance's directory, so that they outlive the agent.
 
-use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
-use aya_ebpf::macros::map;
+use aya_ebpf::bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC};
+use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, RingBuf, SockHash};
 use mesh_common::addr::{Addr, Endpoint};
 use mesh_common::event::counter;
@@ -9,6 +9,8 @@ use mesh_common::flow::{FlowEntry, FlowKey, Origin, OriginKey, SockEntry, Stats,
 use mesh_common::policy::{Member, Program};
 use mesh_common::service::{Backend, BackendKey, CidrData, ServiceEntry};
 use mesh_common::workload::{PodEntry, Settings, WorkloadEntry};
+
+use crate::storage::SkStorage;
 
 #[map]
 pub static SETTINGS: Array<Settings> = Array::pinned(1, 0);
@@ -28,8 +30,10 @@ pub static IDENTITY_SETS: HashMap<Member, u32> = HashMap::pinned(262_144, BPF_F_
 pub static EXCLUDED_PORTS: HashMap<u32, u32> = HashMap::pinned(1024, BPF_F_NO_PREALLOC);
 #[map]
 pub static EXCLUDED_CIDRS: LpmTrie<CidrData, u32> = LpmTrie::pinned(1024, 0);
-#[map]
-pub static SOCKETS: LruHashMap<u64, SockEntry> = LruHashMap::pinned(131_072, 0);
+#[btf_map]
+pub static SOCKETS: SkStorage<SockEntry, { BPF_F_NO_PREALLOC as usize }> = SkStorage::pinned();
+#[btf_map]
+pub static OWN_LISTENERS: SkStorage<u32, { (BPF_F_NO_PREALLOC | BPF_F_CLONE) as usize }> = SkStorage::pinned();
 #[map]
 pub static ORIGINS: LruHashMap<OriginKey, Origin> = LruHashMap::pinned(131_072, 0);
 #[map]

@@ -44,7 +44,6 @@ pub struct Kernel {
     state: KernelState,
     settings: Settings,
     cgroup_root: PathBuf,
-    pods_cgroup: PathBuf,
     attached: bool,
     adopted: bool,
 }
@@ -70,8 +69,7 @@ impl Kernel {
         // From here on this process's sockets are the agent's, also for programs that an earlier agent left.
         maps.set_settings(&settings)?;
         let adopted = !state.pods.is_empty();
-        let (cgroup_root, pods_cgroup) = (config.cgroup_root.clone(), pods_cgroup.to_path_buf());
-        Ok(Kernel { programs, maps, state, settings, cgroup_root, pods_cgroup, attached: false, adopted })
+        Ok(Kernel { programs, maps, state, settings, cgroup_root: config.cgroup_root.clone(), attached: false, adopted })
     }
 
     /// Whether an earlier agent's state is in force.
@@ -132,7 +130,7 @@ impl Kernel {
         // One that cannot be written must not keep the others out. After a failure only reading back tells what is there.
         self.state = if failed.is_none() { want } else { self.maps.read() };
         if !self.attached {
-            self.programs.attach_cgroup(&self.cgroup_root, &self.pods_cgroup)?;
+            self.programs.attach_cgroup(&self.cgroup_root)?;
             remove_other_versions(self.programs.pins());
             self.attached = true;
         }
@@ -163,6 +161,11 @@ impl Kernel {
     /// Namespaces that are captured, also by an earlier agent.
     pub fn attached_netns(&self) -> Vec<u64> {
         self.programs.attached_netns()
+    }
+
+    /// Tells the programs that what `listener` accepts is the agent's.
+    pub fn own(&mut self, listener: &std::net::TcpListener) -> Result<(), WriteError> {
+        self.maps.own(listener)
     }
 
     /// Hands plaintext that arrives for `address` to `listener`.

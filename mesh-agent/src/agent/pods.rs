@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::kernel::Kernel;
 use super::revoke::{Parties, Party};
 use super::workers::Assign;
-use crate::capture::accept::listen;
+use crate::capture::accept::{Listeners, listen};
 use crate::capture::desired::PodStatus;
 use crate::identity::CertificateWatch;
 use crate::policy::WorkloadPolicy;
@@ -376,6 +376,9 @@ async fn step(entry: &mut Entry, kernel: &mut Kernel, workers: &Assign) -> Resul
     }
     netns::prepare(&netns, MARK).await.map_err(|e| format!("the routing rule in its network namespace: {e}"))?;
     let listeners = listen(&netns, &entry.workload.addresses, workers.count()).map_err(|e| format!("the agent's sockets in it: {e}"))?;
+    for listener in listeners.iter().flat_map(Listeners::all) {
+        kernel.own(listener).map_err(|e| format!("marking the agent's sockets in it: {e}"))?;
+    }
     for listener in listeners.first().into_iter().flat_map(|first| &first.inbound) {
         let address = listener.local_addr().map_err(|e| e.to_string())?.ip();
         kernel.steer(address, listener).map_err(|e| format!("steering its plaintext: {e}"))?;

@@ -33,6 +33,13 @@ pub struct Listeners {
     pub tunnel: Vec<TcpListener>,
 }
 
+impl Listeners {
+    /// Every one.
+    pub fn all(&self) -> impl Iterator<Item = &TcpListener> {
+        self.outbound.iter().chain(&self.inbound).chain(&self.tunnel)
+    }
+}
+
 /// Opens the listeners of all workers. The kernel spreads connections over those that share a port; a connection then stays where it was
 /// accepted.
 pub fn listen(netns: &NetNs, addresses: &[IpAddr], workers: usize) -> io::Result<Vec<Listeners>> {

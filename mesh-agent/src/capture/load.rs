@@ -89,9 +89,8 @@ impl Programs {
         for name in [names::program::CONNECT4, names::program::CONNECT6, names::program::PEERNAME4, names::program::PEERNAME6] {
             program::<CgroupSockAddr>(&mut ebpf, name)?.load().map_err(|error| LoadError::Program { program: name, error })?;
         }
-        for name in [names::program::SOCKOPS, names::program::SERVED] {
-            program::<SockOps>(&mut ebpf, name)?.load().map_err(|error| LoadError::Program { program: name, error })?;
-        }
+        let name = names::program::SOCKOPS;
+        program::<SockOps>(&mut ebpf, name)?.load().map_err(|error| LoadError::Program { program: name, error })?;
         let name = names::program::ACCEPT;
         program::<SkLookup>(&mut ebpf, name)?.load().map_err(|error| LoadError::Program { program: name, error })?;
         Ok(Programs { ebpf, pins })
@@ -107,20 +106,17 @@ impl Programs {
         &self.pins
     }
 
-    /// Attaches the programs that see every process below `cgroup`, and those that see the pods' only; call it once the maps say what is to
-    /// be done.
-    pub fn attach_cgroup(&mut self, cgroup: &Path, pods: &Path) -> Result<(), LoadError> {
-        let open = |path: &Path| File::open(path).map_err(|error| LoadError::Io { path: path.into(), error });
-        let (cgroup, pods) = (open(cgroup)?, open(pods)?);
+    /// Attaches the programs that see every process below `cgroup`; call it once the maps say what is to be done.
+    pub fn attach_cgroup(&mut self, cgroup: &Path) -> Result<(), LoadError> {
+        let cgroup = File::open(cgroup).map_err(|error| LoadError::Io { path: cgroup.into(), error })?;
         // sockops first: what connect() notes must find somebody who completes it.
-        for (name, cgroup) in [(names::program::SERVED, &pods), (names::program::SOCKOPS, &cgroup)] {
-            let sockops = program::<SockOps>(&mut self.ebpf, name)?;
-            let link = sockops
-                .attach(cgroup, CgroupAttachMode::Single)
-                .and_then(|id| sockops.take_link(id))
-                .map_err(|error| LoadError::Program { program: name, error })?;
-            replace_pin(link.try_into().map_err(|e| LoadError::Link(name, e))?, &self.pins.join("links").join(name))?;
-        }
+        let name = names::program::SOCKOPS;
+        let sockops = program::<SockOps>(&mut self.ebpf, name)?;
+        let link = sockops
+            .attach(&cgroup, CgroupAttachMode::Single)
+            .and_then(|id| sockops.take_link(id))
+            .map_err(|error| LoadError::Program { program: name, error })?;
+        replace_pin(link.try_into().map_err(|e| LoadError::Link(name, e))?, &self.pins.join("links").join(name))?;
         for name in [names::program::PEERNAME4, names::program::PEERNAME6, names::program::CONNECT4, names::program::CONNECT6] {
             let connect = program::<CgroupSockAddr>(&mut self.ebpf, name)?;
             let link = connect

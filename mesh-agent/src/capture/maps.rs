@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use aya::maps::lpm_trie::Key as CidrKey;
-use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, RingBuf, SockHash};
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, RingBuf, SkStorage, SockHash};
 use mesh_common::addr::{Addr, Endpoint};
 use mesh_common::event::counter;
 use mesh_common::flow::{FlowEntry, FlowKey, Origin, OriginKey, Stats, StatsKey};
@@ -27,6 +27,7 @@ pub struct Maps {
     excluded_ports: HashMap<MapData, u32, u32>,
     excluded_cidrs: LpmTrie<MapData, CidrData, u32>,
     listeners: SockHash<MapData, Addr>,
+    own: SkStorage<MapData, u32>,
 }
 
 /// A map is full, or the kernel refuses a write.
@@ -74,6 +75,7 @@ impl Maps {
             excluded_ports: take(ebpf, map::EXCLUDED_PORTS)?,
             excluded_cidrs: take(ebpf, map::EXCLUDED_CIDRS)?,
             listeners: take(ebpf, map::LISTENERS)?,
+            own: take(ebpf, map::OWN_LISTENERS)?,
         })
     }
 
@@ -85,6 +87,11 @@ impl Maps {
     /// Writes the settings.
     pub fn set_settings(&mut self, settings: &Settings) -> Result<(), WriteError> {
         at(map::SETTINGS, self.settings.set(0, settings, 0))
+    }
+
+    /// Marks a listener as the agent's; what it accepts inherits that.
+    pub fn own(&mut self, listener: &std::net::TcpListener) -> Result<(), WriteError> {
+        at(map::OWN_LISTENERS, self.own.insert(listener, 1, 0))
     }
 
     /// Steers plaintext that arrives for `addr` to `listener`.

@@ -29,7 +29,8 @@ fn the_objects_maps_have_the_contracts_sizes() {
         (map::IDENTITY_SETS, size::<policy::Member>(), 4),
         (map::EXCLUDED_PORTS, 4, 4),
         (map::EXCLUDED_CIDRS, 4 + 16, 4),
-        (map::SOCKETS, 8, size::<flow::SockEntry>()),
+        (map::SOCKETS, 4, size::<flow::SockEntry>()),
+        (map::OWN_LISTENERS, 4, 4),
         (map::ORIGINS, size::<flow::OriginKey>(), size::<flow::Origin>()),
         (map::FLOWS, size::<flow::FlowKey>(), size::<flow::FlowEntry>()),
         (map::FLOW_STATS, size::<flow::StatsKey>(), size::<flow::Stats>()),
@@ -41,16 +42,9 @@ fn the_objects_maps_have_the_contracts_sizes() {
     }
     assert!(sizes.contains_key(map::EVENTS));
     assert_eq!(size::<event::Event>(), 112);
-    for name in [
-        program::CONNECT4,
-        program::CONNECT6,
-        program::PEERNAME4,
-        program::PEERNAME6,
-        program::SOCKOPS,
-        program::SERVED,
-        program::ACCEPT,
-        program::PROBE,
-    ] {
+    for name in
+        [program::CONNECT4, program::CONNECT6, program::PEERNAME4, program::PEERNAME6, program::SOCKOPS, program::ACCEPT, program::PROBE]
+    {
         assert!(parsed.programs.contains_key(name), "{name}");
     }
 }
