@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use mesh_model::snapshot::Snapshot;
-use mesh_sources::manifests::{Manifests, Timing};
+use mesh_sources::{NetnsPaths, SourceStatus};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -52,7 +52,7 @@ pub enum AgentError {
     Kernel(#[from] KernelError),
     /// The configuration.
     #[error(transparent)]
-    Manifests(#[from] mesh_sources::manifests::OpenError),
+    Configuration(#[from] crate::sources::ConfigurationError),
     /// Certificates.
     #[error(transparent)]
     Identity(#[from] identity::IssueError),
@@ -120,6 +120,8 @@ struct Agent {
     stop_control: CancellationToken,
     workers: Workers,
     workers_ended: workers::Ended,
+    #[expect(dead_code, reason = "for whoever finds the pods' network namespaces in a cluster")]
+    pod_netns: watch::Sender<NetnsPaths>,
     tasks: JoinSet<&'static str>,
 }
 
@@ -138,15 +140,12 @@ impl Agent {
 
         let blocker = readiness.block("the configuration");
         let pods = readiness.block("the pods of this node");
-        let manifests = Manifests::open(&required.manifests, Timing::default()).await?;
-        let mut snapshots = manifests.subscribe();
-        spawn(&mut tasks, "configuration source", manifests.follow());
-        let snapshot = snapshots.borrow_and_update().clone();
+        let source = crate::sources::start(&required.source, &mut tasks, &metrics, &blocker).await?;
         drop(blocker);
 
         let secrets = identity::start(&config, &required.ca, &mut tasks, &metrics)?;
         let kernel = Kernel::load(&config, &required.pods_cgroup)?;
-        let shared = Arc::new(Shared::new(&config, snapshot, telemetry.clone(), secrets.clone(), kernel.pins()));
+        let shared = Arc::new(Shared::new(&config, source.first, telemetry.clone(), secrets.clone(), kernel.pins()));
         crate::shared::collect_tunnels(&metrics, &shared.counters);
         let count = config.workers.map_or_else(default_workers, usize::from);
         let (workers, workers_ended) = Workers::start(count, &shared, &drain).map_err(|e| AgentError::System("starting workers", e))?;
@@ -154,17 +153,18 @@ impl Agent {
 
         let (status_tx, status) = watch::channel(Arc::new(serde_json::Value::Null));
         let control = Control::new(config.clone(), shared.clone(), kernel, secrets.clone(), pods, status_tx)?;
-        let admin = admin(&config, &telemetry, log, &shared, status);
+        let admin = admin(&config, &telemetry, log, &shared, status, source.status);
         let listener = bind(config.admin_listen, "--admin-listen").await?;
         spawn(&mut tasks, "admin endpoint", http::serve(listener, http::Limits::default(), Arc::new(admin), std::future::pending()));
         let assign = workers.handle();
         let stop_control = CancellationToken::new();
         let stop = stop_control.clone();
         tasks.spawn_local(async move {
-            control.run(snapshots, assign, stop).await;
+            control.run(source.snapshots, assign, stop).await;
             "control loop"
         });
-        Ok(Agent { stop_control, config, telemetry, readiness, trigger, workers, workers_ended, tasks })
+        let pod_netns = source.pod_netns;
+        Ok(Agent { stop_control, config, telemetry, readiness, trigger, workers, workers_ended, pod_netns, tasks })
     }
 
     async fn serve(mut self) -> Result<(), AgentError> {
@@ -243,6 +243,7 @@ fn admin(
     log: LogControl,
     shared: &Arc<Shared>,
     status: watch::Receiver<Arc<serde_json::Value>>,
+    source: watch::Receiver<SourceStatus>,
 ) -> Admin {
     let part = |key: &'static str| {
         let status = status.clone();
@@ -268,6 +269,7 @@ fn admin(
         .provide("problems", "what is wrong with the configuration", move || {
             problems.snapshot.load().problems().iter().map(ToString::to_string).collect()
         })
+        .provide("source", "where the configuration comes from and how that fares", move || source.borrow().describe(Instant::now()))
         .provide("certs", "certificates", move || secrets.describe())
         .action("certs/renew", "?identity=spiffe://…: asks for a new certificate now", {
             let secrets = shared.secrets.clone();

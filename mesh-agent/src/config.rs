@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use mesh_sources::SourceSettings;
 
 use crate::ops::access::{AccessFormat, AccessLevel};
 use crate::ops::log::LogFormat;
@@ -37,9 +38,15 @@ pub struct Config {
     /// Name of this node, as pods name it in `spec.nodeName`.
     #[arg(long, env = "NODEMESH_NODE", default_value_t = host_name(), value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub node: String,
-    /// Directory of Kubernetes YAML that describes the mesh; followed while running.
+    /// Directory of Kubernetes YAML that describes the mesh; followed while running. Either this or --kubernetes.
     #[arg(long, env = "NODEMESH_MANIFESTS", value_name = "DIR")]
     pub manifests: Option<PathBuf>,
+    /// The mesh is described by a Kubernetes API server: that of the cluster in which the agent runs, or --kubeconfig's.
+    #[arg(long, env = "NODEMESH_KUBERNETES")]
+    pub kubernetes: bool,
+    /// File that says where the API server is and who we are, for an agent that does not run in a pod. Goes with --kubernetes.
+    #[arg(long, env = "NODEMESH_KUBECONFIG", value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
     /// The cgroup v2 below which connections are captured.
     #[arg(long, env = "NODEMESH_CGROUP_ROOT", value_name = "DIR", default_value = "/sys/fs/cgroup")]
     pub cgroup_root: PathBuf,
@@ -124,8 +131,8 @@ pub struct CaSettings {
 /// What a run needs beyond defaults, checked together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Required {
-    /// The directory of manifests.
-    pub manifests: PathBuf,
+    /// Where the mesh is described.
+    pub source: SourceSettings,
     /// The authority.
     pub ca: CaSettings,
     /// The pods' cgroup.
@@ -141,7 +148,6 @@ impl Config {
                 missing.push(format!("--{flag} (or {variable}) is not set: {what}"));
             }
         };
-        want(self.manifests.is_some(), "manifests", "NODEMESH_MANIFESTS", "give the directory that describes the mesh");
         want(
             !self.ca_address.is_empty(),
             "ca-address",
@@ -150,14 +156,18 @@ impl Config {
         );
         want(self.ca_root.is_some(), "ca-root", "NODEMESH_CA_ROOT", "give the file with the authority's root certificates");
         want(self.ca_token_file.is_some(), "ca-token-file", "NODEMESH_CA_TOKEN_FILE", "give the file with this node's token");
+        let source = SourceSettings::choose(self.manifests.as_deref(), self.kubernetes, self.kubeconfig.as_deref());
+        if let Err(error) = &source {
+            missing.insert(0, error.in_words("NODEMESH_"));
+        }
         for address in &self.ca_address {
             if !address.starts_with("https://") {
                 missing.push(format!("--ca-address {address}: must begin with https://, certificates are not asked for in the clear"));
             }
         }
-        match (&self.manifests, &self.ca_root, &self.ca_token_file) {
-            (Some(manifests), Some(root), Some(token)) if missing.is_empty() => Ok(Required {
-                manifests: manifests.clone(),
+        match (source, &self.ca_root, &self.ca_token_file) {
+            (Ok(source), Some(root), Some(token)) if missing.is_empty() => Ok(Required {
+                source,
                 ca: CaSettings { addresses: self.ca_address.clone(), root: root.clone(), token: token.clone() },
                 pods_cgroup: self.pods_cgroup(),
             }),

@@ -8,6 +8,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Parser;
+use mesh_sources::SourceSettings;
 
 use crate::ca::authority::ServerName;
 use crate::ca::hierarchy::CaFiles;
@@ -37,6 +38,13 @@ pub struct Flags {
     /// Directory of manifests that say which pods run where: the same files that the agents read. Followed when changed.
     #[arg(long, env = "NODEMESH_CONTROL_MANIFESTS", value_name = "DIR")]
     pub manifests: Option<String>,
+    /// A Kubernetes API server says which pods run where: that of the cluster in which this runs, or --kubeconfig's. Either this or
+    /// --manifests.
+    #[arg(long, env = "NODEMESH_CONTROL_KUBERNETES")]
+    pub kubernetes: bool,
+    /// File that says where the API server is and who we are, outside of a pod. Goes with --kubernetes.
+    #[arg(long, env = "NODEMESH_CONTROL_KUBECONFIG", value_name = "FILE")]
+    pub kubeconfig: Option<String>,
     /// Names and addresses in the certificate that this server shows, separated by commas.
     #[arg(
         long,
@@ -86,8 +94,8 @@ pub struct Config {
     pub admin: SocketAddr,
     /// File or directory of tokens.
     pub node_tokens: PathBuf,
-    /// Directory of manifests.
-    pub manifests: PathBuf,
+    /// Where the mesh is described.
+    pub mesh: SourceSettings,
     /// Names of the server.
     pub names: Vec<ServerName>,
     /// Where the authority comes from.
@@ -138,7 +146,7 @@ impl Config {
         let listen = errors.parsed("--listen", &flags.listen, "write e.g. [::]:15012");
         let admin = errors.parsed("--admin", &flags.admin, "write e.g. 127.0.0.1:15014");
         let node_tokens = errors.required("--node-tokens", flags.node_tokens, "name the file or directory with the nodes' tokens");
-        let manifests = errors.required("--manifests", flags.manifests, "name the directory with the manifests of the pods");
+        let mesh = errors.mesh(flags.manifests.as_deref(), flags.kubernetes, flags.kubeconfig.as_deref());
         let names = errors.names(&flags.dns_names);
         let files = errors.ca_files(flags.ca_cert, flags.ca_key, flags.root_cert, flags.cert_chain);
         let default = errors.lifetime("--default-lifetime", &flags.default_lifetime);
@@ -152,8 +160,8 @@ impl Config {
             errors.add("--log-level", Some(&flags.log_level), message);
         }
         let log_format = flags.log_format.parse::<LogFormat>().map_err(|m| errors.add("--log-format", Some(&flags.log_format), m)).ok();
-        let (Some(listen), Some(admin), Some(node_tokens), Some(manifests), Some(default), Some(max), Some(log_format), []) =
-            (listen, admin, node_tokens, manifests, default, max, log_format, &*errors.0)
+        let (Some(listen), Some(admin), Some(node_tokens), Some(mesh), Some(default), Some(max), Some(log_format), []) =
+            (listen, admin, node_tokens, mesh, default, max, log_format, &*errors.0)
         else {
             return Err(errors.0);
         };
@@ -161,7 +169,7 @@ impl Config {
             listen,
             admin,
             node_tokens,
-            manifests,
+            mesh,
             names,
             source: CaSource { files, state_dir: flags.state_dir.map(PathBuf::from) },
             bundle_out: flags.bundle_out.map(PathBuf::from),
@@ -193,6 +201,12 @@ impl Errors {
                 None
             }
         }
+    }
+
+    fn mesh(&mut self, manifests: Option<&str>, kubernetes: bool, kubeconfig: Option<&str>) -> Option<SourceSettings> {
+        let path = |text: Option<&str>| text.filter(|text| !text.is_empty()).map(PathBuf::from);
+        let choice = SourceSettings::choose(path(manifests).as_deref(), kubernetes, path(kubeconfig).as_deref());
+        choice.map_err(|error| self.add("--manifests", None, error.in_words("NODEMESH_CONTROL_"))).ok()
     }
 
     fn lifetime(&mut self, setting: &'static str, text: &str) -> Option<Duration> {

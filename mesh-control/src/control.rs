@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use mesh_model::snapshot::Snapshot;
-use mesh_sources::manifests::{Manifests, OpenError, Timing};
+use mesh_sources::{OpenError, Source, SourceStatus};
 use rcgen::KeyPair;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
@@ -63,9 +63,9 @@ pub enum ControlError {
         /// Why.
         error: io::Error,
     },
-    /// The manifests cannot be read.
-    #[error("--manifests: {0}")]
-    Manifests(#[from] OpenError),
+    /// The configuration cannot be read.
+    #[error(transparent)]
+    Source(#[from] OpenError),
     /// A part ended that should not.
     #[error("{0} ended unexpectedly: {1}")]
     Ended(&'static str, String),
@@ -85,7 +85,12 @@ impl Control {
     /// Builds and starts all parts. On a tokio runtime; it is serving when this returns.
     pub async fn start(config: Config) -> Result<Control, ControlError> {
         let now = SystemTime::now();
-        let metrics = Arc::new(Metrics::new());
+        // Nobody here needs a pod's network namespace.
+        let source = Source::open(&config.mesh, None).await?;
+        let (snapshots, status) = (source.subscribe(), source.status());
+        let mut metrics = Metrics::new();
+        metrics.show_source(status.clone());
+        let metrics = Arc::new(metrics);
         let ready = Arc::new(Readiness::default());
         let keeper = Arc::new(Keeper::open(&config.source, now)?);
         let serving = Arc::new(Serving::new(config.names.clone(), &keeper.current(), now)?);
@@ -103,8 +108,6 @@ impl Control {
             files::write(path, keeper.current().roots_pem().as_bytes(), files::PUBLIC)
                 .map_err(|error| ControlError::Bundle { path: path.clone(), error })?;
         }
-        let manifests = Manifests::open(&config.manifests, Timing::default()).await?;
-        let snapshots = manifests.subscribe();
         let inventory = Arc::new(MeshInventory::new(&snapshots.borrow()));
         let tokens = Arc::new(NodeTokens::open(&config.node_tokens, now));
         let follower = Follower { tokens: tokens.clone(), metrics: metrics.clone(), ready: ready.clone() };
@@ -118,6 +121,7 @@ impl Control {
             let served = server::serve(ca_listener, tls, service, limits, counted, stop.cancelled()).await;
             ("the certificate service", served.map_err(|error| error.to_string()))
         });
+        tasks.spawn(await_source(snapshots.clone(), status, ready.clone()));
         let admin = Admin { metrics: metrics.clone(), ready };
         tasks.spawn(async move {
             admin.serve(admin_listener).await;
@@ -125,8 +129,8 @@ impl Control {
         });
         tasks.spawn(async move { ("the follower of tokens", follower.run().await) });
         tasks.spawn(async move {
-            manifests.follow().await;
-            ("the follower of manifests", Ok(()))
+            source.follow().await;
+            ("the configuration source", Ok(()))
         });
         tasks.spawn(take_snapshots(snapshots, inventory, metrics.clone()));
         tasks.spawn(maintain(keeper.clone(), serving, metrics.clone()));
@@ -183,7 +187,21 @@ impl Control {
     }
 }
 
-/// Keeps the inventory in step with the manifests.
+/// Not ready before the mesh is known: until then nothing is signed for anybody.
+async fn await_source(
+    mut snapshots: watch::Receiver<Arc<Snapshot>>,
+    status: watch::Receiver<SourceStatus>,
+    ready: Arc<Readiness>,
+) -> (&'static str, Result<(), String>) {
+    const WHAT: &str = "configuration";
+    if mesh_sources::first_snapshot(&mut snapshots, status, |awaited| ready.wait_for(WHAT, awaited)).await.is_none() {
+        return ("the configuration source", Err("ended before it was read".into()));
+    }
+    ready.done(WHAT);
+    std::future::pending().await
+}
+
+/// Keeps the inventory in step with the configuration.
 async fn take_snapshots(
     mut snapshots: watch::Receiver<Arc<Snapshot>>,
     inventory: Arc<MeshInventory>,
@@ -194,7 +212,7 @@ async fn take_snapshots(
         inventory.take(&snapshot);
         metrics.identities.set(count(inventory.identities()));
         if snapshots.changed().await.is_err() {
-            return ("the inventory", Err("nobody follows the manifests".into()));
+            return ("the inventory", Err("nobody follows the configuration".into()));
         }
     }
 }

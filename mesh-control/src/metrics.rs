@@ -3,13 +3,16 @@
 use std::sync::atomic::AtomicU64;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use prometheus_client::encoding::EncodeLabelSet;
+use mesh_sources::SourceStatus;
+use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
+use tokio::sync::watch;
 
 /// One label, of a value that this program chooses.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
@@ -91,6 +94,11 @@ impl Metrics {
         metrics
     }
 
+    /// Shows how the configuration's source fares, at each scrape.
+    pub fn show_source(&mut self, source: watch::Receiver<SourceStatus>) {
+        self.registry.register_collector(Box::new(SourceCollector(source)));
+    }
+
     /// Counts a refused request; `reason` is a name that this program chose.
     pub fn refused(&self, reason: &'static str) {
         self.refused.get_or_create(&Reason { reason }).inc();
@@ -123,4 +131,58 @@ impl Metrics {
         encode(&mut text, &self.registry)?;
         Ok(text)
     }
+}
+
+/// The configuration's source, as the agents show it too.
+#[derive(Debug)]
+struct SourceCollector(watch::Receiver<SourceStatus>);
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct OfSource {
+    source: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct OfKind {
+    source: &'static str,
+    kind: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct OfError {
+    source: &'static str,
+    kind: &'static str,
+    reason: &'static str,
+}
+
+impl Collector for SourceCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> std::fmt::Result {
+        let status = self.0.borrow();
+        let source = status.source;
+        let connected: Family<OfSource, Gauge> = Family::default();
+        connected.get_or_create(&OfSource { source }).set(i64::from(status.connected));
+        let age: Family<OfKind, Gauge<f64, AtomicU64>> = Family::default();
+        let objects: Family<OfKind, Gauge> = Family::default();
+        let errors: Family<OfError, Counter> = Family::default();
+        for (kind, status) in &status.kinds {
+            let labels = OfKind { source, kind: kind.name() };
+            if let Some(heard) = status.heard {
+                age.get_or_create(&labels).set(heard.elapsed().as_secs_f64());
+            }
+            objects.get_or_create(&labels).set(i64::try_from(status.objects).unwrap_or(i64::MAX));
+            for (reason, count) in &status.errors {
+                errors.get_or_create(&OfError { source, kind: kind.name(), reason: reason.name() }).inc_by(*count);
+            }
+        }
+        let encoder = &mut encoder;
+        family(encoder, "nodemesh_config_source_connected", "Whether the configuration's source can be read: 1 or 0", &connected)?;
+        let help = "Time since anything was heard from the API server about a kind of object";
+        family(encoder, "nodemesh_config_source_age_seconds", help, &age)?;
+        family(encoder, "nodemesh_config_source_objects", "Objects of a kind in force", &objects)?;
+        family(encoder, "nodemesh_config_source_errors", "Requests to the API server that came to nothing, by reason", &errors)
+    }
+}
+
+fn family(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, metric: &impl EncodeMetric) -> std::fmt::Result {
+    metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)
 }

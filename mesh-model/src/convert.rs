@@ -36,6 +36,17 @@ const OWN_NAMES: [&str; 4] = [MESH_LABEL, SAME_NODE, NETNS_ANNOTATION, "nodemesh
 /// Namespace of an object that names none, as for `kubectl`.
 pub const DEFAULT_NAMESPACE: &str = "default";
 
+/// Who hands an object over, as far as that changes how it is read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Provenance {
+    /// A manifest: somebody wrote it by hand on this machine.
+    Manifest,
+    /// An API server. It has pruned or refused what its schemas don't know, so that an unknown field of one of its own kinds is one of
+    /// a newer Kubernetes and no misspelling. Whoever may write a pod must not thereby choose a network namespace of the node:
+    /// [`NETNS_ANNOTATION`] is not followed.
+    ApiServer,
+}
+
 /// What came of an object.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Reading {
@@ -62,17 +73,22 @@ pub struct Converted {
     pub findings: Vec<Finding>,
 }
 
-/// Converts an object of any kind.
+/// Converts an object of any kind, as a manifest holds it.
 pub fn convert(object: &Value) -> Converted {
+    convert_from(object, Provenance::Manifest)
+}
+
+/// Converts an object of any kind.
+pub fn convert_from(object: &Value, provenance: Provenance) -> Converted {
     let text = |key: &str| object.get(key).and_then(Value::as_str);
     let (api_version, kind_name) = (text("apiVersion"), text("kind"));
     let metadata = |key: &str| object.get("metadata").and_then(|m| m.get(key));
     let name = metadata("name").and_then(Value::as_str).unwrap_or_default();
     let namespace = match metadata("namespace") {
-        None | Some(Value::Null) => DEFAULT_NAMESPACE,
+        None | Some(Value::Null) if provenance == Provenance::Manifest => DEFAULT_NAMESPACE,
         Some(Value::String(namespace)) => namespace,
         // Unreadable: a policy that cannot be placed counts for the whole mesh.
-        Some(_) => "",
+        _ => "",
     };
     let title = || {
         let place = if namespace.is_empty() { name.into() } else { format!("{namespace}/{name}") };
@@ -96,8 +112,8 @@ pub fn convert(object: &Value) -> Converted {
     }
     let key = ObjectKey { kind, namespace: if kind.namespaced() { namespace.into() } else { "".into() }, name: name.into() };
     let title = key.to_string();
-    let mut input =
-        Input { object, name: NamespacedName { namespace: key.namespace.clone(), name: key.name.clone() }, findings: Vec::new() };
+    let name_of = NamespacedName { namespace: key.namespace.clone(), name: key.name.clone() };
+    let mut input = Input { object, kind, provenance, name: name_of, findings: Vec::new() };
     if !known {
         let found = api_version.map_or("is missing or not a text".into(), |v| format!("\"{v}\" is not a version that is known"));
         input.error(FieldPath::of("apiVersion"), format!("{found}; write {}", versions.join(" or ")));
@@ -169,6 +185,8 @@ fn service_account(input: &mut Input<'_>) -> Reading {
 /// An object under conversion.
 struct Input<'a> {
     object: &'a Value,
+    kind: Kind,
+    provenance: Provenance,
     name: NamespacedName,
     findings: Vec<Finding>,
 }
@@ -204,7 +222,12 @@ impl Input<'_> {
     /// As [`Input::read`], but hands back the fields that the type does not have. An object that does not fit is an error.
     fn read_strictly<T: DeserializeOwned>(&mut self) -> Option<(T, Vec<FieldPath>)> {
         match typed::<T>(self.object) {
-            Ok(read) => Some(read),
+            Ok((read, mut unknown)) => {
+                if self.provenance == Provenance::ApiServer {
+                    unknown.retain(|field| !self.kind.is_builtin() && !field.starts_with(&FieldPath::of("metadata")));
+                }
+                Some((read, unknown))
+            }
             Err(finding) => {
                 self.findings.push(finding);
                 None

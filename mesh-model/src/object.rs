@@ -35,6 +35,19 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Every kind.
+    pub const ALL: [Kind; 9] = [
+        Kind::Namespace,
+        Kind::Node,
+        Kind::ServiceAccount,
+        Kind::Pod,
+        Kind::Service,
+        Kind::EndpointSlice,
+        Kind::PeerAuthentication,
+        Kind::AuthorizationPolicy,
+        Kind::Mesh,
+    ];
+
     /// From `kind` alone, for documents of which nothing else could be read.
     pub fn from_name(kind: &str) -> Option<Kind> {
         Some(match kind {
@@ -69,6 +82,11 @@ impl Kind {
     /// Whether an object of the kind restricts who may talk to whom, so that one not understood must not be taken for absent.
     pub fn is_security(self) -> bool {
         matches!(self, Kind::PeerAuthentication | Kind::AuthorizationPolicy)
+    }
+
+    /// Whether Kubernetes itself defines the kind; the others are CustomResourceDefinitions that may be absent.
+    pub fn is_builtin(self) -> bool {
+        !matches!(self, Kind::PeerAuthentication | Kind::AuthorizationPolicy | Kind::Mesh)
     }
 
     /// `kind`, as objects spell it.

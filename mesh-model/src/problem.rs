@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::object::ObjectKey;
+
 /// How much a [`Problem`] weighs.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Severity {
@@ -25,8 +27,21 @@ pub enum Origin {
         /// 1-based line; that of the document's first line where nothing better is known, 0 for the file as a whole.
         line: u32,
     },
-    /// The API server.
+    /// An object of a Kubernetes API server.
+    Object(Arc<ObjectOrigin>),
+    /// The API server as a whole.
     Api,
+}
+
+/// Which state of which object of an API server.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ObjectOrigin {
+    /// The object.
+    pub key: ObjectKey,
+    /// `metadata.resourceVersion`: rises with every change; empty if it could not be read.
+    pub resource_version: Arc<str>,
+    /// `metadata.generation`: rises with every change of `spec`, for the kinds that count it.
+    pub generation: Option<i64>,
 }
 
 impl Origin {
@@ -34,7 +49,7 @@ impl Origin {
     pub fn file(&self) -> Option<&Path> {
         match self {
             Origin::File { file, .. } => Some(file),
-            Origin::Api => None,
+            Origin::Object(_) | Origin::Api => None,
         }
     }
 
@@ -52,8 +67,19 @@ impl fmt::Display for Origin {
         match self {
             Origin::File { file, line: 0 } => write!(f, "{}", file.display()),
             Origin::File { file, line } => write!(f, "{}:{line}", file.display()),
+            Origin::Object(object) => write!(f, "{object}"),
             Origin::Api => f.write_str("API server"),
         }
+    }
+}
+
+impl fmt::Display for ObjectOrigin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (resourceVersion {}", self.key, self.resource_version)?;
+        if let Some(generation) = self.generation {
+            write!(f, ", generation {generation}")?;
+        }
+        f.write_str(")")
     }
 }
 
@@ -75,7 +101,9 @@ pub struct Problem {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.origin)?;
-        for part in [&self.object, &self.field] {
+        // An object's origin names it already.
+        let object = if matches!(self.origin, Origin::Object(_)) { "" } else { &*self.object };
+        for part in [object, &*self.field] {
             if !part.is_empty() {
                 write!(f, ": {part}")?;
             }

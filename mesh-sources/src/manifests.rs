@@ -23,6 +23,9 @@ use notify::Watcher;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::problems::ProblemLog;
+use crate::status::SourceStatus;
+
 /// The largest file that is read.
 const MAX_FILE: u64 = 64 << 20;
 
@@ -72,6 +75,7 @@ pub struct Manifests {
     reader: Box<Reader>,
     timing: Timing,
     snapshots: watch::Sender<Arc<Snapshot>>,
+    status: watch::Sender<SourceStatus>,
 }
 
 impl Manifests {
@@ -82,14 +86,16 @@ impl Manifests {
         let read = tokio::task::spawn_blocking(move || {
             let scan = reader.scan(Look::Closely);
             let snapshot = Arc::new(reader.set.snapshot(None));
-            reader.log(&snapshot);
+            reader.log.tell(&snapshot);
             (reader, scan, snapshot)
         });
         let (reader, scan, snapshot) = read.await.map_err(|_| gone())?;
         if let Err(error) = scan {
             return Err(OpenError::Directory { directory: directory.to_path_buf(), error });
         }
-        Ok(Manifests { reader, timing, snapshots: watch::Sender::new(snapshot) })
+        let place = directory.display().to_string().into();
+        let status = SourceStatus { connected: true, ..SourceStatus::new("manifests", place, []) };
+        Ok(Manifests { reader, timing, snapshots: watch::Sender::new(snapshot), status: watch::Sender::new(status) })
     }
 
     /// The mesh as the files describe it, and as they will.
@@ -97,9 +103,14 @@ impl Manifests {
         self.snapshots.subscribe()
     }
 
+    /// Whether the directory can be read.
+    pub fn status(&self) -> watch::Receiver<SourceStatus> {
+        self.status.subscribe()
+    }
+
     /// Follows the directory. Ends only if the runtime shuts down; drop the future to stop.
     pub async fn follow(self) {
-        let Manifests { mut reader, timing, snapshots } = self;
+        let Manifests { mut reader, timing, snapshots, status } = self;
         let (mut watch, mut events) = DirectoryWatch::new(&reader.directory);
         let mut look = Look::Closely;
         loop {
@@ -108,12 +119,24 @@ impl Manifests {
                 let changed = reader.update(look);
                 let snapshot = changed.then(|| Arc::new(reader.set.snapshot(Some(&previous))));
                 if let Some(snapshot) = &snapshot {
-                    reader.log(snapshot);
+                    reader.log.tell(snapshot);
                 }
                 (reader, snapshot)
             });
             let Ok((back, snapshot)) = read.await else { return };
             reader = back;
+            status.send_if_modified(|status| {
+                let failure = reader.gone.as_deref().map(Arc::from);
+                if status.failure == failure {
+                    return false;
+                }
+                let connected = failure.is_none();
+                if status.connected != connected {
+                    (status.connected, status.since) = (connected, std::time::Instant::now());
+                }
+                status.failure = failure;
+                true
+            });
             if let Some(snapshot) = snapshot {
                 snapshots.send_replace(snapshot);
             }
@@ -259,7 +282,7 @@ struct Reader {
     unreadable: HashMap<PathBuf, String>,
     inode: Option<(u64, u64)>,
     gone: Option<String>,
-    logged: HashSet<Problem>,
+    log: ProblemLog,
 }
 
 impl Reader {
@@ -273,7 +296,7 @@ impl Reader {
             unreadable: HashMap::new(),
             inode: None,
             gone: None,
-            logged: HashSet::new(),
+            log: ProblemLog::default(),
         }
     }
 
@@ -407,29 +430,6 @@ impl Reader {
         };
         let text = String::from_utf8(bytes).map_err(|error| io::Error::other(format!("it is not UTF-8 text: {error}")))?;
         Ok(Some((seen, text)))
-    }
-
-    /// Logs each problem when it appears.
-    fn log(&mut self, snapshot: &Snapshot) {
-        for problem in snapshot.problems() {
-            if self.logged.contains(problem) {
-                continue;
-            }
-            let file = problem.origin.file().map(|file| file.display().to_string()).unwrap_or_default();
-            let line = problem.origin.line().unwrap_or(0);
-            let (object, field, message) = (&*problem.object, &*problem.field, &*problem.message);
-            match problem.severity {
-                Severity::Error => tracing::error!(file, line, object, field, "configuration: {message}"),
-                Severity::Warn => tracing::warn!(file, line, object, field, "configuration: {message}"),
-                Severity::Info => tracing::info!(file, line, object, field, "configuration: {message}"),
-            }
-        }
-        let present: HashSet<Problem> = snapshot.problems().iter().cloned().collect();
-        let mended = self.logged.difference(&present).count();
-        if mended > 0 {
-            tracing::info!(mended, left = present.len(), "problems of the configuration are mended");
-        }
-        self.logged = present;
     }
 }
 

@@ -74,6 +74,9 @@ struct Departed {
     inode: Inode,
 }
 
+/// What a pod waits for whose network namespace nobody has named.
+const NO_NETNS: &str = "its network namespace: in a manifest the annotation nodemesh.dev/netns names it, in a cluster the node finds it";
+
 /// The pods of this node that belong into the mesh.
 pub struct Pods {
     node: Arc<str>,
@@ -341,7 +344,7 @@ fn follow(open: &mut HashMap<WorkloadUid, NetNs>, wanted: &HashMap<WorkloadUid, 
 /// The first step: the pod's namespace is open and captured. A pod that was restarted has another one under the old name, and the old one
 /// would live on only because we hold it.
 fn open_netns(entry: &mut Entry, departed: &mut Vec<Departed>, kernel: &mut Kernel) -> Result<(), String> {
-    let path = entry.workload.netns.as_ref().ok_or("the annotation nodemesh.dev/netns, which names its network namespace")?;
+    let path = entry.workload.netns.as_ref().ok_or(NO_NETNS)?;
     if let Some(netns) = &entry.netns {
         let inode = netns.inode().map_err(|e| format!("its network namespace: {e}"))?;
         if !is_lost(path, inode) {

@@ -7,7 +7,7 @@ fn parse(args: &[&str]) -> Result<Cli, clap::Error> {
 #[test]
 fn every_missing_setting_is_named_at_once() {
     let error = parse(&["--node", "n1"]).unwrap().config.required().unwrap_err().to_string();
-    for flag in ["--manifests", "--ca-address", "--ca-root", "--ca-token-file", "NODEMESH_CA_TOKEN_FILE"] {
+    for flag in ["--manifests", "--kubernetes", "--ca-address", "--ca-root", "--ca-token-file", "NODEMESH_CA_TOKEN_FILE"] {
         assert!(error.contains(flag), "{flag} in {error}");
     }
 }
@@ -31,6 +31,22 @@ fn a_complete_configuration_is_taken() {
     let required = cli.unwrap().config.required().unwrap();
     assert_eq!(required.ca.addresses, ["https://a:1", "https://b:2"]);
     assert_eq!(required.pods_cgroup, PathBuf::from("/c/kubepods"));
+}
+
+#[test]
+fn there_is_exactly_one_source() {
+    let source = |args: &[&str]| {
+        let rest = ["--ca-address", "https://a:1", "--ca-root", "/r", "--ca-token-file", "/t"];
+        parse(&[args, &rest].concat()).unwrap().config.required().map(|required| required.source).map_err(|error| error.to_string())
+    };
+    assert_eq!(source(&["--manifests", "/m"]), Ok(SourceSettings::Manifests("/m".into())));
+    assert_eq!(source(&["--kubernetes"]), Ok(SourceSettings::Kubernetes { kubeconfig: None }));
+    let outside = SourceSettings::Kubernetes { kubeconfig: Some("/k".into()) };
+    assert_eq!(source(&["--kubernetes", "--kubeconfig", "/k"]), Ok(outside));
+    assert!(source(&[]).unwrap_err().contains("neither --manifests (or NODEMESH_MANIFESTS) nor --kubernetes"));
+    assert!(source(&["--kubernetes", "--manifests", "/m"]).unwrap_err().contains("both set"));
+    assert!(source(&["--kubeconfig", "/k"]).unwrap_err().contains("of no use without --kubernetes"));
+    assert!(source(&["--kubeconfig", "/k", "--manifests", "/m"]).unwrap_err().contains("of no use without --kubernetes"));
 }
 
 #[test]

@@ -67,6 +67,15 @@ fn files_go_together() {
 }
 
 #[test]
+fn there_is_exactly_one_source() {
+    let mesh = |more: &[&str]| config(&[&["--node-tokens", "/t"], more].concat()).map(|config| config.mesh);
+    assert_eq!(mesh(&["--manifests", "/m"]), Ok(SourceSettings::Manifests("/m".into())));
+    assert_eq!(mesh(&["--kubernetes", "--kubeconfig", "/k"]), Ok(SourceSettings::Kubernetes { kubeconfig: Some("/k".into()) }));
+    assert!(mesh(&[]).unwrap_err()[0].contains("--kubernetes (or NODEMESH_CONTROL_KUBERNETES=true)"));
+    assert!(mesh(&["--kubernetes", "--manifests", "/m"]).unwrap_err()[0].contains("both set"));
+}
+
+#[test]
 fn durations() {
     for (text, seconds) in [("20s", 20), ("1h30m", 5400), ("2d", 172_800), ("90m", 5400)] {
         assert_eq!(duration(text), Some(Duration::from_secs(seconds)), "{text}");

@@ -2,6 +2,7 @@ use std::path::Path;
 
 use mesh_proto::ca::IstioCertificateRequest;
 use mesh_proto::ca::istio_certificate_service_client::IstioCertificateServiceClient;
+use mesh_sources::SourceSettings;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
@@ -33,7 +34,7 @@ fn config(dir: &Path) -> Config {
         listen: "127.0.0.1:0".parse().unwrap(),
         admin: "127.0.0.1:0".parse().unwrap(),
         node_tokens: dir.join("tokens"),
-        manifests: dir.join("manifests"),
+        mesh: SourceSettings::Manifests(dir.join("manifests")),
         names: vec![ServerName::Ip([127, 0, 0, 1].into())],
         source: CaSource::default(),
         bundle_out: Some(dir.join("root.pem")),
@@ -226,6 +227,32 @@ async fn says_what_keeps_it_from_starting() {
     nowhere.bundle_out = Some(dir.path().join("absent/root.pem"));
     assert!(error(Control::start(nowhere).await).starts_with("--bundle-out"));
     let mut absent = config(dir.path());
-    absent.manifests = dir.path().join("absent");
+    absent.mesh = SourceSettings::Manifests(dir.path().join("absent"));
     assert!(error(Control::start(absent).await).starts_with("--manifests"));
+}
+
+#[tokio::test]
+async fn without_an_api_server_it_serves_and_signs_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let text = format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: c\ncontexts: [{{name: c, context: {{cluster: c, user: u}}}}]\n\
+         clusters: [{{name: c, cluster: {{server: \"http://{address}\"}}}}]\nusers: [{{name: u, user: {{token: secret}}}}]\n"
+    );
+    std::fs::write(dir.path().join("kubeconfig"), text).unwrap();
+    let mesh = SourceSettings::Kubernetes { kubeconfig: Some(dir.path().join("kubeconfig")) };
+    let control = Control::start(Config { mesh, ..config(dir.path()) }).await.unwrap();
+    let told = async {
+        while !scrape(&control, "/healthz/ready").await.contains("configuration: the first list of") {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), told).await.unwrap();
+    let csr = csr(&KeyPair::generate().unwrap(), &[ID]);
+    let refusal = client(&control).await.create_certificate(request(csr)).await.unwrap_err();
+    assert_eq!(refusal.code(), Code::PermissionDenied, "{refusal:?}");
+    let metrics = scrape(&control, "/metrics").await;
+    assert!(metrics.contains("nodemesh_config_source_connected{source=\"kubernetes\"} 0"), "{metrics}");
 }

@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
 
 use super::namespace::mesh_word;
-use super::{Input, NETNS_ANNOTATION, Reading, created, label};
+use super::{Input, NETNS_ANNOTATION, Provenance, Reading, created, label};
 use crate::object::{Object, PodObject};
 use crate::problem::FieldPath;
 use crate::workload::{Canonical, WorkloadUid};
@@ -74,8 +74,12 @@ fn uid(input: &Input<'_>) -> WorkloadUid {
 
 fn netns(input: &mut Input<'_>) -> Option<PathBuf> {
     let path = PathBuf::from(input.raw(&["metadata", "annotations", NETNS_ANNOTATION])?.as_str()?);
+    let at = FieldPath::of("metadata.annotations").key(NETNS_ANNOTATION);
+    if input.provenance == Provenance::ApiServer {
+        input.warn(at, "has no effect in a cluster, where the node's agent finds the network namespace itself; remove it");
+        return None;
+    }
     if !path.is_absolute() {
-        let at = FieldPath::of("metadata.annotations").key(NETNS_ANNOTATION);
         input.error(at, "is not an absolute path; write e.g. /run/netns/<name>");
         return None;
     }

@@ -312,3 +312,44 @@ fn a_service_is_read() {
     let headless = service(json!({"clusterIP": "None", "ports": [{"port": 80}]}));
     assert!(matches!(&headless.reading, Reading::Good(Object::Service(s)) if s.addresses.is_empty()) && headless.findings.is_empty());
 }
+
+#[test]
+fn an_api_servers_pod_names_no_network_namespace() {
+    let object = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": "web", "namespace": "shop", "uid": "u", "annotations": {NETNS_ANNOTATION: "/proc/1/ns/net"}},
+        "spec": {"containers": []},
+    });
+    let converted = convert_from(&object, Provenance::ApiServer);
+    let Reading::Good(Object::Pod(pod)) = &converted.reading else { panic!("{converted:?}") };
+    assert_eq!(pod.netns, None);
+    assert_eq!(converted.findings.len(), 1, "{converted:?}");
+    let Reading::Good(Object::Pod(pod)) = convert(&object).reading else { panic!() };
+    assert!(pod.netns.is_some());
+}
+
+#[test]
+fn fields_of_a_newer_kubernetes_are_no_misspellings() {
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web", "namespace": "shop", "novel": 1},
+        "spec": {"containers": [], "novel": 1}, "status": {"novel": 1},
+    });
+    assert_eq!(convert_from(&pod, Provenance::ApiServer).findings, []);
+    assert_eq!(convert(&pod).findings.len(), 3);
+    // A policy's field decides who may talk to whom, whoever hands it over.
+    let policy = json!({
+        "apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy",
+        "metadata": {"name": "p", "namespace": "shop", "novel": 1}, "spec": {"novel": 1},
+    });
+    let converted = convert_from(&policy, Provenance::ApiServer);
+    assert_eq!(errors(&converted).len(), 1, "{converted:?}");
+    assert_eq!(converted.findings.len(), 1, "{converted:?}");
+}
+
+#[test]
+fn an_api_servers_policy_without_a_namespace_counts_for_the_whole_mesh() {
+    let policy = json!({"apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy", "metadata": {"name": "p"}, "spec": {}});
+    let converted = convert_from(&policy, Provenance::ApiServer);
+    let Reading::Good(Object::AuthorizationPolicy(read)) = &converted.reading else { panic!("{converted:?}") };
+    assert!(read.refused.is_some() && read.name.namespace.is_empty(), "{read:?}");
+}

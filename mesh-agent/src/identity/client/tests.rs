@@ -44,7 +44,7 @@ async fn authority(dir: &Path) -> Control {
         listen: "127.0.0.1:0".parse().unwrap(),
         admin: "127.0.0.1:0".parse().unwrap(),
         node_tokens: dir.join("tokens"),
-        manifests: dir.join("manifests"),
+        mesh: mesh_sources::SourceSettings::Manifests(dir.join("manifests")),
         names: vec![ServerName::Ip([127, 0, 0, 1].into())],
         source: CaSource::default(),
         bundle_out: Some(dir.join("root.pem")),

@@ -108,7 +108,7 @@ fn dry_run_is_logged_and_counted_though_the_connection_passed() {
 fn the_kernels_reports_are_logged_and_only_refusals_counted() {
     let world = all_lines();
     let report = |outcome| KernelReport { outcome, from_client: 100, to_client: 200, duration: Duration::from_millis(3), dry_run: None };
-    world.telemetry.kernel(connection(), report(Outcome::KernelClosed));
+    world.telemetry.kernel(Connection { direction: Direction::Local, ..connection() }, report(Outcome::KernelClosed));
     assert_eq!(scrape(&world).sum("istio_tcp_connections_opened_total", &[]), 0.0);
     world.telemetry.kernel(connection(), report(Outcome::from_kernel_refusal(mesh_common::event::REASON_POLICY, Some(named("shop/p")))));
     let text = scrape(&world);
