@@ -1,18 +1,19 @@
 //! Builds the parts, runs them, and takes them down in order.
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use mesh_model::snapshot::Snapshot;
-use mesh_sources::{NetnsPaths, SourceStatus};
+use mesh_sources::SourceStatus;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::capture::preflight::{self, Places};
-use crate::config::{Config, ConfigError, Required};
+use crate::config::{AfterHandover, Config, ConfigError, Required};
 use crate::identity;
 use crate::ops::access::{AccessConfig, AccessFormat, AccessLog};
 use crate::ops::admin::Admin;
@@ -26,16 +27,23 @@ use crate::ops::{drain, http};
 use crate::outcome::Outcome;
 use crate::shared::Shared;
 
+pub mod cleanup;
 pub mod control;
 pub mod directory;
+pub mod handover;
 pub mod kernel;
+pub mod lock;
 pub mod pods;
 mod reports;
 pub mod revoke;
+mod tenure;
 pub mod workers;
 
-use control::Control;
+use control::{Control, Reins};
+use handover::{Course, Door, Event, HandoverError, Place, Why};
 use kernel::{Kernel, KernelError};
+use pods::Pods;
+use tenure::{Tenure, succeed};
 use workers::Workers;
 
 /// Why the agent does not run.
@@ -50,6 +58,9 @@ pub enum AgentError {
     /// The kernel's side.
     #[error(transparent)]
     Kernel(#[from] KernelError),
+    /// Another agent of the instance.
+    #[error(transparent)]
+    Handover(#[from] HandoverError),
     /// The configuration.
     #[error(transparent)]
     Configuration(#[from] crate::sources::ConfigurationError),
@@ -79,7 +90,7 @@ pub fn lacks(config: &Config) -> Vec<preflight::Lack> {
     preflight::check(&Places::new(&config.cgroup_root, &config.pods_cgroup(), &config.bpffs))
 }
 
-/// Runs until SIGTERM or SIGINT, then drains. An error means that it could not start, or that a part of it broke.
+/// Runs until SIGTERM or SIGINT, or until another agent has taken its place, then drains. An error means that it could not start, or that a part of it broke.
 pub async fn run(config: Config, log: LogControl) -> Result<(), AgentError> {
     let required = config.required()?;
     let lacks = lacks(&config);
@@ -87,9 +98,11 @@ pub async fn run(config: Config, log: LogControl) -> Result<(), AgentError> {
         return Err(AgentError::Lacks(lacks.iter().map(|lack| format!("- {lack}")).collect::<Vec<_>>().join("\n")));
     }
     raise_descriptor_limit();
+    let directory = lock::directory(&config.run_dir, &config.instance).map_err(HandoverError::from)?;
+    let place = handover::find(&directory).await?;
     let readiness = Readiness::new();
     let start = readiness.block("the start");
-    match Agent::build(config, required, log, readiness).await {
+    match Agent::build(config, required, log, readiness, &directory, place).await {
         Ok(agent) => {
             drop(start);
             agent.serve().await
@@ -116,27 +129,35 @@ struct Agent {
     telemetry: Arc<Telemetry>,
     readiness: Readiness,
     trigger: drain::DrainTrigger,
-    /// Stops the only writer of the kernel's maps.
-    stop_control: CancellationToken,
+    tenure: Tenure,
+    events: mpsc::UnboundedReceiver<Event>,
     workers: Workers,
     workers_ended: workers::Ended,
-    #[expect(dead_code, reason = "for whoever finds the pods' network namespaces in a cluster")]
-    pod_netns: watch::Sender<NetnsPaths>,
     tasks: JoinSet<&'static str>,
 }
 
 impl Agent {
-    async fn build(config: Config, required: Required, log: LogControl, readiness: Readiness) -> Result<Self, AgentError> {
+    async fn build(
+        config: Config,
+        required: Required,
+        log: LogControl,
+        readiness: Readiness,
+        directory: &Path,
+        place: Place,
+    ) -> Result<Self, AgentError> {
         let metrics = Arc::new(Metrics::new(MetricsConfig { cluster: config.cluster.as_str().into(), ..MetricsConfig::default() }));
         let access = Arc::new(start_access_log(&config, &metrics)?);
         let telemetry = Telemetry::new(metrics.clone(), access);
         let (trigger, drain) = drain::new();
         let mut tasks = JoinSet::new();
 
-        // Liveness and readiness can be asked for from the start.
-        let endpoint = MetricsEndpoint::new(metrics.clone(), readiness.clone(), Arc::new(SystemClock));
-        let listener = bind(config.metrics_listen, "--metrics-listen").await?;
-        spawn(&mut tasks, "metrics endpoint", http::serve(listener, http::Limits::default(), Arc::new(endpoint), std::future::pending()));
+        // Liveness and readiness can be asked for from the start, unless the agent before this one has the port.
+        let endpoint = Arc::new(MetricsEndpoint::new(metrics.clone(), readiness.clone(), Arc::new(SystemClock)));
+        let pages = CancellationToken::new();
+        if matches!(place, Place::Free(_)) {
+            let listener = bind(config.metrics_listen, "--metrics-listen", Duration::ZERO).await?;
+            page(&mut tasks, "metrics endpoint", listener, endpoint.clone(), &pages);
+        }
 
         let blocker = readiness.block("the configuration");
         let pods = readiness.block("the pods of this node");
@@ -144,7 +165,18 @@ impl Agent {
         drop(blocker);
 
         let secrets = identity::start(&config, &required.ca, &mut tasks, &metrics)?;
-        let kernel = Kernel::load(&config, &required.pods_cgroup)?;
+        let mut kernel = Kernel::load(&config, &required.pods_cgroup)?;
+        let (lock, predecessor) = match place {
+            Place::Free(lock) => (lock, None),
+            Place::Taken(predecessor) => {
+                let taken = succeed(predecessor, directory, &secrets, Pods::new(config.node.as_str().into()).identities(&source.first)).await?;
+                let listener = bind(config.metrics_listen, "--metrics-listen", handover::PATIENCE).await?;
+                page(&mut tasks, "metrics endpoint", listener, endpoint, &pages);
+                taken
+            }
+        };
+        let (door, events) = Door::open(directory)?;
+        kernel.take_over(predecessor.is_some())?;
         let shared = Arc::new(Shared::new(&config, source.first, telemetry.clone(), secrets.clone(), kernel.pins()));
         crate::shared::collect_tunnels(&metrics, &shared.counters);
         let count = config.workers.map_or_else(default_workers, usize::from);
@@ -152,50 +184,88 @@ impl Agent {
         drop(drain);
 
         let (status_tx, status) = watch::channel(Arc::new(serde_json::Value::Null));
-        let control = Control::new(config.clone(), shared.clone(), kernel, secrets.clone(), pods, status_tx)?;
+        let patience = if predecessor.is_some() { handover::PATIENCE } else { Duration::ZERO };
+        let control = Control::new(config.clone(), shared.clone(), kernel, secrets.clone(), pods, status_tx, predecessor)?;
         let admin = admin(&config, &telemetry, log, &shared, status, source.status);
-        let listener = bind(config.admin_listen, "--admin-listen").await?;
-        spawn(&mut tasks, "admin endpoint", http::serve(listener, http::Limits::default(), Arc::new(admin), std::future::pending()));
+        let listener = bind(config.admin_listen, "--admin-listen", patience).await?;
+        page(&mut tasks, "admin endpoint", listener, Arc::new(admin), &pages);
         let assign = workers.handle();
-        let stop_control = CancellationToken::new();
-        let stop = stop_control.clone();
+        let reins = Reins::default();
+        let held = reins.clone();
         tasks.spawn_local(async move {
-            control.run(source.snapshots, assign, stop).await;
+            control.run(source.snapshots, assign, held).await;
             "control loop"
         });
-        let pod_netns = source.pod_netns;
-        Ok(Agent { stop_control, config, telemetry, readiness, trigger, workers, workers_ended, pod_netns, tasks })
+        let tenure = Tenure { lock: Some(lock), door: Some(door), reins, pages };
+        Ok(Agent { tenure, events, config, telemetry, readiness, trigger, workers, workers_ended, tasks })
     }
 
     async fn serve(mut self) -> Result<(), AgentError> {
         use tokio::signal::unix::{SignalKind, signal};
         let mut term = signal(SignalKind::terminate()).map_err(|e| AgentError::System("SIGTERM", e))?;
         let mut int = signal(SignalKind::interrupt()).map_err(|e| AgentError::System("SIGINT", e))?;
-        let broken = tokio::select! {
-            _ = term.recv() => None,
-            _ = int.recv() => None,
-            ended = self.tasks.join_next() => Some(match ended {
-                Some(Ok(name)) => name.to_owned(),
-                Some(Err(error)) => error.to_string(),
-                None => "everything".to_owned(),
-            }),
-            worker = self.workers_ended.recv() => Some(format!("worker {}", worker.unwrap_or_default())),
+        let mut course = Course::default();
+        let end = loop {
+            if let Some(why) = course.drain(Instant::now()) {
+                break Ok(why);
+            }
+            let due = course.due();
+            tokio::select! {
+                _ = term.recv() => self.asked(&mut course),
+                _ = int.recv() => self.asked(&mut course),
+                Some(event) = self.events.recv() => self.tenure.heed(event, &mut course).await,
+                () = reached(due) => {}
+                ended = self.tasks.join_next() => break Err(match ended {
+                    Some(Ok(name)) => name.to_owned(),
+                    Some(Err(error)) => error.to_string(),
+                    None => "everything".to_owned(),
+                }),
+                worker = self.workers_ended.recv() => break Err(format!("worker {}", worker.unwrap_or_default())),
+            }
         };
-        match &broken {
-            None => tracing::info!(limit = ?self.config.drain_time, "asked to end: draining"),
-            Some(part) => tracing::error!(%part, "a part of the agent ended unexpectedly: draining"),
+        let limit = self.config.drain_time;
+        match &end {
+            Ok(Why::Asked) => tracing::info!(?limit, "asked to end: draining"),
+            Ok(Why::HandedOver) => tracing::info!(?limit, "another agent serves this one's pods: draining"),
+            Ok(Why::SuccessorGone) => {
+                tracing::error!(?limit, "the agent that took over is gone and nobody serves new connections: draining")
+            }
+            Ok(Why::Stuck) => tracing::error!(?limit, "the control loop hangs: draining"),
+            Ok(Why::SuccessorLate) => tracing::error!(?limit, "the agent that took over has not said that it serves: draining"),
+            Err(part) => tracing::error!(%part, "a part of the agent ended unexpectedly: draining"),
         }
         let _draining = self.readiness.block("the end: the agent drains");
-        self.finish().await;
-        broken.map_or(Ok(()), |part| Err(AgentError::Ended(part)))
+        let stays = self.config.after_handover == AfterHandover::Stay;
+        if self.finish(&mut course, end.is_ok()).await && stays && end.is_ok() {
+            tracing::info!("another agent has taken this one's place: waiting for SIGTERM (--after-handover=stay)");
+            tokio::select! {
+                _ = term.recv() => {}
+                _ = int.recv() => {}
+            }
+        }
+        match end {
+            Ok(Why::Stuck) => Err(AgentError::Ended("the control loop".to_owned())),
+            other => other.map(drop).map_err(AgentError::Ended),
+        }
+    }
+
+    fn asked(&self, course: &mut Course) {
+        let now = Instant::now();
+        course.asked(now);
+        if course.drain(now).is_none() {
+            tracing::info!(limit = ?handover::SUCCESSION, "asked to end: serving on until the agent that starts has taken over");
+        }
     }
 
     /// Connections may finish; those that have not by the deadline are ended. The kernel's programs stay: what is captured from now on is
-    /// refused, until another agent takes over.
-    async fn finish(self) {
-        let Agent { config, telemetry, trigger, workers, stop_control, tasks: _tasks, .. } = self;
-        // Whoever comes next writes the maps from here on.
-        stop_control.cancel();
+    /// refused, until another agent takes over, which it may ask for even now. `whole`: every part still runs. Returns whether another has
+    /// taken over.
+    async fn finish(self, course: &mut Course, whole: bool) -> bool {
+        let Agent { config, telemetry, trigger, workers, mut tenure, mut events, tasks: _tasks, .. } = self;
+        // What waits at the listeners when they are closed must be taken care of first.
+        if !tenure.stop_writing().await && whole {
+            tracing::error!("the control loop does not stop: connections that wait to be accepted may be reset");
+        }
         let live = telemetry.live().clone();
         let deadline = config.drain_time;
         // By the clock, not by a watch of the drain: it would be waited for.
@@ -203,12 +273,28 @@ impl Agent {
             tokio::time::sleep(deadline).await;
             live.close_where(&Outcome::Drained, |_| true);
         });
-        let how = trigger.drain(config.drain_time, Duration::from_secs(2)).await;
+        let how = {
+            let mut draining = std::pin::pin!(trigger.drain(config.drain_time, Duration::from_secs(2)));
+            loop {
+                tokio::select! {
+                    how = &mut draining => break how,
+                    Some(event) = events.recv() => tenure.heed(event, course).await,
+                }
+            }
+        };
         tracing::info!(?how, "drained");
         if how != drain::Drained::Abandoned {
             workers.join();
         }
         telemetry.access().flush(Duration::from_secs(1));
+        course.is_released()
+    }
+}
+
+async fn reached(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due.into()).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -226,8 +312,34 @@ fn start_access_log(config: &Config, metrics: &Metrics) -> Result<AccessLog, Age
     AccessLog::start(settings, io::stdout(), &metrics.agent, Instant::now()).map_err(|e| AgentError::System("starting the access log", e))
 }
 
-async fn bind(address: std::net::SocketAddr, flag: &'static str) -> Result<TcpListener, AgentError> {
-    TcpListener::bind(address).await.map_err(|error| AgentError::Listen { address, flag, error })
+/// `patience`: how long whoever has the address is waited for.
+async fn bind(address: std::net::SocketAddr, flag: &'static str, patience: Duration) -> Result<TcpListener, AgentError> {
+    let deadline = tokio::time::Instant::now() + patience;
+    loop {
+        match TcpListener::bind(address).await {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && tokio::time::Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            other => return other.map_err(|error| AgentError::Listen { address, flag, error }),
+        }
+    }
+}
+
+/// An endpoint for operators, until `stop` is cancelled; its task never ends then, as the agent goes on without it.
+fn page(
+    tasks: &mut JoinSet<&'static str>,
+    name: &'static str,
+    listener: TcpListener,
+    handler: Arc<dyn http::Handler>,
+    stop: &CancellationToken,
+) {
+    let stop = stop.clone();
+    spawn(tasks, name, async move {
+        http::serve(listener, http::Limits::default(), handler, stop.cancelled()).await;
+        if stop.is_cancelled() {
+            std::future::pending().await
+        }
+    });
 }
 
 fn spawn(tasks: &mut JoinSet<&'static str>, name: &'static str, task: impl Future<Output = ()> + 'static) {

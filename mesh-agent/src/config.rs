@@ -26,7 +26,8 @@ pub struct Cli {
 /// Commands beside running.
 #[derive(Subcommand, Debug, Clone)]
 pub enum Command {
-    /// Detaches the programs and removes every pin of this instance. Pods are then as without the mesh.
+    /// Detaches the programs, takes back what was set in the pods' network namespaces, and removes every pin of this instance. Pods are
+    /// then as without the mesh. Refused while an agent of the instance runs.
     Cleanup,
     /// Says what this node lacks, one sentence a lack, and exits with 1 if there is one.
     Preflight,
@@ -59,6 +60,14 @@ pub struct Config {
     /// Name below which everything in the kernel is pinned; agents of different instances do not know each other.
     #[arg(long, env = "NODEMESH_INSTANCE", default_value = "default", value_parser = instance)]
     pub instance: String,
+    /// Where agents of this node find each other: a directory an instance, with the lock of the one that serves and the socket by which the
+    /// next takes its place. Both must see the same one.
+    #[arg(long, env = "NODEMESH_RUN_DIR", value_name = "DIR", default_value = "/run/nodemesh")]
+    pub run_dir: PathBuf,
+    /// What to do once another agent has taken this one's place and the last connection has ended: exit, or stay until SIGTERM, for
+    /// supervisors that start again what has ended (Kubernetes): the older agent would come back and take its place back.
+    #[arg(long, env = "NODEMESH_AFTER_HANDOVER", value_name = "exit|stay", default_value = "exit")]
+    pub after_handover: AfterHandover,
     /// The kernel programs.
     #[arg(long, env = "NODEMESH_BPF_OBJECT", value_name = "FILE", default_value = "/usr/lib/nodemesh/mesh-ebpf.o")]
     pub bpf_object: PathBuf,
@@ -110,6 +119,15 @@ pub struct Config {
     /// DNS suffix of the cluster, in service host names.
     #[arg(long, env = "NODEMESH_CLUSTER_DOMAIN", default_value = "cluster.local")]
     pub cluster_domain: String,
+}
+
+/// What an agent does that has been replaced and has drained.
+#[derive(clap::ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AfterHandover {
+    /// It ends, with exit code 0.
+    Exit,
+    /// It waits for SIGTERM.
+    Stay,
 }
 
 /// What is missing or contradictory; all of it at once.

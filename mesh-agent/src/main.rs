@@ -3,8 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use mesh_agent::agent;
-use mesh_agent::capture::load::remove_pins;
+use mesh_agent::agent::{self, cleanup};
 use mesh_agent::config::{Cli, Command, Config};
 use mesh_agent::ops::log;
 
@@ -48,10 +47,14 @@ fn preflight(config: &Config) -> ExitCode {
 }
 
 fn cleanup(config: &Config) -> ExitCode {
-    match remove_pins(&config.bpffs, &config.instance) {
-        Ok(()) => {
-            println!("instance {}: programs detached, pins removed", config.instance);
-            ExitCode::SUCCESS
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error),
+    };
+    match runtime.block_on(cleanup::run(config)) {
+        Ok(done) => {
+            println!("{done}");
+            if done.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(error) => fail(&error),
     }

@@ -123,6 +123,8 @@ pub struct Worker {
     pub origins: Origins,
     /// Tunnels to other agents.
     pub pools: Pools,
+    /// Tasks that accept connections; once the drain has begun they end with what waits at their listeners.
+    pub acceptors: TaskTracker,
     /// Tasks of connections; the drain waits for them.
     pub connections: TaskTracker,
     pods: Rc<LocalPods>,
@@ -151,7 +153,15 @@ impl Worker {
         let dialer = FromPods { pods: dialling, limit };
         let pools =
             Pools::new(dialer, move |identity: &Identity| certificates.current(identity), shared.tunnel.clone(), shared.counters.clone());
-        Ok(Worker { origins: Origins::open(&shared.pins)?, pools, connections: TaskTracker::new(), pods, drain, shared })
+        Ok(Worker {
+            origins: Origins::open(&shared.pins)?,
+            pools,
+            acceptors: TaskTracker::new(),
+            connections: TaskTracker::new(),
+            pods,
+            drain,
+            shared,
+        })
     }
 
     /// Takes a pod on, until it is gone.
@@ -180,6 +190,8 @@ impl Worker {
 
     /// Waits until every connection has ended. They are told to when the drain's deadline passes.
     pub async fn drained(&self) {
+        self.acceptors.close();
+        self.acceptors.wait().await;
         self.connections.close();
         self.connections.wait().await;
     }

@@ -26,7 +26,7 @@ pod! {
     flow::Stats = 4 * 8,
     workload::PodEntry = 2 * 16 + 4 * 4,
     workload::WorkloadEntry = 4 * 4,
-    workload::Settings = 3 * 8 + 4 * 4,
+    workload::Settings = 4 * 8 + 4 * 4,
     service::ServiceEntry = 3 * 4,
     service::BackendKey = 2 * 4,
     policy::Op = 4 + 2 * 4 + 2 * 16,

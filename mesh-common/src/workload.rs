@@ -71,6 +71,8 @@ pub struct Settings {
     pub host_netns: u64,
     /// Id of the agent's own cgroup.
     pub agent_cgroup: u64,
+    /// Id of the cgroup of the agent before it, which finishes its connections after a handover; 0 if there is none.
+    pub former_agent_cgroup: u64,
     /// Id of the cgroup above all pods.
     pub pods_cgroup: u64,
     /// Depth of that cgroup (the hierarchy's root is 0).

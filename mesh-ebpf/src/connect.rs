@@ -35,7 +35,7 @@ pub fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
     let Some(pod) = (unsafe { PODS.get(netns) }) else {
         return stranger(ctx, settings, netns, &mut attempt);
     };
-    if ctx::current_cgroup() == settings.agent_cgroup {
+    if is_agent(settings) {
         return agent(ctx, settings, &mut attempt);
     }
     let to = &attempt.dialled.addr;
@@ -52,10 +52,17 @@ pub fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
     resolve_and_judge(ctx, family, settings, pod, &mut attempt)
 }
 
+/// Whether the process is the agent, or the one before it that finishes its connections.
+#[inline(always)]
+fn is_agent(settings: &Settings) -> bool {
+    let own = ctx::current_cgroup();
+    own == settings.agent_cgroup || (settings.former_agent_cgroup != 0 && own == settings.former_agent_cgroup)
+}
+
 /// A socket outside the known pods: a process of the host, or one that should be known.
 #[inline(always)]
 fn stranger(ctx: &SockAddrContext, settings: &Settings, netns: u64, attempt: &mut SockEntry) -> i32 {
-    if ctx::current_cgroup() == settings.agent_cgroup {
+    if is_agent(settings) {
         // In a pod's namespace that is not written down yet.
         return if netns == settings.host_netns { ALLOW } else { agent(ctx, settings, attempt) };
     }

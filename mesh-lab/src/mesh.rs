@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 
 use crate::http::{Response, http_get, request};
 use crate::node::Node;
-use crate::process::{Process, wait_until};
+use crate::process::{Finished, Process, wait_until};
 use crate::world::World;
 
 const CA_PORT: u16 = 15012;
@@ -124,6 +124,15 @@ impl Mesh {
         agent.wait_ready(options.patience)
     }
 
+    /// Puts another agent in the place of a node's, which is returned: both may run.
+    ///
+    /// # Errors
+    /// There is none on the node.
+    pub fn replace(&mut self, by: Agent) -> Result<Agent> {
+        let name = by.node.name().to_owned();
+        Ok(std::mem::replace(self.agent(&name)?, by))
+    }
+
     /// All agents, in the order of the nodes.
     pub fn agents(&self) -> &[Agent] {
         &self.agents
@@ -215,6 +224,14 @@ impl Agent {
     /// # Errors
     /// It can't be started.
     pub fn start(world: &World, node: &Node, options: &MeshOptions) -> Result<Self> {
+        Self::start_as(world, node, "agent", options)
+    }
+
+    /// As [`Self::start`], in a cgroup of this name, as the container of another pod would be: for an agent beside the first.
+    ///
+    /// # Errors
+    /// It can't be started.
+    pub fn start_as(world: &World, node: &Node, name: &str, options: &MeshOptions) -> Result<Self> {
         let instance = format!("{}-{}", world.id(), node.name());
         world.own_instance(&instance)?;
         let mut words = vec![
@@ -224,6 +241,7 @@ impl Agent {
             format!("--cgroup-root={}", node.cgroup().display()),
             format!("--pods-cgroup={}", node.pods_cgroup().display()),
             format!("--instance={instance}"),
+            format!("--run-dir={}", world.directory().join("run").display()),
             format!("--ca-address=https://{}:{CA_PORT}", world.control_address()),
             format!("--ca-root={}", world.directory().join("roots.pem").display()),
             format!("--ca-token-file={}", world.directory().join("tokens").join(node.name()).display()),
@@ -238,8 +256,23 @@ impl Agent {
         }
         words.extend(options.agent_flags.iter().cloned());
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        let process = node.spawn_agent(&words, &[])?;
+        let process = node.spawn_agent_in(name, &words, &[])?;
         Ok(Self { process, node: node.clone() })
+    }
+
+    /// Takes away what agents left on a node, as `mesh-agent cleanup` does.
+    ///
+    /// # Errors
+    /// It can't be started. That it refuses is no error.
+    pub fn cleanup(world: &World, node: &Node, options: &MeshOptions) -> Result<Finished> {
+        let words = [
+            options.binaries.join("mesh-agent").display().to_string(),
+            format!("--instance={}-{}", world.id(), node.name()),
+            format!("--run-dir={}", world.directory().join("run").display()),
+            "cleanup".to_owned(),
+        ];
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        node.exec_host(&words, options.patience)
     }
 
     /// Its node.

@@ -133,7 +133,15 @@ impl Node {
     /// # Errors
     /// It can't be started.
     pub fn spawn_agent(&self, words: &[&str], environment: &[(&str, &str)]) -> Result<Process> {
-        self.host("agent")?.spawn(words, &self.shared.world.log_file(&format!("{}-agent", self.name())), environment)
+        self.spawn_agent_in("agent", words, environment)
+    }
+
+    /// As [`Self::spawn_agent`], in a cgroup of another name and with a log of its own: for an agent beside the first.
+    ///
+    /// # Errors
+    /// It can't be started.
+    pub fn spawn_agent_in(&self, name: &str, words: &[&str], environment: &[(&str, &str)]) -> Result<Process> {
+        self.host(name)?.spawn(words, &self.shared.world.log_file(&format!("{}-{name}", self.name())), environment)
     }
 
     /// Adds a pod.

@@ -41,6 +41,15 @@ pub struct Report {
     pub ticks: u64,
 }
 
+/// What a client saw that connects again and again (`repeat`).
+#[derive(Serialize, Deserialize, Debug, Clone, Default, PartialEq, Eq)]
+pub struct RepeatReport {
+    /// Connections that did all that was asked of them.
+    pub rounds: u64,
+    /// Those that did not, in words; at most the first hundred.
+    pub failures: Vec<String>,
+}
+
 /// How a connection ended for the one who reports it.
 #[derive(Serialize, Deserialize, Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::directory::Directory;
+use super::handover::Predecessor;
 use super::kernel::{Kernel, KernelError};
 use super::pods::Pods;
 use super::reports::Reports;
@@ -34,8 +35,24 @@ const EVERY: Duration = Duration::from_millis(500);
 /// How long what an earlier agent left stays in force while this one gets its pods' certificates and sockets.
 const ADOPTION: Duration = Duration::from_secs(10);
 
+/// Turns of the loop between two looks after links whose namespaces are gone.
+const ORPHANS: u32 = 20;
+
 /// How often direct connections are looked through after a change.
 const SWEEPS: u8 = 4;
+
+/// By which the writer of the kernel's maps is told to stop, and says that it has.
+#[derive(Clone, Default)]
+pub struct Reins {
+    /// Cancelled: it is to write no more.
+    pub stop: CancellationToken,
+    /// Cancelled: it writes no more.
+    pub stopped: CancellationToken,
+    /// Cancelled: the kernel's reports are another's to read.
+    pub hush: CancellationToken,
+    /// Cancelled: nobody here reads them any more.
+    pub hushed: CancellationToken,
+}
 
 /// The loop's state.
 pub struct Control {
@@ -54,10 +71,14 @@ pub struct Control {
     adopt_until: Option<Instant>,
     sweeps: u8,
     failing: Option<String>,
+    predecessor: Option<Predecessor>,
+    relieved: Option<CancellationToken>,
+    turn: u32,
 }
 
 impl Control {
-    /// Opens what is pinned; changes nothing yet. `starting` is dropped once every pod is served.
+    /// Opens what is pinned; changes nothing yet. `starting` is dropped once every pod is served; `predecessor` is told then, or once it has
+    /// been waited for long enough.
     pub fn new(
         config: Config,
         shared: Arc<Shared>,
@@ -65,11 +86,12 @@ impl Control {
         secrets: Secrets,
         starting: Blocker,
         status: watch::Sender<Arc<Value>>,
+        predecessor: Option<Predecessor>,
     ) -> Result<Self, KernelError> {
         let names = Arc::new(ArcSwap::from_pointee(Directory::default()));
         kernel.start_log();
         let (reports, flows) = Reports::open(kernel.pins(), kernel.adopted(), shared.telemetry.clone(), names.clone())?;
-        let adopt_until = kernel.adopted().then(|| Instant::now() + ADOPTION);
+        let adopt_until = (kernel.adopted() || predecessor.is_some()).then(|| Instant::now() + ADOPTION);
         Ok(Control {
             pods: Pods::new(config.node.as_str().into()),
             config,
@@ -86,14 +108,21 @@ impl Control {
             adopt_until,
             sweeps: SWEEPS,
             failing: None,
+            predecessor,
+            relieved: None,
+            turn: 0,
         })
     }
 
-    /// Runs until the configuration's source ends. Once `stop` is cancelled it changes nothing any more, and stays for what it holds: the
-    /// policies of live connections, which would be ended without.
-    pub async fn run(mut self, mut snapshots: watch::Receiver<Arc<Snapshot>>, workers: Assign, stop: CancellationToken) {
+    /// Runs until the configuration's source ends. Once it is told to stop it writes nothing any more, and stays for what it holds: the
+    /// policies of live connections, which go on being followed.
+    pub async fn run(mut self, mut snapshots: watch::Receiver<Arc<Snapshot>>, workers: Assign, reins: Reins) {
+        let Reins { stop, stopped, hush, hushed } = reins;
         if let Some(reports) = self.reports.take() {
-            tokio::task::spawn_local(reports.follow());
+            tokio::task::spawn_local(async move {
+                reports.follow(hush).await;
+                hushed.cancel();
+            });
         }
         let mut tick = tokio::time::interval(EVERY);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -111,8 +140,12 @@ impl Control {
                 self.write(&snapshot, changed);
             }
             self.revoke(changed);
+            self.tidy().await;
+            let relieved = self.relieved.clone();
             tokio::select! {
-                () = stop.cancelled() => std::future::pending().await,
+                biased;
+                () = stop.cancelled() => break,
+                () = async { relieved.unwrap_or_default().cancelled().await } => self.forget_former(),
                 _ = tick.tick() => {}
                 _ = certificates.changed() => {}
                 news = snapshots.changed() => {
@@ -124,6 +157,52 @@ impl Control {
                 }
             }
         }
+        let _migrations = self.pods.migrations();
+        stopped.cancel();
+        while snapshots.changed().await.is_ok() {
+            let snapshot = snapshots.borrow_and_update().clone();
+            self.shared.snapshot.store(snapshot.clone());
+            let gone = self.pods.follow(&snapshot);
+            self.settle(&snapshot, &gone);
+        }
+        // What is held here is needed until the process ends.
+        std::future::pending().await
+    }
+
+    /// What can wait: nothing of it is in a connection's way.
+    async fn tidy(&mut self) {
+        let live = self.shared.telemetry.live();
+        let is = |peer: &PeerInfo, uid: &WorkloadUid| peer.workload.as_ref().is_some_and(|workload| workload.uid == *uid);
+        let idle = |uid: &WorkloadUid| {
+            let (_, open) = live.select(0, |c| is(&c.connection.labels.source, uid) || is(&c.connection.labels.destination, uid));
+            open == 0
+        };
+        self.pods.restore(idle).await;
+        self.turn = (self.turn + 1) % ORPHANS;
+        if self.turn == 0 {
+            self.kernel.forget_orphans();
+        }
+    }
+
+    /// The agent before this one can go: its pods are served, or have been waited for.
+    fn relieve(&mut self) {
+        let Some(predecessor) = self.predecessor.take() else { return };
+        let relieved = CancellationToken::new();
+        self.relieved = Some(relieved.clone());
+        tracing::info!(pid = predecessor.pid, "the agent before this one is relieved: this one serves its pods");
+        tokio::task::spawn_local(async move {
+            predecessor.relieve().await;
+            relieved.cancel();
+        });
+    }
+
+    /// The agent before this one is gone.
+    fn forget_former(&mut self) {
+        self.relieved = None;
+        match self.kernel.forget_former() {
+            Ok(()) => tracing::info!("the agent before this one has ended"),
+            Err(error) => tracing::error!(%error, "the cgroup of the agent before this one goes on passing for the agent's"),
+        }
     }
 
     /// Puts a configuration in force, as far as user space goes. True if anything changed for the pods of this node.
@@ -132,6 +211,13 @@ impl Control {
         self.secrets.ensure(self.pods.identities(snapshot));
         let secrets = self.secrets.clone();
         let (gone, changed) = self.pods.reconcile(snapshot, &mut self.kernel, |identity| secrets.watch(identity));
+        self.settle(snapshot, &gone);
+        changed
+    }
+
+    /// Ends the connections of pods that are no longer served, and of those of any node that are in no configuration any more; shows the
+    /// configuration as the one in force.
+    fn settle(&mut self, snapshot: &Snapshot, gone: &[WorkloadUid]) {
         let now: HashSet<WorkloadUid> = snapshot.workloads().map(|w| w.uid.clone()).collect();
         let vanished: HashSet<&WorkloadUid> = self.known.difference(&now).collect();
         for uid in &vanished {
@@ -150,7 +236,6 @@ impl Control {
         agent.config_version.set(snapshot.version() as i64);
         agent.config_applied.set(unix_seconds());
         agent.config_problems.set(snapshot.problems().len() as i64);
-        changed
     }
 
     /// Brings the kernel's maps in step.
@@ -189,6 +274,7 @@ impl Control {
         }
         self.report_start(all, served);
         self.publish_status();
+        self.relieve();
     }
 
     fn name(&self, snapshot: &Snapshot) {

@@ -49,27 +49,50 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Loads the programs and reads what an earlier agent left. Nothing new is in force yet.
+    /// Loads the programs, which proves that the kernel takes them. What an earlier agent left is opened and not touched: it may still be
+    /// at work.
     pub fn load(config: &Config, pods_cgroup: &std::path::Path) -> Result<Self, KernelError> {
         let mut programs = Programs::load(&config.bpf_object, &config.bpffs, &config.instance)?;
-        let mut maps = Maps::take(programs.ebpf())?;
-        let state = maps.read();
+        let maps = Maps::take(programs.ebpf())?;
         let mounts = cgroup::mounts(&cgroup::read("/proc/self/mountinfo")?);
         let own = cgroup::own(&cgroup::read("/proc/self/cgroup")?, &mounts)?;
         cgroup::check_own(&own, pods_cgroup, &mounts)?;
         let settings = Settings {
             host_netns: NetNs::current().map_err(KernelError::HostNetns)?.cookie(),
             agent_cgroup: cgroup::id(&own)?,
+            former_agent_cgroup: 0,
             pods_cgroup: cgroup::id(pods_cgroup)?,
             pods_level: cgroup::level(pods_cgroup, &mounts)?,
-            flags: maps.settings()?.flags,
+            flags: 0,
             outbound_port: u32::from(OUTBOUND_PORT),
             tunnel_port: u32::from(TUNNEL_PORT),
         };
+        let (state, cgroup_root) = (KernelState::default(), config.cgroup_root.clone());
+        Ok(Kernel { programs, maps, state, settings, cgroup_root, attached: false, adopted: false })
+    }
+
+    /// Becomes the maps' writer and reads what an earlier agent left, which stays in force. `beside`: that agent lives, and finishes its
+    /// connections.
+    pub fn take_over(&mut self, beside: bool) -> Result<(), KernelError> {
+        self.state = self.maps.read();
+        self.adopted = !self.state.pods.is_empty();
+        let found = self.maps.settings()?;
+        self.settings.flags = found.flags;
+        if beside && found.agent_cgroup != self.settings.agent_cgroup {
+            self.settings.former_agent_cgroup = found.agent_cgroup;
+        }
         // From here on this process's sockets are the agent's, also for programs that an earlier agent left.
-        maps.set_settings(&settings)?;
-        let adopted = !state.pods.is_empty();
-        Ok(Kernel { programs, maps, state, settings, cgroup_root: config.cgroup_root.clone(), attached: false, adopted })
+        self.maps.set_settings(&self.settings)?;
+        self.programs.forget_orphans();
+        Ok(())
+    }
+
+    /// The agent before this one is gone: whoever may be in its cgroup is not the mesh.
+    pub fn forget_former(&mut self) -> Result<(), WriteError> {
+        let settings = Settings { former_agent_cgroup: 0, ..self.settings };
+        self.maps.set_settings(&settings)?;
+        self.settings = settings;
+        Ok(())
     }
 
     /// Whether an earlier agent's state is in force.
@@ -156,6 +179,11 @@ impl Kernel {
     /// Leaves a pod's namespace alone again.
     pub fn detach(&mut self, cookie: u64) {
         self.programs.detach_netns(cookie);
+    }
+
+    /// Removes what is left of namespaces that are gone.
+    pub fn forget_orphans(&mut self) {
+        self.programs.forget_orphans();
     }
 
     /// Namespaces that are captured, also by an earlier agent.

@@ -19,7 +19,7 @@ use crate::capture::desired::PodStatus;
 use crate::identity::CertificateWatch;
 use crate::policy::WorkloadPolicy;
 use crate::policy::live::publish;
-use crate::sys::netns::{self, Inode, Lead, NetNs, where_to};
+use crate::sys::netns::{self, Inode, Lead, Migration, NetNs, where_to};
 use crate::upstream::connect::MARK;
 
 /// A pod that is served: what the workers need of it.
@@ -87,6 +87,8 @@ pub struct Pods {
     held: HashMap<WorkloadUid, NetNs>,
     /// Namespaces that stay captured after their pods left the configuration, until they are seen to be gone.
     departed: Vec<Departed>,
+    /// Namespaces of pods that left the mesh and run on, until nothing in them needs what was set there any more.
+    leaving: HashMap<WorkloadUid, Arc<NetNs>>,
     interner: SetInterner,
 }
 
@@ -99,6 +101,7 @@ impl Pods {
             outside: HashMap::new(),
             held: HashMap::new(),
             departed: Vec::new(),
+            leaving: HashMap::new(),
             interner: SetInterner::default(),
         }
     }
@@ -121,19 +124,7 @@ impl Pods {
         kernel: &mut Kernel,
         certificate: impl Fn(&mesh_model::identity::Identity) -> CertificateWatch,
     ) -> (Vec<WorkloadUid>, bool) {
-        let mut gone: Vec<WorkloadUid> = Vec::new();
-        for (uid, entry) in &self.entries {
-            let still = snapshot.workload(uid).is_some_and(|now| {
-                now.enrolled
-                    && now.node == self.node
-                    && now.identity == entry.workload.identity
-                    && now.addresses == entry.workload.addresses
-                    && now.netns == entry.workload.netns
-            });
-            if !still {
-                gone.push(uid.clone());
-            }
-        }
+        let gone = self.gone(snapshot);
         let mut kept: HashMap<WorkloadUid, Arc<NetNs>> = HashMap::new();
         for uid in &gone {
             let Some(entry) = self.entries.remove(uid) else { continue };
@@ -144,7 +135,10 @@ impl Pods {
             let Some(netns) = entry.netns else { continue };
             match snapshot.workload(uid) {
                 // The only way out of the mesh for a pod that runs on.
-                Some(now) if !now.enrolled => kernel.detach(netns.cookie()),
+                Some(now) if !now.enrolled => {
+                    kernel.detach(netns.cookie());
+                    self.leaving.insert(uid.clone(), netns);
+                }
                 Some(now) if now.netns == entry.workload.netns => drop(kept.insert(uid.clone(), netns)),
                 _ => self.departed.extend(depart(&netns, entry.workload.netns.as_ref())),
             }
@@ -152,6 +146,7 @@ impl Pods {
         let mut changed = !gone.is_empty();
         let ours: Vec<_> = self.ours(snapshot).cloned().collect();
         for workload in ours.iter().filter(|w| w.enrolled) {
+            self.leaving.remove(&workload.uid);
             let policy = WorkloadPolicy::of(snapshot, workload, &mut self.interner);
             let compiled = Arc::new(policy.compiled().cloned().unwrap_or_default());
             match self.entries.get_mut(&workload.uid) {
@@ -179,6 +174,60 @@ impl Pods {
         (gone, changed)
     }
 
+    /// Pods that are no longer to be served as they were.
+    fn gone(&self, snapshot: &Snapshot) -> Vec<WorkloadUid> {
+        let still = |uid: &WorkloadUid, entry: &Entry| {
+            snapshot.workload(uid).is_some_and(|now| {
+                now.enrolled
+                    && now.node == self.node
+                    && now.identity == entry.workload.identity
+                    && now.addresses == entry.workload.addresses
+                    && now.netns == entry.workload.netns
+            })
+        };
+        self.entries.iter().filter(|(uid, entry)| !still(uid, entry)).map(|(uid, _)| uid.clone()).collect()
+    }
+
+    /// As [`Pods::reconcile`] once another agent writes the kernel's maps, or is about to: policies are put in force for the connections
+    /// that still live, and those of pods that are gone end. No pod is taken on. Returns the pods that are no longer served.
+    pub fn follow(&mut self, snapshot: &Snapshot) -> Vec<WorkloadUid> {
+        let gone = self.gone(snapshot);
+        for served in gone.iter().filter_map(|uid| self.entries.remove(uid)?.served) {
+            served.gone.cancel();
+        }
+        for entry in self.entries.values_mut() {
+            let Some(workload) = snapshot.workload(&entry.workload.uid) else { continue };
+            entry.workload = workload.clone();
+            publish(&entry.policy, WorkloadPolicy::of(snapshot, workload, &mut self.interner));
+        }
+        self.interner.sweep();
+        gone
+    }
+
+    /// Lets connections that wait at listeners of this agent go to those of the next, should this one close its own.
+    pub fn migrations(&self) -> Vec<Migration> {
+        let served = self.entries.values().filter_map(|entry| entry.served.as_ref());
+        let start = |pod: &Arc<LocalPod>| {
+            Migration::start(pod.netns.clone())
+                .inspect_err(|error| tracing::warn!(pod = %pod.name(), %error, "connections that wait to be accepted will be reset"))
+                .ok()
+        };
+        served.filter_map(start).collect()
+    }
+
+    /// Takes back what was set in the namespaces of pods that left the mesh, once `is_idle` says that no connection of the pod needs it.
+    pub async fn restore(&mut self, is_idle: impl Fn(&WorkloadUid) -> bool) {
+        let idle: Vec<WorkloadUid> = self.leaving.keys().filter(|uid| is_idle(uid)).cloned().collect();
+        for uid in idle {
+            let Some(netns) = self.leaving.remove(&uid) else { continue };
+            match netns::restore(&netns, MARK).await {
+                Ok(true) => tracing::info!(%uid, "the network namespace of a pod that left the mesh is as it was"),
+                Ok(false) => {}
+                Err(error) => tracing::error!(%uid, %error, "what the mesh set in the network namespace of a pod that left it stays there"),
+            }
+        }
+    }
+
     /// Finds the namespaces of pods that are left alone and of those that are held, so that the kernel can tell them from unknown ones, and
     /// captures those of pods that belong into the mesh. To be followed by a write of the kernel's maps before [`Pods::advance`].
     pub fn open(&mut self, snapshot: &Snapshot, kernel: &mut Kernel) {
@@ -190,8 +239,16 @@ impl Pods {
             .filter(|pod| pod.node.is_empty() || pod.node == self.node)
             .filter_map(|pod| Some((pod.uid.clone(), pod.netns.clone()?)))
             .collect();
-        follow(&mut self.outside, &outside, |_| true);
-        follow(&mut self.held, &held, |netns| match kernel.attach(netns) {
+        // A pod may have left the mesh while no agent was there to see it.
+        let leaving = &mut self.leaving;
+        follow(&mut self.outside, &outside, |uid, netns| match netns.duplicate() {
+            Ok(netns) => {
+                leaving.insert(uid.clone(), Arc::new(netns));
+                true
+            }
+            Err(_) => false,
+        });
+        follow(&mut self.held, &held, |_, netns| match kernel.attach(netns) {
             Ok(()) => true,
             Err(error) => {
                 tracing::error!(%error, "cannot capture the namespace of a pod that is held");
@@ -329,12 +386,16 @@ fn is_lost(path: &Path, inode: Inode) -> bool {
 }
 
 /// Opens what is wanted and not open, drops what is not wanted or was made anew. `take` may refuse one; it is tried again.
-fn follow(open: &mut HashMap<WorkloadUid, NetNs>, wanted: &HashMap<WorkloadUid, PathBuf>, mut take: impl FnMut(&NetNs) -> bool) {
+fn follow(
+    open: &mut HashMap<WorkloadUid, NetNs>,
+    wanted: &HashMap<WorkloadUid, PathBuf>,
+    mut take: impl FnMut(&WorkloadUid, &NetNs) -> bool,
+) {
     open.retain(|uid, netns| wanted.get(uid).is_some_and(|path| netns.inode().is_ok_and(|inode| !is_lost(path, inode))));
     for (uid, path) in wanted {
         if let std::collections::hash_map::Entry::Vacant(slot) = open.entry(uid.clone())
             && let Ok(netns) = NetNs::open(path)
-            && take(&netns)
+            && take(uid, &netns)
         {
             slot.insert(netns);
         }

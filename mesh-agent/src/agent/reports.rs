@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use mesh_common::event::{EVENT_CLOSED, counter};
 use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
 
 use super::directory::Directory;
 use crate::capture::events::Events;
@@ -64,12 +65,16 @@ impl Reports {
         Ok((Reports { events: Events::open(pins)?, totals, telemetry, names }, flows))
     }
 
-    /// Never returns.
-    pub async fn follow(mut self) {
+    /// Until `hush` is cancelled: the next who reads the buffer finds it empty.
+    pub async fn follow(mut self, hush: CancellationToken) {
         let mut events = tokio::time::interval(EVENTS_EVERY);
         let mut totals = tokio::time::interval(TOTALS_EVERY);
         loop {
             tokio::select! {
+                () = hush.cancelled() => {
+                    while self.take_events() {}
+                    return;
+                }
                 _ = events.tick() => {
                     while self.take_events() {
                         tokio::task::yield_now().await;

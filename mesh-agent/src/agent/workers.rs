@@ -108,22 +108,22 @@ fn serve(worker: &Rc<Worker>, assignment: Assignment) {
     let Assignment { pod, listeners } = assignment;
     worker.adopt(&pod);
     for listener in listeners.outbound {
-        let (worker, owner) = (worker.clone(), pod.clone());
-        accept(listener, &pod, worker.drain_watch(), move |stream, peer| {
-            worker.connections.spawn_local(outbound::serve(worker.clone(), owner.clone(), stream, peer));
+        let (serving, owner) = (worker.clone(), pod.clone());
+        accept(worker, listener, &pod, worker.drain_watch(), move |stream, peer| {
+            serving.connections.spawn_local(outbound::serve(serving.clone(), owner.clone(), stream, peer));
         });
     }
     for listener in listeners.inbound {
-        let (worker, owner) = (worker.clone(), pod.clone());
-        accept(listener, &pod, worker.drain_watch(), move |stream, peer| {
-            worker.connections.spawn_local(inbound::serve_plaintext(worker.clone(), owner.clone(), stream, peer));
+        let (serving, owner) = (worker.clone(), pod.clone());
+        accept(worker, listener, &pod, worker.drain_watch(), move |stream, peer| {
+            serving.connections.spawn_local(inbound::serve_plaintext(serving.clone(), owner.clone(), stream, peer));
         });
     }
     let server = inbound::server(worker, &pod);
     for listener in listeners.tunnel {
-        let (worker, owner, server) = (worker.clone(), pod.clone(), server.clone());
-        accept(listener, &pod, worker.drain_watch(), move |stream, peer| {
-            worker.connections.spawn_local(inbound::serve_tunnel(worker.clone(), owner.clone(), server.clone(), stream, peer));
+        let (serving, owner, server) = (worker.clone(), pod.clone(), server.clone());
+        accept(worker, listener, &pod, worker.drain_watch(), move |stream, peer| {
+            serving.connections.spawn_local(inbound::serve_tunnel(serving.clone(), owner.clone(), server.clone(), stream, peer));
         });
     }
 }
@@ -131,9 +131,15 @@ fn serve(worker: &Rc<Worker>, assignment: Assignment) {
 /// Pause after an accept that failed for want of descriptors or memory: the next would fail as well.
 const PAUSE: Duration = Duration::from_millis(50);
 
-fn accept(listener: StdListener, pod: &LocalPod, mut drain: DrainWatch, mut each: impl FnMut(TcpStream, SocketAddr) + 'static) {
+fn accept(
+    worker: &Worker,
+    listener: StdListener,
+    pod: &LocalPod,
+    mut drain: DrainWatch,
+    mut each: impl FnMut(TcpStream, SocketAddr) + 'static,
+) {
     let gone: CancellationToken = pod.gone.clone();
-    tokio::task::spawn_local(async move {
+    worker.acceptors.spawn_local(async move {
         let listener = match TcpListener::from_std(listener) {
             Ok(listener) => listener,
             Err(error) => {
@@ -145,7 +151,7 @@ fn accept(listener: StdListener, pod: &LocalPod, mut drain: DrainWatch, mut each
             tokio::select! {
                 biased;
                 () = gone.cancelled() => return,
-                () = drain.draining() => return,
+                () = drain.draining() => return empty(listener, each),
                 accepted = listener.accept() => match accepted {
                     Ok((stream, peer)) => each(stream, peer),
                     Err(error) if is_of_one_connection(&error) => {}
@@ -157,6 +163,23 @@ fn accept(listener: StdListener, pod: &LocalPod, mut drain: DrainWatch, mut each
             }
         }
     });
+}
+
+/// Takes what waits at a listener, so that closing it resets nobody.
+fn empty(listener: TcpListener, mut each: impl FnMut(TcpStream, SocketAddr)) {
+    // The queue itself is asked, not what the event loop knows of it.
+    let Ok(listener) = listener.into_std() else { return };
+    loop {
+        match listener.accept() {
+            Ok((stream, peer)) => {
+                if let Ok(stream) = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) {
+                    each(stream, peer);
+                }
+            }
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(_) => return,
+        }
+    }
 }
 
 /// Errors that accept() hands on from the connection itself.

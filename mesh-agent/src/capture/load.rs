@@ -4,6 +4,7 @@
 //! what they hand to the agent is refused. A new agent reuses the maps, attaches its own programs beside the old ones, then takes the
 //! old links away: at no moment is there none.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
@@ -15,6 +16,8 @@ use aya::programs::{CgroupAttachMode, ProgramError, SkLookup, SockOps};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use mesh_common::names;
 
+use super::maps;
+use crate::sys::bpf_link;
 use crate::sys::netns::NetNs;
 
 /// Why the programs are not in the kernel.
@@ -152,9 +155,41 @@ impl Programs {
 
     /// Cookies of the namespaces that have the accept program pinned.
     pub fn attached_netns(&self) -> Vec<u64> {
-        let Ok(entries) = std::fs::read_dir(self.pins.join("netns")) else { return Vec::new() };
-        entries.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).collect()
+        attached(&self.pins).collect()
     }
+
+    /// Removes the links of namespaces that are gone: a path below `/proc` does not tell when its namespace is.
+    pub fn forget_orphans(&mut self) {
+        for entry in std::fs::read_dir(self.pins.join("netns")).into_iter().flatten().flatten() {
+            let path = entry.path();
+            let removed = bpf_link::is_orphan(&path).and_then(|orphan| if orphan { std::fs::remove_file(&path) } else { Ok(()) });
+            match removed {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    tracing::warn!(path = %path.display(), %error, "cannot tell whether a pinned link's namespace is gone, or remove it");
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Cookies of the namespaces whose links are pinned in a directory of pins.
+fn attached(pins: &Path) -> impl Iterator<Item = u64> + use<> {
+    let entries = std::fs::read_dir(pins.join("netns")).into_iter().flatten().flatten();
+    entries.filter_map(|e| e.file_name().to_str()?.parse().ok())
+}
+
+/// Cookies of all namespaces that agents of an instance captured or knew, whatever their layout.
+pub fn known_netns(bpffs: &Path, instance: &str) -> BTreeSet<u64> {
+    let versions = std::fs::read_dir(instance_dir(bpffs, instance)).into_iter().flatten().flatten();
+    let mut known: BTreeSet<u64> = versions.flat_map(|version| attached(&version.path())).collect();
+    // Where there are no such pins there is nothing to know.
+    known.extend(maps::pods(&names::pin_dir(bpffs, instance)).unwrap_or_default());
+    known
+}
+
+fn instance_dir(bpffs: &Path, instance: &str) -> PathBuf {
+    bpffs.join("nodemesh").join(instance)
 }
 
 fn netns_pin(pins: &Path, cookie: u64) -> PathBuf {
@@ -197,8 +232,7 @@ fn with_causes(error: &dyn std::error::Error) -> String {
 
 /// Takes away everything an instance pinned: programs are detached, maps are freed. For `mesh-agent cleanup`.
 pub fn remove_pins(bpffs: &Path, instance: &str) -> io::Result<()> {
-    let root = bpffs.join("nodemesh").join(instance);
-    match std::fs::remove_dir_all(&root) {
+    match std::fs::remove_dir_all(instance_dir(bpffs, instance)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
     }

@@ -235,6 +235,12 @@ impl Flows {
     }
 }
 
+/// Cookies of the namespaces that pinned maps know.
+pub fn pods(pins: &Path) -> Result<Vec<u64>, LoadError> {
+    let pods: HashMap<MapData, u64, PodEntry> = open(pins, map::PODS, Map::HashMap)?;
+    Ok(pods.keys().flatten().collect())
+}
+
 /// Opens the ring buffer.
 pub fn events(pins: &Path) -> Result<RingBuf<MapData>, LoadError> {
     open(pins, map::EVENTS, Map::RingBuf)

@@ -1,10 +1,12 @@
 //! Network namespaces of pods: opening one, working in it for a moment, setting it up for transparent delivery.
 
 use std::cell::OnceCell;
+use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
@@ -42,6 +44,11 @@ impl NetNs {
         let mut this = NetNs { file, cookie: 0 };
         this.cookie = this.run(namespace_cookie)??;
         Ok(this)
+    }
+
+    /// Another hold on the same namespace.
+    pub fn duplicate(&self) -> io::Result<Self> {
+        Ok(NetNs { file: self.file.try_clone()?, cookie: self.cookie })
     }
 
     /// The calling thread's own namespace.
@@ -135,8 +142,71 @@ pub async fn prepare(netns: &NetNs, mark: u32) -> io::Result<()> {
     super::route::deliver_marked_locally(netns, mark).await
 }
 
-/// Takes back what [`prepare`] did.
-pub async fn restore(netns: &NetNs, mark: u32) -> io::Result<()> {
+/// Takes back what [`prepare`] did. False if nothing of it was there; the namespace is then left untouched.
+pub async fn restore(netns: &NetNs, mark: u32) -> io::Result<bool> {
+    if !super::route::delivers_marked_locally(netns, mark).await? {
+        return Ok(false);
+    }
     netns.run(|| set_marking("0"))??;
-    super::route::forget_marked(netns, mark).await
+    super::route::forget_marked(netns, mark).await?;
+    Ok(true)
+}
+
+/// Whether what waits at a listener that is closed goes to another one of the same port (Linux 5.14), instead of being reset.
+const MIGRATION: &str = "/proc/sys/net/ipv4/tcp_migrate_req";
+
+/// Connections that wait at a listener which is closed go to the others that share its port (SO_REUSEPORT), until this is dropped.
+#[derive(Debug)]
+pub struct Migration {
+    netns: Arc<NetNs>,
+    before: String,
+}
+
+impl Migration {
+    /// Switches it on in a namespace.
+    pub fn start(netns: Arc<NetNs>) -> io::Result<Self> {
+        let named = |error: io::Error| io::Error::new(error.kind(), format!("{MIGRATION}: {error}"));
+        let before = netns.run(|| {
+            let before = std::fs::read_to_string(MIGRATION)?;
+            std::fs::write(MIGRATION, "1").map(|()| before)
+        })?;
+        Ok(Migration { before: before.map_err(named)?, netns })
+    }
+}
+
+impl Drop for Migration {
+    fn drop(&mut self) {
+        // The pod's own setting. One that cannot be put back lets connections live which would be reset.
+        if let Err(error) = self.netns.run(|| std::fs::write(MIGRATION, self.before.trim())).and_then(|written| written) {
+            tracing::warn!(%error, "{MIGRATION} of a pod's namespace stays on");
+        }
+    }
+}
+
+/// Opens every namespace that can be found through a name or a process, once, and hands over those that `wanted` picks by their cookie.
+/// Those that nobody has a name for and no process is in cannot be found, and only sockets keep them alive.
+pub fn find(mut wanted: impl FnMut(u64) -> bool) -> Vec<(PathBuf, NetNs)> {
+    let named = ["/run/netns", "/var/run/netns"].into_iter().flat_map(|directory| entries(Path::new(directory)));
+    let processes = entries(Path::new("/proc"))
+        .filter(|path| path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.bytes().all(|b| b.is_ascii_digit())))
+        .map(|path| path.join("ns/net"));
+    let mut seen = HashSet::new();
+    let mut found = Vec::new();
+    for path in named.chain(processes) {
+        let Ok(stat) = rustix::fs::stat(&path) else { continue };
+        // What is in a directory of names may be any file.
+        if !seen.insert((stat.st_dev, stat.st_ino)) {
+            continue;
+        }
+        if let Ok(netns) = NetNs::open(&path)
+            && wanted(netns.cookie())
+        {
+            found.push((path, netns));
+        }
+    }
+    found
+}
+
+fn entries(directory: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path())
 }

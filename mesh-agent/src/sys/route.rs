@@ -3,9 +3,10 @@
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use futures_util::TryStreamExt as _;
 use rtnetlink::packet_route::route::{RouteMessage, RouteScope, RouteType};
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute};
-use rtnetlink::{Error, Handle, RouteMessageBuilder};
+use rtnetlink::{Error, Handle, IpVersion, RouteMessageBuilder};
 
 use super::netns::NetNs;
 
@@ -34,10 +35,24 @@ pub(super) async fn forget_marked(netns: &NetNs, mark: u32) -> io::Result<()> {
     let handle = connect(netns)?;
     let mut v4 = v4_rule(&handle, mark);
     let mut v6 = v6_rule(&handle, mark);
-    absent_or(handle.rule().del(v4.message_mut().clone()).execute().await)?;
     absent_or(handle.rule().del(v6.message_mut().clone()).execute().await)?;
+    absent_or(handle.route().del(v6_route()).execute().await)?;
     absent_or(handle.route().del(v4_route()).execute().await)?;
-    absent_or(handle.route().del(v6_route()).execute().await)
+    // Last, for by it `delivers_marked_locally` knows that something is left to take back.
+    absent_or(handle.rule().del(v4.message_mut().clone()).execute().await)
+}
+
+/// Whether the rule of [`deliver_marked_locally`] is there.
+pub(super) async fn delivers_marked_locally(netns: &NetNs, mark: u32) -> io::Result<bool> {
+    let handle = connect(netns)?;
+    let mut rules = handle.rule().get(IpVersion::V4).execute();
+    while let Some(rule) = rules.try_next().await.map_err(io::Error::other)? {
+        let is = |wanted: RuleAttribute| rule.attributes.contains(&wanted);
+        if rule.header.table == TABLE as u8 && is(RuleAttribute::FwMark(mark)) && is(RuleAttribute::Priority(PRIORITY)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn connect(netns: &NetNs) -> io::Result<Handle> {
@@ -89,7 +104,9 @@ fn existing_or(result: Result<(), Error>) -> io::Result<()> {
 }
 
 fn absent_or(result: Result<(), Error>) -> io::Result<()> {
-    forgive(result, libc::ENOENT).or_else(|e| if e.raw_os_error() == Some(libc::ESRCH) { Ok(()) } else { Err(e) })
+    // A kernel without IPv6 has nothing of that family to take away.
+    let absent = [Some(libc::ESRCH), Some(libc::EAFNOSUPPORT)];
+    forgive(result, libc::ENOENT).or_else(|e| if absent.contains(&e.raw_os_error()) { Ok(()) } else { Err(e) })
 }
 
 fn forgive(result: Result<(), Error>, errno: i32) -> io::Result<()> {

@@ -6,13 +6,16 @@ mod config;
 mod fail_closed;
 #[allow(dead_code, reason = "what one module of tests does not ask, another does")]
 mod foreign;
+mod handover;
 mod hostile;
 mod interop;
 mod l4;
+mod leaving;
 mod mtls;
 mod net;
 mod observe;
 mod policy;
+mod restarts;
 mod same_node;
 mod services;
 #[allow(dead_code, reason = "it serves the unit tests of the metrics too")]

@@ -3,6 +3,7 @@
 mod bulk;
 mod connect;
 mod hold;
+mod repeat;
 mod serve;
 mod udp;
 
@@ -28,6 +29,8 @@ enum Command {
     Tick(connect::TickArguments),
     /// A large transfer both ways at once with a `bulk` server; digests are compared.
     Bulk(bulk::Arguments),
+    /// One TCP connection to an echo server after the other.
+    Repeat(repeat::Arguments),
     /// Many TCP connections that do nothing.
     Hold(hold::Arguments),
     /// A UDP server that sends back what it gets.
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         Command::Connect(arguments) => connect::run(&arguments),
         Command::Tick(arguments) => connect::tick(&arguments),
         Command::Bulk(arguments) => bulk::run(&arguments),
+        Command::Repeat(arguments) => repeat::run(&arguments),
         Command::Hold(arguments) => hold::run(&arguments),
         Command::UdpEcho(arguments) => udp::echo(&arguments),
         Command::Udp(arguments) => udp::run(&arguments),
