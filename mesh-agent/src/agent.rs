@@ -236,7 +236,8 @@ impl Agent {
         }
         let _draining = self.readiness.block("the end: the agent drains");
         let stays = self.config.after_handover == AfterHandover::Stay;
-        if self.finish(&mut course, end.is_ok()).await && stays && end.is_ok() {
+        // One that came during the drain is still to be heard.
+        if self.finish(&mut course, end.is_ok()).await && stays && end.is_ok() && !course.is_asked() {
             tracing::info!("another agent has taken this one's place: waiting for SIGTERM (--after-handover=stay)");
             tokio::select! {
                 _ = term.recv() => {}

@@ -187,3 +187,6 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind as K;
     matches!(error.kind(), K::ConnectionAborted | K::ConnectionReset | K::ConnectionRefused | K::Interrupted)
 }
+
+#[cfg(test)]
+mod tests;

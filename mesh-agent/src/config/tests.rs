@@ -65,3 +65,12 @@ fn durations_have_units() {
         assert!(duration(bad).is_err(), "{bad}");
     }
 }
+
+#[test]
+fn what_follows_a_handover_is_one_of_two() {
+    let after = |args: &[&str]| parse(args).map(|cli| cli.config.after_handover);
+    assert_eq!(after(&[]).unwrap(), AfterHandover::Exit);
+    assert_eq!(after(&["--after-handover", "stay"]).unwrap(), AfterHandover::Stay);
+    assert!(after(&["--after-handover", "linger"]).unwrap_err().to_string().contains("--after-handover"));
+    assert_eq!(parse(&[]).unwrap().config.run_dir, std::path::Path::new("/run/nodemesh"));
+}

@@ -1,7 +1,11 @@
 //! One agent takes the place of another while clients connect.
 
+use std::net::{IpAddr, TcpStream};
+use std::sync::Arc;
 use std::time::Duration;
 
+use mesh_agent::capture::accept;
+use mesh_agent::sys::netns::{Migration, NetNs};
 use mesh_lab::manifests::authorization_policy;
 use mesh_lab::peer::{Client, End, RepeatReport, Report};
 use mesh_lab::process::wait_until;
@@ -54,7 +58,9 @@ fn a_newer_agent_takes_over_and_no_connection_fails() {
     let repeating = ways.map(|(from, to)| from.spawn_peer(&["repeat", &at(to, PORT).to_string(), "--seconds", "12"]).unwrap());
     wait_until("all connect", LIMIT, || repeating.iter().all(|client| client.ticks() > 10)).unwrap();
 
-    let newer = Agent::start_as(&mesh.world, &mesh.node("n1"), "agent-newer", &mesh.options).unwrap();
+    let mut staying = mesh.options.clone();
+    staying.agent_flags.push("--after-handover=stay".to_owned());
+    let newer = Agent::start_as(&mesh.world, &mesh.node("n1"), "agent-newer", &staying).unwrap();
     let mut older = mesh.mesh.replace(newer).unwrap();
     says(mesh.agent("n1"), "the agent before this one is relieved");
     says(&older, "another agent serves this one's pods: draining");
@@ -101,7 +107,7 @@ fn a_newer_agent_takes_over_and_no_connection_fails() {
     let lasting = tick(&client, &server);
     assert!(!mesh.mesh.agent("n1").unwrap().terminate(Duration::ZERO).unwrap());
     says(mesh.agent("n1"), "asked to end: draining");
-    let third = Agent::start_as(&mesh.world, &mesh.node("n1"), "agent-third", &mesh.options).unwrap();
+    let third = Agent::start_as(&mesh.world, &mesh.node("n1"), "agent-third", &staying).unwrap();
     let mut second = mesh.mesh.replace(third).unwrap();
     says(mesh.agent("n1"), "the agent before this one is relieved");
     mesh.mesh.agent("n1").unwrap().wait_ready(LIMIT).unwrap();
@@ -112,6 +118,43 @@ fn a_newer_agent_takes_over_and_no_connection_fails() {
     drop(lasting);
     assert!(second.process.wait(LIMIT).unwrap().expect("it ends").success(), "{}", second.log());
     assert!(!second.log().contains("panicked"));
+
+    // One that is to stay does, until it is asked to end.
+    let fourth = Agent::start_as(&mesh.world, &mesh.node("n1"), "agent-fourth", &mesh.options).unwrap();
+    let mut third = mesh.mesh.replace(fourth).unwrap();
+    says(&third, "waiting for SIGTERM");
+    assert!(third.process.is_running());
+    assert!(third.terminate(LIMIT).unwrap(), "it ends");
+    assert!(third.process.wait(LIMIT).unwrap().expect("it has ended").success(), "{}", third.log());
+    says(mesh.agent("n1"), "the agent before this one has ended");
+    assert_eq!(client.connect(at(&server, PORT), "fourth").unwrap().received, "fourth");
+}
+
+#[test]
+fn connections_that_wait_at_a_closing_listener_go_to_the_next() {
+    let ground = ground("migration", &[("n1", PodSpec::new("shop", "pod"))]);
+    let pod = ground.pod("pod");
+    let netns = Arc::new(NetNs::open(&pod.netns()).unwrap());
+    let addresses = pod.addresses();
+    let setting = || pod.exec(&["cat", "/proc/sys/net/ipv4/tcp_migrate_req"], LIMIT).unwrap().stdout.trim().to_owned();
+    let closed = |migrating: bool| {
+        let older = accept::listen(&netns, &addresses, 1).unwrap();
+        let newer = accept::listen(&netns, &addresses, 1).unwrap();
+        let dial = |address: &IpAddr| netns.run(|| TcpStream::connect((*address, accept::OUTBOUND_PORT))).unwrap().unwrap();
+        let clients: Vec<TcpStream> = addresses.iter().flat_map(|address| std::iter::repeat_n(address, 40)).map(dial).collect();
+        let migration = migrating.then(|| Migration::start(netns.clone()).unwrap());
+        assert_eq!(setting(), if migrating { "1" } else { "0" });
+        drop(older);
+        let accepted: Vec<_> = newer[0].outbound.iter().flat_map(|listener| std::iter::from_fn(|| listener.accept().ok())).collect();
+        drop(migration);
+        assert_eq!(setting(), "0", "the pod's own setting");
+        (clients.len(), accepted.len())
+    };
+    let (dialled, accepted) = closed(true);
+    assert_eq!(accepted, dialled);
+    // That is what the setting is for.
+    let (dialled, accepted) = closed(false);
+    assert!((1..dialled).contains(&accepted), "{accepted} of {dialled}");
 }
 
 #[test]

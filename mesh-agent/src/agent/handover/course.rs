@@ -70,6 +70,11 @@ impl Course {
         self.asked.get_or_insert(now);
     }
 
+    /// Whether it was asked to end.
+    pub fn is_asked(&self) -> bool {
+        self.asked.is_some()
+    }
+
     /// Whether it is time to drain, and why.
     pub fn drain(&self, now: Instant) -> Option<Why> {
         if self.why.is_some() {
