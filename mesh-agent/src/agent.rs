@@ -26,6 +26,7 @@ use crate::ops::record::Telemetry;
 use crate::ops::{drain, http};
 use crate::outcome::Outcome;
 use crate::shared::Shared;
+use crate::sources::Node;
 
 pub mod cleanup;
 pub mod control;
@@ -161,7 +162,8 @@ impl Agent {
 
         let blocker = readiness.block("the configuration");
         let pods = readiness.block("the pods of this node");
-        let source = crate::sources::start(&required.source, &mut tasks, &metrics, &blocker).await?;
+        let node = Node { name: config.node.as_str().into(), proc: config.host_proc.clone() };
+        let source = crate::sources::start(&required.source, node, &mut tasks, &metrics, &blocker).await?;
         drop(blocker);
 
         let secrets = identity::start(&config, &required.ca, &mut tasks, &metrics)?;
@@ -169,7 +171,8 @@ impl Agent {
         let (lock, predecessor) = match place {
             Place::Free(lock) => (lock, None),
             Place::Taken(predecessor) => {
-                let taken = succeed(predecessor, directory, &secrets, Pods::new(config.node.as_str().into()).identities(&source.first)).await?;
+                let taken =
+                    succeed(predecessor, directory, &secrets, Pods::new(config.node.as_str().into()).identities(&source.first)).await?;
                 let listener = bind(config.metrics_listen, "--metrics-listen", handover::PATIENCE).await?;
                 page(&mut tasks, "metrics endpoint", listener, endpoint, &pages);
                 taken

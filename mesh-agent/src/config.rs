@@ -54,6 +54,9 @@ pub struct Config {
     /// The cgroup above all pods; by default kubepods below the cgroup root.
     #[arg(long, env = "NODEMESH_PODS_CGROUP", value_name = "DIR")]
     pub pods_cgroup: Option<PathBuf>,
+    /// The host's /proc, which shows the processes of pods: with --kubernetes, their network namespaces are found by them.
+    #[arg(long, env = "NODEMESH_HOST_PROC", value_name = "DIR", default_value = "/proc")]
+    pub host_proc: PathBuf,
     /// The bpf filesystem.
     #[arg(long, env = "NODEMESH_BPFFS", value_name = "DIR", default_value = "/sys/fs/bpf")]
     pub bpffs: PathBuf,

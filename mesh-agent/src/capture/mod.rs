@@ -3,6 +3,7 @@
 pub mod accept;
 pub mod cgroup;
 pub mod desired;
+pub mod discovery;
 pub mod events;
 pub mod load;
 pub mod maps;

@@ -1,5 +1,6 @@
 //! Where the agent's configuration comes from: `mesh-sources`, and how it fares shown to the operator.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,6 +12,19 @@ use tokio::task::JoinSet;
 use crate::ops::metrics::{Kind, Metrics, Samples};
 use crate::ops::ready::Blocker;
 
+mod finder;
+
+use finder::Finder;
+
+/// Where this agent is, for a source that knows of all nodes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Node {
+    /// The node's name.
+    pub name: Arc<str>,
+    /// The host's `/proc`.
+    pub proc: PathBuf,
+}
+
 /// A source that is being followed.
 pub struct Configuration {
     /// What was in force first.
@@ -19,8 +33,6 @@ pub struct Configuration {
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
     /// How the source fares.
     pub status: watch::Receiver<SourceStatus>,
-    /// Where the network namespaces of this node's pods are told, if the configuration is a Kubernetes API server's.
-    pub pod_netns: watch::Sender<NetnsPaths>,
 }
 
 /// Why there is no configuration.
@@ -38,13 +50,22 @@ pub enum ConfigurationError {
 /// cannot be read is an error, an API server that does not answer is waited for.
 pub async fn start(
     settings: &SourceSettings,
+    node: Node,
     tasks: &mut JoinSet<&'static str>,
     metrics: &Metrics,
     waiting: &Blocker,
 ) -> Result<Configuration, ConfigurationError> {
-    let pod_netns = watch::Sender::new(NetnsPaths::default());
-    let source = Source::open(settings, Some(pod_netns.subscribe())).await?;
+    let paths = watch::Sender::new(NetnsPaths::default());
+    let source = Source::open(settings, Some(paths.subscribe())).await?;
     let (mut snapshots, status) = (source.subscribe(), source.status());
+    // An API server cannot tell them, manifests name them.
+    if matches!(settings, SourceSettings::Kubernetes { .. }) {
+        let finder = Finder::new(node.name, node.proc, paths).follow(source.subscribe());
+        tasks.spawn(async move {
+            finder.await;
+            "search for pods' network namespaces"
+        });
+    }
     let shown = status.clone();
     metrics.collect(move |samples| collect(samples, &shown.borrow(), Instant::now()));
     tasks.spawn(async move {
@@ -56,7 +77,7 @@ pub async fn start(
         waiting.progress(awaited);
     });
     let first = first.await.ok_or(ConfigurationError::Ended)?;
-    Ok(Configuration { first, snapshots, status, pod_netns })
+    Ok(Configuration { first, snapshots, status })
 }
 
 fn collect(samples: &mut Samples<'_, '_>, status: &SourceStatus, now: Instant) {

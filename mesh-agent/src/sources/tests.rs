@@ -4,6 +4,10 @@ use super::*;
 use crate::ops::metrics::{Format, MetricsConfig};
 use crate::ops::ready::Readiness;
 
+fn node() -> Node {
+    Node { name: "n1".into(), proc: "/proc".into() }
+}
+
 #[tokio::test]
 async fn a_directory_is_read_and_shown_in_the_metrics() {
     let directory = tempfile::tempdir().unwrap();
@@ -11,7 +15,7 @@ async fn a_directory_is_read_and_shown_in_the_metrics() {
     let (metrics, readiness, mut tasks) = (Metrics::new(MetricsConfig::default()), Readiness::new(), JoinSet::new());
     let waiting = readiness.block("the configuration");
     let settings = SourceSettings::Manifests(directory.path().into());
-    let configuration = start(&settings, &mut tasks, &metrics, &waiting).await.unwrap();
+    let configuration = start(&settings, node(), &mut tasks, &metrics, &waiting).await.unwrap();
     assert!(configuration.first.node("n1").is_some());
     let text = metrics.expose(Format::OpenMetrics, Instant::now()).unwrap();
     assert!(text.contains("nodemesh_config_source_connected{source=\"manifests\"} 1"), "{text}");
@@ -38,7 +42,7 @@ async fn an_api_server_that_is_away_is_waited_for_in_words() {
         }
     };
     tokio::select! {
-        _ = start(&settings, &mut tasks, &metrics, &waiting) => panic!("nothing was there to read"),
+        _ = start(&settings, node(), &mut tasks, &metrics, &waiting) => panic!("nothing was there to read"),
         () = told => {}
     }
     let awaited = readiness.awaited()[0].clone();
