@@ -75,7 +75,7 @@ pub async fn serve_plaintext(worker: Rc<Worker>, pod: Arc<LocalPod>, client: Tcp
     let client_address = ClientAddr(peer);
     let inbound = Inbound { worker, pod };
     let telemetry = inbound.worker.shared.telemetry.clone();
-    let mut recorder = telemetry.open(inbound.connection(client_address, server, None, Security::None, None));
+    let mut recorder = telemetry.open(inbound.connection(client_address, server, None, Security::None, None, None));
     if is_own_port(server.0.port()) {
         reset(client);
         return recorder.finish(Outcome::OwnPort);
@@ -127,7 +127,9 @@ impl Handler for Inbound {
         let telemetry = &self.worker.shared.telemetry;
         let peer = Peer { identity: Some(incoming.peer.clone()), address: client };
         let traceparent = incoming.traceparent.as_deref().and_then(trace_id);
-        let mut recorder = telemetry.open(self.connection(client, incoming.server, Some(&incoming.peer), Security::MutualTls, traceparent));
+        let host = incoming.host.as_deref();
+        let connection = self.connection(client, incoming.server, Some(&incoming.peer), Security::MutualTls, traceparent, host);
+        let mut recorder = telemetry.open(connection);
         match self.admit(peer, client, incoming.server, &mut recorder).await {
             Ok((application, live)) => {
                 let baggage = self.worker.shared.baggage(&self.pod);
@@ -143,7 +145,7 @@ impl Handler for Inbound {
 
     fn rejected(&self, rejected: Rejected<'_>) {
         let server = ServerAddr(rejected.local.0);
-        let connection = self.connection(ClientAddr(rejected.tcp_peer), server, Some(rejected.peer), Security::MutualTls, None);
+        let connection = self.connection(ClientAddr(rejected.tcp_peer), server, Some(rejected.peer), Security::MutualTls, None, None);
         let outcome = if rejected.refusal.status == http::StatusCode::SERVICE_UNAVAILABLE {
             Outcome::OwnPort
         } else {
@@ -181,7 +183,7 @@ impl Inbound {
             .map_err(|error| Outcome::ConnectFailed { failure: ConnectFailure::from_io(&error), detail: error.to_string().into() })
     }
 
-    /// What is known of it, for those who look.
+    /// What is known of it, for those who look. `host` is what the peer says was dialled.
     fn connection(
         &self,
         client: ClientAddr,
@@ -189,6 +191,7 @@ impl Inbound {
         identity: Option<&Identity>,
         security: Security,
         trace_id: Option<Arc<str>>,
+        host: Option<&str>,
     ) -> Connection {
         let snapshot = self.worker.shared.snapshot.load();
         // By plaintext an address may be anybody's; with a certificate, the workload must be one of that identity.
@@ -198,7 +201,7 @@ impl Inbound {
                 reporter: Reporter::Destination,
                 source: PeerInfo { workload: source.cloned(), identity: identity.cloned() },
                 destination: PeerInfo { workload: Some(self.pod.current(&snapshot)), identity: Some(self.pod.workload.identity.clone()) },
-                service: None,
+                service: host.and_then(|host| self.worker.shared.claimed_service(&snapshot, host, server.0)),
                 security,
             },
             direction: Direction::Inbound,

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use mesh_model::snapshot::Snapshot;
 use tokio::net::TcpStream;
 use tokio_util::task::TaskTracker;
 
-use crate::agent::directory::service_ref;
+use crate::agent::directory::{claimed_service, service_ref};
 use crate::agent::pods::LocalPod;
 use crate::capture::load::LoadError;
 use crate::capture::maps::Origins;
@@ -70,6 +70,11 @@ impl Shared {
     /// What peers are told of a pod: a claim, good for their labels.
     pub fn baggage(&self, pod: &LocalPod) -> Arc<str> {
         pod.baggage.get_or_init(|| tunnel::hbone::baggage(&self.cluster, &pod.workload).into()).clone()
+    }
+
+    /// The Service by whose host name a peer says that `server` was dialled; see [`claimed_service`].
+    pub fn claimed_service(&self, snapshot: &Snapshot, host: &str, server: SocketAddr) -> Option<ServiceRef> {
+        claimed_service(snapshot, host, server, &self.cluster_domain)
     }
 
     /// A Service, as metrics name it.

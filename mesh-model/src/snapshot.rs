@@ -111,6 +111,13 @@ impl Snapshot {
         self.services.get(name)
     }
 
+    /// A Service that has this address and port among its ready endpoints.
+    pub fn service_with(&self, name: &NamespacedName, endpoint: SocketAddr) -> Option<&Arc<Service>> {
+        let endpoint = SocketAddr::new(endpoint.ip().to_canonical(), endpoint.port());
+        let has = |port: &ServicePort| port.endpoints.iter().any(|there| there.address == endpoint);
+        self.services.get(name).filter(|service| service.ports.iter().any(has))
+    }
+
     /// The Service that has a cluster IP and port, and which of its ports that is.
     pub fn service_at(&self, address: SocketAddr) -> Option<(&Arc<Service>, &ServicePort)> {
         let address = SocketAddr::new(address.ip().to_canonical(), address.port());

@@ -33,6 +33,22 @@ pub fn service_ref(name: &NamespacedName, domain: &str) -> ServiceRef {
     ServiceRef { name: name.clone(), host: format!("{}.{}.svc.{domain}", name.name, name.namespace).into() }
 }
 
+/// The Service of a host name as [`service_ref`] makes it; nothing else is taken for one, as another spelling or a port behind it.
+pub fn service_of_host(host: &str, domain: &str) -> Option<NamespacedName> {
+    let (name, namespace) = host.strip_suffix(domain)?.strip_suffix(".svc.")?.split_once('.')?;
+    let is_label = |text: &str| {
+        (1..=63).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+    };
+    (is_label(name) && is_label(namespace)).then(|| NamespacedName { namespace: namespace.into(), name: name.into() })
+}
+
+/// The Service by which a peer says that `server` was dialled. Good for a label only, and only if there is such a Service and `server` is
+/// an endpoint of it: a peer chooses among the Services of whom it calls, and can make nothing up.
+pub fn claimed_service(snapshot: &Snapshot, host: &str, server: SocketAddr, domain: &str) -> Option<ServiceRef> {
+    let service = snapshot.service_with(&service_of_host(host, domain)?, server)?;
+    Some(service_ref(&service.name, domain))
+}
+
 impl Directory {
     /// Takes the names down. `policies` are those of this node's pods.
     pub fn new(
@@ -128,3 +144,6 @@ impl Directory {
         Some((connection, report))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -44,21 +44,48 @@ pub fn forwarded(client: SocketAddr, host: Option<&str>) -> String {
     }
 }
 
-/// The client's own end and the host, from a `Forwarded` header; what cannot be read is absent.
+/// The client's own end and the host, from a `Forwarded` header. Where its first element breaks the grammar nothing of it is taken.
 pub fn parse_forwarded(value: &str) -> (Option<SocketAddr>, Option<&str>) {
-    let mut client = None;
-    let mut host = None;
-    // Elements after the first comma are from earlier proxies.
-    for pair in value.split(',').next().unwrap_or_default().split(';') {
-        let Some((name, value)) = pair.split_once('=') else { continue };
-        let value = value.trim().trim_matches('"');
-        match name.trim() {
-            name if name.eq_ignore_ascii_case("for") => client = value.parse().ok(),
-            name if name.eq_ignore_ascii_case("host") && !value.is_empty() => host = Some(value),
-            _ => {}
+    let (client, host) = forwarded_element(value).unwrap_or_default();
+    (client.and_then(|client| client.parse().ok()), host)
+}
+
+/// `for` and `host` of the first `forwarded-element` of RFC 7239 (4), `None` if it is malformed. Later elements are from earlier proxies.
+/// Quoted strings with escapes count as malformed: neither parameter needs one.
+fn forwarded_element(mut rest: &str) -> Option<(Option<&str>, Option<&str>)> {
+    const SPACE: [char; 2] = [' ', '\t'];
+    let (mut client, mut host) = (None, None);
+    loop {
+        rest = rest.trim_start_matches(SPACE);
+        if !rest.is_empty() && !rest.starts_with([';', ',']) {
+            let (name, behind) = rest.split_once('=').filter(|(name, _)| is_token(name))?;
+            let (value, behind) = match behind.strip_prefix('"') {
+                Some(quoted) => quoted.split_once('"').filter(|(text, _)| !text.contains('\\'))?,
+                None => behind
+                    .split_at_checked(behind.find([';', ',', ' ', '\t']).unwrap_or(behind.len()))
+                    .filter(|(text, _)| is_token(text))?,
+            };
+            let place = match name {
+                _ if name.eq_ignore_ascii_case("for") => Some(&mut client),
+                _ if name.eq_ignore_ascii_case("host") => Some(&mut host),
+                _ => None,
+            };
+            if place.is_some_and(|place| place.replace(value).is_some()) {
+                return None;
+            }
+            rest = behind.trim_start_matches(SPACE);
+        }
+        match rest.strip_prefix(';') {
+            Some(behind) => rest = behind,
+            None if rest.is_empty() || rest.starts_with(',') => return Some((client, host)),
+            None => return None,
         }
     }
-    (client, host)
+}
+
+/// A `token` of RFC 9110 (5.6.2).
+fn is_token(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
 }
 
 /// `baggage` (W3C Baggage) of a workload: the members that ztunnel sends and reads, absent ones left out.

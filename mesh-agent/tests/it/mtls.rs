@@ -111,7 +111,15 @@ fn a_data_plane_of_another_make_is_served() {
         ("n2", PodSpec::new("shop", "server").service_account("server")),
         ("n2", PodSpec::new("shop", "other").service_account("other")),
     ];
-    let cluster = under(&authority, "interop", &pods);
+    let mut ground = ground("interop", &pods);
+    ground.options.control_flags.extend(authority.flags(&ground.world));
+    let services = [
+        service("shop", "echoes", &["10.96.0.81"], "server", &[("tcp", 80, 7000)]),
+        service("shop", "names", &["10.96.0.82"], "server", &[("tcp", 80, 7001)]),
+        service("shop", "others", &["10.96.0.83"], "other", &[("tcp", 80, 7000)]),
+    ];
+    ground.put("services", &services);
+    let cluster = ground.start();
     let (caller, server, other) = (cluster.pod("caller"), cluster.pod("server"), cluster.pod("other"));
     let modes = ["echo", "peer-name", "reset", "sink", "half-close", "banner"];
     let servers: Vec<_> = modes.iter().zip(7000..).map(|(mode, port)| server.serve(mode, port).unwrap()).collect();
@@ -200,6 +208,20 @@ fn a_data_plane_of_another_make_is_served() {
             assert_eq!(tunnel.request(odd).await.unwrap().response.status(), 200, "{name} is a label and no more");
         }
 
+        // The Service that is said to have been dialled counts if the pod is an endpoint of it on that port.
+        for host in [
+            "echoes.shop.svc.cluster.local",
+            "names.shop.svc.cluster.local",
+            "others.shop.svc.cluster.local",
+            "liar.shop.svc.cluster.local",
+            "echoes.shop.svc.cluster.local.liar",
+            "\"liar",
+        ] {
+            let mut claiming = connect(&target(7000));
+            claiming.headers_mut().insert("forwarded", format!("for=\"192.0.2.7:4242\";host={host}").parse().unwrap());
+            assert_eq!(tunnel.request(claiming).await.unwrap().response.status(), 200, "{host}");
+        }
+
         // Many at once on one connection, and on IPv6.
         let mut streams = Vec::new();
         for _ in 0..100 {
@@ -231,7 +253,12 @@ fn a_data_plane_of_another_make_is_served() {
     );
     cluster.access("n2", &[("direction", "inbound"), ("outcome", "connect_refused")]);
     cluster.access("n2", &[("direction", "inbound"), ("outcome", "own_port")]);
-    // Nothing that the peer claims becomes a label.
+    // Nothing that the peer claims becomes a label, but a Service that it may have dialled.
+    let opened = |service: &[(&str, &str)]| cluster.sum("n2", "istio_tcp_connections_opened_total", service);
+    assert_eq!(opened(&[("destination_service", "echoes.shop.svc.cluster.local"), ("destination_service_name", "echoes")]), 1.0);
+    for service in ["names", "others"] {
+        assert_eq!(opened(&[("destination_service_name", service)]), 0.0, "{service}");
+    }
     let page = cluster.metrics("n2");
     for claim in ["liar", "elsewhere", "v9"] {
         assert!(!page.text().contains(claim), "{claim}: {}", cluster.lines("n2", "istio_"));

@@ -180,10 +180,7 @@ fn bytes_and_labels(cluster: &Cluster, client: &Pod, near: &Pod, outsider: &Pod,
             if label == "destination_principal" && !meshed {
                 continue;
             }
-            // The server's node may know the Service from what the client's says, or not at all; a wrong one it must not name.
-            let got = sample.label(label);
-            let absent = reporter == "destination" && label.starts_with("destination_service") && got == Some("unknown");
-            assert!(got == Some(value) || absent, "{label} of {who:?} is {got:?}, not {value}");
+            assert_eq!(sample.label(label), Some(value), "{label} of {who:?}");
         }
     }
     let denied = client.connect(at(server, 7009), "x").unwrap();

@@ -20,6 +20,25 @@ fn what_cannot_be_read_is_absent() {
         assert_eq!(parse_forwarded(text), (None, None), "{text:?}");
     }
     assert_eq!(parse_forwarded("For=\"1.2.3.4:5\"; Host=a, for=\"6.7.8.9:1\""), (Some("1.2.3.4:5".parse().unwrap()), Some("a")));
+    // What breaks the grammar is not guessed at, nor is anything before it.
+    for text in [
+        "for=\"1.2.3.4:5\";host=a b",
+        "for=\"1.2.3.4:5\"x;host=a",
+        "for=\"1.2.3.4:5\";host=\"a",
+        "for=\"1.2.3.4:5\";host=\"a\\\"b\"",
+        "for=\"1.2.3.4:5\";host=a/b",
+        "for=\"1.2.3.4:5\";host=a;host=b",
+        "for=\"1.2.3.4:5\";for=\"1.2.3.4:5\"",
+        "for=\"1.2.3.4:5\";=a",
+        "for=\"1.2.3.4:5\";host=ä",
+        "for=1.2.3.4:5;host=a",
+        "for =\"1.2.3.4:5\"",
+    ] {
+        assert_eq!(parse_forwarded(text), (None, None), "{text:?}");
+    }
+    // Separators in quotes are none.
+    assert_eq!(parse_forwarded("by=\"a,b;host=c\";host=\"d:80\";;for=_x"), (None, Some("d:80")));
+    assert_eq!(parse_forwarded(&";".repeat(MAX_TEXT)), (None, None));
     let mut headers = HeaderMap::new();
     headers.insert(BAGGAGE, HeaderValue::from_bytes(&[0xff, 0xfe]).unwrap());
     assert_eq!(text(&headers, &BAGGAGE), None);
