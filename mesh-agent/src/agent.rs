@@ -28,6 +28,7 @@ use crate::outcome::Outcome;
 use crate::shared::Shared;
 use crate::sources::Node;
 
+pub mod adopted;
 pub mod cleanup;
 pub mod control;
 pub mod directory;

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::adopted::{Adopted, Used};
 use super::directory::Directory;
 use super::handover::Predecessor;
 use super::kernel::{Kernel, KernelError};
@@ -21,7 +22,6 @@ use super::workers::Assign;
 use super::{revoke, unix_seconds};
 use crate::capture::desired::{Registry, desired, forget};
 use crate::capture::maps::Flows;
-use crate::capture::numbers;
 use crate::config::Config;
 use crate::identity::Secrets;
 use crate::ops::PeerInfo;
@@ -37,6 +37,8 @@ const ADOPTION: Duration = Duration::from_secs(10);
 
 /// Turns of the loop between two looks after links whose namespaces are gone.
 const ORPHANS: u32 = 20;
+/// Between two looks at which numbers of earlier agents are still carried by connections; many times as long as reports are waited for.
+const ADOPTED_LOOK: Duration = Duration::from_secs(10);
 
 /// How often direct connections are looked through after a change.
 const SWEEPS: u8 = 4;
@@ -62,6 +64,8 @@ pub struct Control {
     secrets: Secrets,
     pods: Pods,
     registry: Registry,
+    adopted: Adopted,
+    adopted_look: Instant,
     names: Arc<ArcSwap<Directory>>,
     flows: Arc<Mutex<Flows>>,
     reports: Option<Reports>,
@@ -92,13 +96,16 @@ impl Control {
         kernel.start_log();
         let (reports, flows) = Reports::open(kernel.pins(), kernel.adopted(), shared.telemetry.clone(), names.clone())?;
         let adopt_until = (kernel.adopted() || predecessor.is_some()).then(|| Instant::now() + ADOPTION);
+        let adopted = Adopted::of(kernel.state(), flows.lock().live());
         Ok(Control {
             pods: Pods::new(config.node.as_str().into()),
             config,
             shared,
             kernel,
             secrets,
-            registry: Registry::new(numbers::base(rand::random())),
+            registry: Registry::new(adopted.base(rand::random())),
+            adopted,
+            adopted_look: Instant::now() + ADOPTED_LOOK,
             names,
             flows,
             reports: Some(reports),
@@ -141,6 +148,7 @@ impl Control {
             }
             self.revoke(changed);
             self.tidy().await;
+            self.forget_adopted(&snapshot);
             let relieved = self.relieved.clone();
             tokio::select! {
                 biased;
@@ -246,6 +254,7 @@ impl Control {
         agent.pods_ready.set(served as i64);
         if let Some(until) = self.adopt_until {
             if served < all && Instant::now() < until {
+                self.name(snapshot);
                 self.report_start(all, served);
                 return;
             }
@@ -277,9 +286,25 @@ impl Control {
         self.relieve();
     }
 
-    fn name(&self, snapshot: &Snapshot) {
-        let names = Directory::new(snapshot, &self.registry, self.pods.policies(), &self.config.cluster_domain);
+    fn name(&mut self, snapshot: &Snapshot) {
+        if !self.adopted.is_empty() {
+            self.adopted.settle(snapshot, &self.pods.namespaces());
+        }
+        let names = Directory::new(snapshot, &self.registry, &self.adopted, self.pods.policies(), &self.config.cluster_domain);
         self.names.store(Arc::new(names));
+    }
+
+    /// Lets go of the numbers of earlier agents that nothing carries any more. Until the maps are this agent's own, new connections do.
+    fn forget_adopted(&mut self, snapshot: &Snapshot) {
+        let now = Instant::now();
+        if self.adopted.is_empty() || self.adopt_until.is_some() || now < self.adopted_look {
+            return;
+        }
+        self.adopted_look = now + ADOPTED_LOOK;
+        let used = Used::by(self.flows.lock().live());
+        if self.adopted.retain(&used) {
+            self.name(snapshot);
+        }
     }
 
     /// Ends direct connections that policy no longer allows. A connect() that was judged just before the change shows among the live ones

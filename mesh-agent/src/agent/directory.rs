@@ -11,8 +11,9 @@ use mesh_common::verdict::NO_POLICY;
 use mesh_model::policy::CompiledPolicy;
 use mesh_model::service::NamespacedName;
 use mesh_model::snapshot::Snapshot;
-use mesh_model::workload::WorkloadUid;
+use mesh_model::workload::{Workload, WorkloadUid};
 
+use super::adopted::Adopted;
 use crate::capture::desired::Registry;
 use crate::ops::access::Direction;
 use crate::ops::metrics::kernel::FlowPeers;
@@ -20,9 +21,10 @@ use crate::ops::record::{Connection, DryRun, KernelReport};
 use crate::ops::{ConnectionLabels, PeerInfo, Reporter, Security, ServiceRef};
 use crate::outcome::Outcome;
 
-/// Names at one moment.
+/// Names at one moment. The default is that of the time before the first configuration is in force.
 #[derive(Default)]
 pub struct Directory {
+    known: bool,
     peers: HashMap<u32, PeerInfo>,
     policies: HashMap<u32, Arc<CompiledPolicy>>,
     services: HashMap<u32, ServiceRef>,
@@ -49,19 +51,29 @@ pub fn claimed_service(snapshot: &Snapshot, host: &str, server: SocketAddr, doma
     Some(service_ref(&service.name, domain))
 }
 
+fn peer_info(workload: &Arc<Workload>) -> PeerInfo {
+    PeerInfo { workload: Some(workload.clone()), identity: workload.enrolled.then(|| workload.identity.clone()) }
+}
+
 impl Directory {
-    /// Takes the names down. `policies` are those of this node's pods.
+    /// Takes the names down. `policies` are those of this node's pods; `adopted`, numbers of earlier agents.
     pub fn new(
         snapshot: &Snapshot,
         registry: &Registry,
+        adopted: &Adopted,
         policies: impl Iterator<Item = (WorkloadUid, Arc<CompiledPolicy>)>,
         domain: &str,
     ) -> Self {
-        let mut directory = Directory::default();
+        let mut directory = Directory { known: true, ..Directory::default() };
+        for (number, uid) in adopted.workloads() {
+            directory.peers.extend(snapshot.workload(uid).map(|workload| (number, peer_info(workload))));
+        }
+        for (number, name) in adopted.services() {
+            directory.services.extend(snapshot.service(name).map(|service| (number, service_ref(&service.name, domain))));
+        }
         for workload in snapshot.workloads() {
             if let Some(number) = registry.workloads.get(&workload.uid) {
-                let identity = workload.enrolled.then(|| workload.identity.clone());
-                directory.peers.insert(number, PeerInfo { workload: Some(workload.clone()), identity });
+                directory.peers.insert(number, peer_info(workload));
             }
         }
         for service in snapshot.services() {
@@ -75,6 +87,11 @@ impl Directory {
             }
         }
         directory
+    }
+
+    /// Whether a configuration has been in force. What is named before stays without a name.
+    pub fn is_known(&self) -> bool {
+        self.known
     }
 
     /// Who a key of the kernel's totals is about.

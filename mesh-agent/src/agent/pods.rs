@@ -329,6 +329,13 @@ impl Pods {
         parties
     }
 
+    /// This node's pods by the cookies of their network namespaces, as far as those are open.
+    pub fn namespaces(&self) -> HashMap<u64, WorkloadUid> {
+        let meshed = self.entries.iter().filter_map(|(uid, entry)| Some((entry.netns.as_ref()?.cookie(), uid.clone())));
+        let others = self.outside.iter().chain(&self.held).map(|(uid, netns)| (netns.cookie(), uid.clone()));
+        others.chain(meshed).collect()
+    }
+
     /// Pods in the mesh, and how many of them are served.
     pub fn counts(&self) -> (usize, usize) {
         (self.entries.len(), self.entries.values().filter(|entry| entry.served.is_some()).count())

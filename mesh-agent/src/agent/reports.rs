@@ -57,7 +57,7 @@ impl Reports {
         };
         if adopted {
             // Where counting starts must be known before this agent ends its first connection.
-            totals.take();
+            totals.count();
         }
         let totals = Arc::new(Mutex::new(totals));
         let scraped = totals.clone();
@@ -103,6 +103,19 @@ impl Reports {
 
 impl Totals {
     fn take(&mut self) {
+        {
+            let flows = self.flows.lock();
+            for index in 0..counter::COUNT {
+                self.counters.set(index, flows.verdict(index));
+            }
+        }
+        // Totals keep; a name is asked for once.
+        if self.names.load().is_known() {
+            self.count();
+        }
+    }
+
+    fn count(&mut self) {
         let flows = self.flows.lock();
         for index in 0..counter::COUNT {
             self.counters.set(index, flows.verdict(index));

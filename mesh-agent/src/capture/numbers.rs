@@ -3,7 +3,7 @@
 //! An agent that adopts a predecessor's maps must not reuse a number for something else: entries of live connections still carry the
 //! old ones. Each agent therefore counts from a random base of its own.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 
 /// Numbers for keys of one kind; a key keeps its number until it is retired, a retired number is not given again.
@@ -16,11 +16,25 @@ pub struct Numbers<K> {
 
 /// Room that each agent has: 2^20 numbers.
 const ROOM: u32 = 1 << 20;
+/// Agents that can have room of their own.
+const BLOCKS: u32 = 4094;
 
 /// A base for [`Numbers::new`], from any random word.
 pub fn base(random: u32) -> u32 {
     // Never 0, and never the last block, so that counting up does not wrap.
-    (random % 4094 + 1) * ROOM
+    (random % BLOCKS + 1) * ROOM
+}
+
+/// The block of numbers, as one agent has to itself, that a number is of.
+pub fn block(number: u32) -> u32 {
+    number / ROOM
+}
+
+/// As [`base`], in none of the blocks that are `taken`.
+pub fn base_beside(random: u32, taken: &HashSet<u32>) -> u32 {
+    let candidates = (0..BLOCKS).map(|step| base((random % BLOCKS).wrapping_add(step)));
+    // Were all of them taken, numbers would meet whichever it is.
+    candidates.into_iter().find(|candidate| !taken.contains(&block(*candidate))).unwrap_or_else(|| base(random))
 }
 
 impl<K: Clone + Eq + Hash> Numbers<K> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mesh_lab::manifests::{authorization_policy, pod, service_account};
+use mesh_lab::manifests::{authorization_policy, pod, service, service_account};
 use mesh_lab::peer::{BulkReport, Client, End, Report};
 use mesh_lab::process::wait_until;
 use mesh_lab::{Pod, PodSpec, http_get};
@@ -274,4 +274,58 @@ fn forget_neighbours(mesh: &Cluster, pod: &Pod) {
     for node in mesh.world.nodes() {
         node.exec_host(&FLUSH, LIMIT).unwrap().success().unwrap();
     }
+}
+
+#[test]
+fn a_direct_connection_keeps_its_name_through_agents() {
+    let pods = [
+        ("n1", PodSpec::new("shop", "client").service_account("client")),
+        ("n1", PodSpec::new("shop", "server").service_account("server")),
+    ];
+    let ground = ground("names", &pods);
+    ground.put("service", &[service("shop", "store", &["10.96.0.91"], "server", &[("tcp", 80, 7340)])]);
+    let mut mesh = ground.start();
+    let (client, server) = (mesh.pod("client"), mesh.pod("server"));
+    let _echo = server.serve("echo", 7340).unwrap();
+    let through = |to: &str| {
+        let held = client.spawn_peer(&["tick", to, "--interval", "20", "--seconds", "120"]).unwrap();
+        wait_until("the connection lives", LIMIT, || held.ticks() >= 3).unwrap_or_else(|_| panic!("{}", held.process.log()));
+        held
+    };
+    let first = through("10.96.0.91:80");
+    let options = mesh.options.clone();
+    let restart = |mesh: &mut Cluster| {
+        let Cluster { mesh: running, ground } = mesh;
+        running.restart(&ground.world, "n1", &options).unwrap();
+    };
+    restart(&mut mesh);
+    let second = through("10.96.0.91:80");
+    restart(&mut mesh);
+    // One of the agent before last, one of the last, one of this. Long enough, and the numbers that are not in use would be forgotten.
+    let third = through("10.96.0.91:80");
+    goes_on(&first);
+    let labels = |reporter: &'static str| {
+        [
+            ("reporter", reporter),
+            ("source_workload", "client"),
+            ("source_principal", "spiffe://cluster.local/ns/shop/sa/client"),
+            ("destination_workload", "server"),
+            ("destination_service", "store.shop.svc.cluster.local"),
+            ("destination_service_name", "store"),
+        ]
+    };
+    for (count, mut held) in [(1.0, first), (2.0, second), (3.0, third)] {
+        held.process.kill();
+        for reporter in ["source", "destination"] {
+            mesh.wait_sum("n1", "istio_tcp_connections_closed_total", &labels(reporter), count);
+        }
+    }
+    let named = |line: &&serde_json::Value| {
+        text(line, "source_workload") == "shop/client"
+            && text(line, "destination_workload") == "shop/server"
+            && text(line, "service") == "store.shop.svc.cluster.local"
+    };
+    let lines = || mesh.agent("n1").access_log().into_iter().filter(|line| text(line, "direction") == "local").collect::<Vec<_>>();
+    wait_until("three lines of three ends", SOON, || lines().iter().filter(named).count() == 3).unwrap_or_else(|_| panic!("{:?}", lines()));
+    assert_eq!(mesh.sum("n1", "istio_tcp_connections_closed_total", &[("source_workload", "unknown")]), 0.0);
 }

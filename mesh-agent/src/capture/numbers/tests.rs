@@ -19,3 +19,13 @@ fn bases_leave_room() {
         assert!(b >= ROOM && b.checked_add(ROOM).is_some());
     }
 }
+
+#[test]
+fn a_base_leads_to_no_number_in_use() {
+    let taken = HashSet::from([block(base(7)), block(base(8) + 3), block(base(4093))]);
+    assert_eq!(base_beside(6, &taken), base(6));
+    assert_eq!(base_beside(7, &taken), base(9));
+    assert_eq!(base_beside(4093, &taken), base(0), "round to the first");
+    let all = (0..=u32::MAX / ROOM).collect();
+    assert_eq!(base_beside(7, &all), base(7));
+}
