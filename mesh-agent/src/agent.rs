@@ -32,6 +32,7 @@ pub mod adopted;
 pub mod cleanup;
 pub mod control;
 pub mod directory;
+pub mod ended;
 pub mod handover;
 pub mod kernel;
 pub mod lock;

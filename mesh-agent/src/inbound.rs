@@ -251,8 +251,8 @@ fn denied(denial: Denial) -> Outcome {
     }
 }
 
-/// As [`denied`], of a connection that had been allowed.
-fn revoked(denial: Denial) -> Outcome {
+/// What a denial is called of a connection that had been allowed.
+pub fn revoked(denial: Denial) -> Outcome {
     match denied(denial) {
         Outcome::PolicyDenied { reason, policy } => Outcome::PolicyRevoked { reason, policy },
         other => other,

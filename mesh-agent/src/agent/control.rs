@@ -17,9 +17,9 @@ use super::directory::Directory;
 use super::handover::Predecessor;
 use super::kernel::{Kernel, KernelError};
 use super::pods::Pods;
-use super::reports::Reports;
+use super::reports::{Reports, Revoker};
+use super::unix_seconds;
 use super::workers::Assign;
-use super::{revoke, unix_seconds};
 use crate::capture::desired::{Registry, desired, forget};
 use crate::capture::maps::Flows;
 use crate::config::Config;
@@ -68,6 +68,7 @@ pub struct Control {
     adopted_look: Instant,
     names: Arc<ArcSwap<Directory>>,
     flows: Arc<Mutex<Flows>>,
+    revoker: Revoker,
     reports: Option<Reports>,
     status: watch::Sender<Arc<Value>>,
     starting: Option<Blocker>,
@@ -108,6 +109,7 @@ impl Control {
             adopted_look: Instant::now() + ADOPTED_LOOK,
             names,
             flows,
+            revoker: reports.revoker(),
             reports: Some(reports),
             status,
             starting: Some(starting),
@@ -320,10 +322,7 @@ impl Control {
         let Some(left) = self.sweeps.checked_sub(1) else { return };
         self.sweeps = left;
         let parties = self.pods.parties(&self.shared.snapshot.load());
-        for revoke::Ended { client, server, policy } in revoke::sweep(&mut self.flows.lock(), &parties) {
-            let policy = policy.map(tracing::field::display);
-            tracing::info!(%client, %server, policy, "ended a direct connection that policy no longer allows");
-        }
+        self.revoker.sweep(&parties);
     }
 
     /// Namespaces that an earlier agent captured, of pods that have been taken out of the mesh since. All others stay captured.

@@ -5,16 +5,19 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use mesh_common::event::{EVENT_CLOSED, counter};
+use mesh_common::flow::{STATE_ESTABLISHED, StatsKey};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::directory::Directory;
+use super::ended::EndedFlows;
+use super::revoke::{self, Parties};
 use crate::capture::events::Events;
 use crate::capture::load::LoadError;
 use crate::capture::maps::Flows;
 use crate::ops::metrics::FlowTotals;
 use crate::ops::metrics::kernel::{KernelCounters, KernelFlows};
-use crate::ops::record::Telemetry;
+use crate::ops::record::{KernelReport, Telemetry};
 
 /// Between two looks into the ring buffer.
 const EVENTS_EVERY: Duration = Duration::from_millis(100);
@@ -27,6 +30,7 @@ const BATCH: usize = 1024;
 pub struct Reports {
     events: Events,
     totals: Arc<Mutex<Totals>>,
+    ended: Arc<Mutex<EndedFlows>>,
     telemetry: Arc<Telemetry>,
     names: Arc<ArcSwap<Directory>>,
 }
@@ -37,6 +41,32 @@ struct Totals {
     totals: KernelFlows,
     counters: Arc<KernelCounters>,
     names: Arc<ArcSwap<Directory>>,
+}
+
+/// Ends connections judged in the kernel, and sees to it that they are recorded with the reason.
+pub struct Revoker {
+    totals: Arc<Mutex<Totals>>,
+    ended: Arc<Mutex<EndedFlows>>,
+}
+
+impl Revoker {
+    /// Ends those that may not go on.
+    pub fn sweep(&self, parties: &Parties) {
+        // Until it is noted why they ended, nobody counts them.
+        let mut totals = self.totals.lock();
+        let all = revoke::sweep(&mut totals.flows.lock(), parties);
+        let mut noted = self.ended.lock();
+        for ended in &all {
+            let (key, flow) = (&ended.key, &ended.flow);
+            tracing::debug!(client = ?key.source, port = key.source_port.get(), reason = %ended.outcome, "ended a connection that the kernel had judged");
+            // What never stood was never counted as opened.
+            if flow.state == STATE_ESTABLISHED {
+                let stats = StatsKey { source: flow.source, destination: flow.destination, service: flow.service, kind: flow.kind };
+                totals.totals.ended(stats, ended.outcome.meaning().flag);
+                noted.note(ended, Instant::now());
+            }
+        }
+    }
 }
 
 impl Reports {
@@ -62,7 +92,12 @@ impl Reports {
         let totals = Arc::new(Mutex::new(totals));
         let scraped = totals.clone();
         metrics.before_scrape(move |_| scraped.lock().take());
-        Ok((Reports { events: Events::open(pins)?, totals, telemetry, names }, flows))
+        Ok((Reports { events: Events::open(pins)?, totals, ended: Arc::default(), telemetry, names }, flows))
+    }
+
+    /// For whoever ends connections.
+    pub fn revoker(&self) -> Revoker {
+        Revoker { totals: self.totals.clone(), ended: self.ended.clone() }
     }
 
     /// Until `hush` is cancelled: the next who reads the buffer finds it empty.
@@ -79,6 +114,7 @@ impl Reports {
                     while self.take_events() {
                         tokio::task::yield_now().await;
                     }
+                    self.take_overdue();
                 }
                 _ = totals.tick() => self.totals.lock().take(),
             }
@@ -89,15 +125,31 @@ impl Reports {
         let names = self.names.load_full();
         let now = Instant::now();
         let telemetry = &self.telemetry;
+        let mut noted = self.ended.lock();
         self.events.drain(BATCH, |event| {
+            let ended = noted.settle(&event);
             // Most records are of connections that ended well; where nobody wants to read of them, they are not worth their names.
-            if event.kind == EVENT_CLOSED && telemetry.access().leaves_out(now) {
+            if event.kind == EVENT_CLOSED && ended.is_none() && telemetry.access().leaves_out(now) {
                 return;
             }
-            if let Some((connection, report)) = names.report(&event) {
-                telemetry.kernel(connection, report);
+            let Some((connection, report)) = names.report(&event) else { return };
+            match ended {
+                Some(outcome) => telemetry.ended(connection, KernelReport { outcome, ..report }),
+                None => telemetry.kernel(connection, report),
             }
         })
+    }
+
+    /// Connections that this agent ended and of which the kernel told nothing, because nobody wants to read of them or its buffer was full.
+    fn take_overdue(&mut self) {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        let boot = Duration::try_from(time).unwrap_or_default();
+        let overdue = self.ended.lock().overdue(Instant::now(), u64::try_from(boot.as_nanos()).unwrap_or(u64::MAX));
+        for (event, outcome) in overdue {
+            if let Some((connection, report)) = self.names.load().report(&event) {
+                self.telemetry.ended(connection, KernelReport { outcome, ..report });
+            }
+        }
     }
 }
 
@@ -117,9 +169,6 @@ impl Totals {
 
     fn count(&mut self) {
         let flows = self.flows.lock();
-        for index in 0..counter::COUNT {
-            self.counters.set(index, flows.verdict(index));
-        }
         let names = self.names.load();
         let totals = flows.totals().into_iter().map(|(key, stats)| (key, FlowTotals::sum(&[stats])));
         self.totals.pass(totals, |key| names.flow(key));

@@ -4,12 +4,13 @@ use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use mesh_common::flow::{FlowKey, KIND_DIRECT, KIND_PLAINTEXT};
+use mesh_common::flow::{FlowEntry, FlowKey, KIND_DIRECT, KIND_PLAINTEXT};
 use mesh_model::identity::Identity;
-use mesh_model::service::NamespacedName;
 
 use crate::capture::maps::Flows;
 use crate::conn::{ClientAddr, ServerAddr};
+use crate::inbound::revoked;
+use crate::outcome::{Outcome, Side};
 use crate::policy::{Peer, Transport, WorkloadPolicy, decide};
 use crate::sys::netns::NetNs;
 use crate::sys::sockdiag::Destroyer;
@@ -38,40 +39,43 @@ pub struct Parties {
 /// A connection that was ended.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Ended {
-    /// The client's end.
-    pub client: SocketAddr,
-    /// The server's end.
-    pub server: SocketAddr,
-    /// The policy that denies it, where one can be named.
-    pub policy: Option<NamespacedName>,
+    /// Its two ends.
+    pub key: FlowKey,
+    /// What the kernel knew of it.
+    pub flow: FlowEntry,
+    /// Why.
+    pub outcome: Outcome,
 }
 
 /// Whether a connection judged in the kernel may go on. A direct one (`KIND_DIRECT`): both ends are still pods of this node, served, and the
 /// server's policy still allows it. Plaintext (`KIND_PLAINTEXT`): the server's mTLS mode and policy still allow a client without an identity,
-/// or the server has left the mesh. The error is the policy that denies it, where one can be named.
-pub fn allowed(kind: u32, key: &FlowKey, parties: &Parties) -> Result<(), Option<NamespacedName>> {
-    let find = |addr| parties.meshed.get(&IpAddr::from(addr)).filter(|party| party.ready);
+/// or the server has left the mesh. The error is what is to be said of its end.
+pub fn allowed(kind: u32, key: &FlowKey, parties: &Parties) -> Result<(), Outcome> {
+    let find = |addr, side| match parties.meshed.get(&IpAddr::from(addr)) {
+        Some(party) if party.ready => Ok(party),
+        Some(_) => Err(Outcome::PodHeld { side, awaited: "its certificate or sockets".into() }),
+        None => Err(Outcome::PodGone { side }),
+    };
     let address = ClientAddr(SocketAddr::new(key.source.into(), key.source_port.get()));
     let (peer, transport) = if kind == KIND_DIRECT {
-        let Some(client) = find(key.source) else { return Err(None) };
-        (Peer { identity: Some(client.identity.clone()), address }, Transport::Tunnel)
+        (Peer { identity: Some(find(key.source, Side::Client)?.identity.clone()), address }, Transport::Tunnel)
     } else if parties.outside.contains(&key.destination.into()) {
         return Ok(());
     } else {
         (Peer { identity: None, address }, Transport::Plaintext)
     };
-    let Some(server) = find(key.destination) else { return Err(None) };
+    let server = find(key.destination, Side::Server)?;
     let at = ServerAddr(SocketAddr::new(key.destination.into(), key.destination_port.get()));
-    decide(&server.policy, &peer, at, transport).map(drop).map_err(|denial| denial.policy)
+    decide(&server.policy, &peer, at, transport).map(drop).map_err(revoked)
 }
 
 /// Ends every connection judged in the kernel that may not go on, in whichever namespace still exists; returns those.
 pub fn sweep(flows: &mut Flows, parties: &Parties) -> Vec<Ended> {
     let judged = flows.live().filter(|(_, flow)| matches!(flow.kind, KIND_DIRECT | KIND_PLAINTEXT));
-    let doomed: Vec<_> = judged.filter_map(|(key, flow)| Some((key, allowed(flow.kind, &key, parties).err()?))).collect();
+    let doomed: Vec<_> = judged.filter_map(|(key, flow)| Some((key, flow, allowed(flow.kind, &key, parties).err()?))).collect();
     let mut ended = Vec::new();
     let mut destroyers: HashMap<u64, Destroyer> = HashMap::new();
-    for (key, policy) in doomed {
+    for (key, flow, outcome) in doomed {
         let before = ended.len();
         let client = SocketAddr::new(key.source.into(), key.source_port.get());
         let server = SocketAddr::new(key.destination.into(), key.destination_port.get());
@@ -81,7 +85,7 @@ pub fn sweep(flows: &mut Flows, parties: &Parties) -> Vec<Ended> {
             let Some(party) = party else { continue };
             match destroy(&mut destroyers, &party.netns, local, remote) {
                 Ok(true) => {
-                    ended.push(Ended { client, server, policy });
+                    ended.push(Ended { key, flow, outcome });
                     break;
                 }
                 Ok(false) => {}
@@ -106,3 +110,6 @@ fn destroy(open: &mut HashMap<u64, Destroyer>, netns: &NetNs, local: SocketAddr,
     };
     destroyer.destroy(local, remote)
 }
+
+#[cfg(test)]
+mod tests;

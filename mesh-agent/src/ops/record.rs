@@ -109,10 +109,33 @@ impl Telemetry {
         if report.dry_run.is_some() {
             self.metrics.agent.dry_run_denial();
         }
+        self.log_kernel(&connection, &report);
+    }
+
+    /// Records a connection that the kernel had let through and this agent ended, as by a changed policy. Its
+    /// bytes and counts come from the kernel's totals as those of every other ([`KernelFlows::ended`] gives them the flag).
+    ///
+    /// [`KernelFlows::ended`]: super::metrics::KernelFlows::ended
+    pub fn ended(&self, connection: Connection, report: KernelReport) {
+        self.count_decision(&report.outcome);
+        self.log_kernel(&connection, &report);
+    }
+
+    /// Counts it if it is a denial by this agent's own decision.
+    fn count_decision(&self, outcome: &Outcome) {
+        if matches!(
+            outcome,
+            Outcome::PolicyDenied { .. } | Outcome::MtlsRequired { .. } | Outcome::PolicyRevoked { .. } | Outcome::PodHeld { .. }
+        ) {
+            self.metrics.agent.denied(outcome.meaning().name);
+        }
+    }
+
+    fn log_kernel(&self, connection: &Connection, report: &KernelReport) {
         self.access.record(
             &AccessLine {
                 time: self.clock.wall(),
-                connection: &connection,
+                connection,
                 bytes: (report.from_client, report.to_client),
                 duration: report.duration,
                 outcome: &report.outcome,
@@ -226,14 +249,9 @@ impl Drop for ConnectionRecorder {
         telemetry.live.remove(self.live.id);
         self.live.count_bytes();
         self.live.series.add_closed(meaning.flag, 1);
-        match &outcome {
-            Outcome::PolicyDenied { .. } | Outcome::MtlsRequired { .. } | Outcome::PolicyRevoked { .. } | Outcome::PodHeld { .. } => {
-                telemetry.metrics.agent.denied(meaning.name);
-            }
-            Outcome::Internal { detail } => {
-                tracing::error!(client = %self.live.connection.client, %detail, "a connection failed; {}", meaning.advice);
-            }
-            _ => {}
+        telemetry.count_decision(&outcome);
+        if let Outcome::Internal { detail } = &outcome {
+            tracing::error!(client = %self.live.connection.client, %detail, "a connection failed; {}", meaning.advice);
         }
         let now = telemetry.clock.now();
         telemetry.access.record(

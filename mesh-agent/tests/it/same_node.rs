@@ -194,7 +194,7 @@ fn a_live_direct_connection_ends_when_policy_changes() {
     let _echo = to.serve("echo", 7104).unwrap();
     let rules = json!([{ "from": [{ "source": { "principals": ["cluster.local/ns/shop/sa/client"] } }] }]);
     let deny = authorization_policy("changing", "no-clients", &[], "DENY", &rules);
-    for dialled in [at(&to, 7104), at6(&to, 7104)] {
+    for (round, dialled) in [(1.0, at(&to, 7104)), (2.0, at6(&to, 7104))] {
         let tick = |pod: &Pod| pod.spawn_peer(&["tick", &dialled.to_string(), "--interval", "20", "--seconds", "60"]).unwrap();
         let (doomed, allowed) = (tick(&client), tick(&other));
         mesh_lab::process::wait_until("both live", LIMIT, || doomed.ticks() >= 3 && allowed.ticks() >= 3).unwrap();
@@ -205,8 +205,24 @@ fn a_live_direct_connection_ends_when_policy_changes() {
         let ticks = allowed.ticks();
         mesh_lab::process::wait_until("the other lives on", LIMIT, || allowed.ticks() > ticks + 3).unwrap();
         mesh.access("n1", &[("outcome", "policy_denied"), ("policy", "changing/no-clients"), ("source_workload", "shop/client")]);
+        // The one that was ended: one line, which says why and what it carried.
+        let line = mesh.access_of("n1", "local", &report);
+        let shown = ["outcome", "flags", "policy", "source_workload", "destination_workload"].map(|field| text(&line, field));
+        assert_eq!(shown, ["policy_revoked", "DENY", "changing/no-clients", "shop/client", "changing/changing"], "{line}");
+        assert!(number(&line, "bytes_received") > 0 && number(&line, "bytes_sent") > 0 && number(&line, "duration_ms") > 0, "{line}");
         mesh.withdraw("changing");
         assert_eq!(client.connect(dialled, "again").unwrap().received, "again");
+        // Of each round: one ended, one refused, one completed.
+        for reporter in ["source", "destination"] {
+            let who = [("reporter", reporter), ("source_workload", "client"), ("destination_workload", "changing")];
+            mesh.wait_sum("n1", "istio_tcp_connections_opened_total", &who, 3.0 * round);
+            for (flag, each) in [("DENY", 2.0), ("-", 1.0)] {
+                mesh.wait_sum("n1", "istio_tcp_connections_closed_total", &[&who[..], &[("response_flags", flag)]].concat(), each * round);
+            }
+        }
+        mesh.wait_sum("n1", "nodemesh_policy_decisions_total", &[("reason", "policy_revoked")], round);
+        let at_client = canonical(report.local.unwrap()).to_string();
+        assert_eq!(mesh.agent("n1").access_log().iter().filter(|line| text(line, "client") == at_client).count(), 1);
     }
 }
 

@@ -68,6 +68,28 @@ struct Flow {
     series: Option<Vec<Arc<Series>>>,
     /// Passes since it was last there.
     missed: u32,
+    /// Flags of connections that the agent ended and that are yet to be counted as closed, and passes since.
+    ended: Vec<(ResponseFlag, u32)>,
+}
+
+impl Flow {
+    fn new() -> Self {
+        Flow { seen: FlowTotals::default(), series: None, missed: 0, ended: Vec::new() }
+    }
+
+    /// Counts those that closed, with the flags of those that were ended first. The kernel counts an end at once: a flag that found none
+    /// belongs to a connection that it does not count, and to no later one.
+    fn count_closed(&mut self, closed: u64) {
+        let flagged = self.ended.len().min(usize::try_from(closed).unwrap_or(usize::MAX));
+        for (flag, _) in self.ended.drain(..flagged) {
+            self.series.iter().flatten().for_each(|series| series.add_closed(flag, 1));
+        }
+        self.series.iter().flatten().for_each(|series| series.add_closed(ResponseFlag::None, closed - flagged as u64));
+        self.ended.retain_mut(|(_, passes)| {
+            *passes += 1;
+            *passes <= MISSED
+        });
+    }
 }
 
 /// A walk through a hash map that changes meanwhile can miss an entry; so one is forgotten only after so many passes without it, or its
@@ -97,7 +119,7 @@ impl KernelFlows {
             flow.missed += 1;
         }
         for (key, now) in totals {
-            let flow = self.flows.entry(key).or_insert(Flow { seen: FlowTotals::default(), series: None, missed: 0 });
+            let flow = self.flows.entry(key).or_insert_with(Flow::new);
             let new = if self.adopting { FlowTotals::default() } else { now.since(flow.seen) };
             flow.seen = now;
             flow.missed = 0;
@@ -105,13 +127,19 @@ impl KernelFlows {
                 let series = flow.series.get_or_insert_with(|| resolve(&self.metrics, &key, peers(&key)));
                 for series in series.iter() {
                     series.add_opened(new.opened);
-                    series.add_closed(ResponseFlag::None, new.closed);
                     series.add_bytes(new.from_client, new.to_client);
                 }
             }
+            flow.count_closed(new.closed);
         }
         self.flows.retain(|_, flow| flow.missed <= MISSED);
         self.adopting = false;
+    }
+
+    /// Notes that the agent ended a connection of this key: the next that closes bears the flag. To be called before the pass that may count
+    /// its end.
+    pub fn ended(&mut self, key: StatsKey, flag: ResponseFlag) {
+        self.flows.entry(key).or_insert_with(Flow::new).ended.push((flag, 0));
     }
 
     /// Forgets the keys of a workload number that was given back, so that its next owner is named anew.

@@ -283,6 +283,31 @@ fn connections_inside_the_kernel_are_counted_for_both_sides() {
 }
 
 #[test]
+fn what_the_agent_ended_bears_its_flag_and_is_counted_once() {
+    let metrics = Arc::new(small(10));
+    let mut flows = KernelFlows::new(metrics.clone(), false);
+    // It may be noted before anything of its key was counted.
+    flows.ended(KEY, ResponseFlag::Deny);
+    flows.pass([(KEY, totals(3, 2, 100, 2000))], flow_peers);
+    flows.ended(KEY, ResponseFlag::Deny);
+    flows.pass([(KEY, totals(3, 2, 100, 2000))], flow_peers);
+    flows.pass([(KEY, totals(3, 3, 150, 2500))], flow_peers);
+    let closed = |flag: &str, reporter: &str| {
+        scrape(&metrics, Instant::now()).sum(CLOSED, &[("reporter", reporter), ("source_workload", "web"), ("response_flags", flag)])
+    };
+    for reporter in ["source", "destination"] {
+        assert_eq!((closed("DENY", reporter), closed("-", reporter)), (2.0, 1.0));
+    }
+    // An end that the kernel does not count lends its flag to no other.
+    flows.ended(KEY, ResponseFlag::Deny);
+    for _ in 0..20 {
+        flows.pass([(KEY, totals(4, 3, 150, 2500))], flow_peers);
+    }
+    flows.pass([(KEY, totals(4, 4, 150, 2500))], flow_peers);
+    assert_eq!((closed("DENY", "source"), closed("-", "source")), (2.0, 2.0));
+}
+
+#[test]
 fn what_an_earlier_agent_reported_is_not_counted_again() {
     let metrics = Arc::new(small(10));
     let mut flows = KernelFlows::new(metrics.clone(), true);

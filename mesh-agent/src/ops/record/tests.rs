@@ -138,3 +138,19 @@ fn events_are_understood() {
     assert_eq!(report(EVENT_DRY_RUN, NO_POLICY).unwrap().dry_run, Some(DryRun::NoAllowPolicy));
     assert_eq!(report(77, 0), None);
 }
+
+#[test]
+fn what_the_agent_ended_is_logged_and_left_to_the_kernel_to_count() {
+    let world = world(AccessConfig { format: AccessFormat::Json, ..AccessConfig::default() });
+    let outcome = Outcome::PolicyRevoked { reason: DenyReason::DenyPolicy, policy: Some(named("shop/p")) };
+    let report = KernelReport { outcome, from_client: 100, to_client: 200, duration: Duration::from_millis(3), dry_run: None };
+    world.telemetry.ended(connection(), report);
+    let line = line(&world);
+    assert_eq!((&line["outcome"], &line["policy"]), (&"policy_revoked".into(), &"shop/p".into()));
+    assert_eq!((&line["bytes_received"], &line["bytes_sent"]), (&100.into(), &200.into()));
+    let text = scrape(&world);
+    for name in ["istio_tcp_connections_opened_total", "istio_tcp_connections_closed_total", "istio_tcp_received_bytes_total"] {
+        assert_eq!(text.sum(name, &[]), 0.0, "{name}");
+    }
+    assert_eq!(text.sum("nodemesh_policy_decisions_total", &[("decision", "deny"), ("reason", "policy_revoked")]), 1.0);
+}
