@@ -29,6 +29,7 @@ use crate::shared::Shared;
 use crate::sources::Node;
 
 pub mod adopted;
+pub mod budget;
 pub mod cleanup;
 pub mod control;
 pub mod directory;
@@ -100,7 +101,10 @@ pub async fn run(config: Config, log: LogControl) -> Result<(), AgentError> {
     if !lacks.is_empty() {
         return Err(AgentError::Lacks(lacks.iter().map(|lack| format!("- {lack}")).collect::<Vec<_>>().join("\n")));
     }
-    raise_descriptor_limit();
+    let descriptors = raise_descriptor_limit();
+    let pod_limit = config.max_connections_per_pod.unwrap_or_else(|| budget::default_limit(descriptors));
+    tracing::info!(descriptors, connections = pod_limit, "limits of this process and of one pod");
+    let config = Config { max_connections_per_pod: Some(pod_limit), ..config };
     let directory = lock::directory(&config.run_dir, &config.instance).map_err(HandoverError::from)?;
     let place = handover::find(&directory).await?;
     let readiness = Readiness::new();
@@ -117,14 +121,16 @@ pub async fn run(config: Config, log: LogControl) -> Result<(), AgentError> {
     }
 }
 
-/// Every pod costs sockets, every connection two: the soft limit of a shell (1024) is not enough.
-fn raise_descriptor_limit() {
+/// Every pod costs sockets, every connection two: the soft limit of a shell (1024) is not enough. Returns what is in force, `None` for no
+/// limit.
+fn raise_descriptor_limit() -> Option<u64> {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
         tracing::warn!(%error, "cannot raise the limit of open files to the hard limit");
     }
+    getrlimit(Resource::Nofile).current
 }
 
 struct Agent {
@@ -173,8 +179,7 @@ impl Agent {
         let (lock, predecessor) = match place {
             Place::Free(lock) => (lock, None),
             Place::Taken(predecessor) => {
-                let taken =
-                    succeed(predecessor, directory, &secrets, Pods::new(config.node.as_str().into()).identities(&source.first)).await?;
+                let taken = succeed(predecessor, directory, &secrets, Pods::of(&config).identities(&source.first)).await?;
                 let listener = bind(config.metrics_listen, "--metrics-listen", handover::PATIENCE).await?;
                 page(&mut tasks, "metrics endpoint", listener, endpoint, &pages);
                 taken

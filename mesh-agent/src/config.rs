@@ -116,6 +116,11 @@ pub struct Config {
     /// How long connecting to an application may take.
     #[arg(long, env = "NODEMESH_CONNECT_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = duration)]
     pub connect_timeout: Duration,
+    /// Most connections of one pod at once, in and out together; what is more is refused. 0: any number. By default a sixteenth of the
+    /// descriptors that the process may have (its hard limit): with three tunnels to the pod for each connection, of which those that carry
+    /// nothing give way, one pod then takes a quarter at most.
+    #[arg(long, env = "NODEMESH_MAX_CONNECTIONS_PER_POD", value_name = "N")]
+    pub max_connections_per_pod: Option<u32>,
     /// Name of the cluster in metrics.
     #[arg(long, env = "NODEMESH_CLUSTER", default_value = "Kubernetes")]
     pub cluster: String,

@@ -9,10 +9,12 @@ use mesh_model::identity::Identity;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
+use crate::agent::budget::Place;
 use crate::agent::pods::LocalPod;
 use crate::capture::accept::is_own_port;
 use crate::conn::{ClientAddr, ServerAddr, TunnelAddr};
 use crate::ops::access::Direction;
+use crate::ops::metrics::Refused;
 use crate::ops::record::{Connection, DryRun};
 use crate::ops::{ConnectionLabels, ConnectionRecorder, PeerInfo, Reporter, Security};
 use crate::outcome::{ConnectFailure, DenyReason, HandshakeFailure, Outcome};
@@ -37,6 +39,14 @@ pub fn server(worker: &Rc<Worker>, pod: &Arc<LocalPod>) -> Rc<Server<Inbound>> {
 
 /// Serves a tunnel until it ends; its streams come back through [`Handler::connect`].
 pub async fn serve_tunnel(worker: Rc<Worker>, pod: Arc<LocalPod>, server: Rc<Server<Inbound>>, tcp: TcpStream, peer: SocketAddr) {
+    let _place = match pod.tunnels.take() {
+        Ok(place) => place,
+        Err(full) => {
+            let outcome = worker.shared.overload(&pod, Refused::Tunnel, full);
+            tracing::debug!(%peer, pod = %pod.name(), reason = %outcome, "a tunnel is refused");
+            return reset(tcp);
+        }
+    };
     let (local, credentials) = match (tcp.local_addr(), worker.credentials(&pod.workload.identity)) {
         (Ok(local), Ok(credentials)) => (TunnelAddr(local), credentials),
         (Err(error), _) => return tracing::debug!(%peer, %error, "a tunnel's connection was gone at once"),
@@ -45,12 +55,15 @@ pub async fn serve_tunnel(worker: Rc<Worker>, pod: Arc<LocalPod>, server: Rc<Ser
             return reset(tcp);
         }
     };
+    // One that carries nothing keeps a place that another may need: where there are too many, the oldest is told to end with its streams.
+    let (_turn, crowded) = server.tunnels().enter(if pod.tunnels.is_crowded() { server.tunnels().len() } else { usize::MAX });
     let mut drain = worker.drain_watch();
     let mut gone = std::pin::pin!(pod.gone.cancelled());
     let drained = async {
         tokio::select! {
             () = drain.draining() => {}
             () = &mut gone => {}
+            _ = crowded => {}
         }
     };
     match server.serve(tcp, local, credentials, drained).await {
@@ -88,6 +101,13 @@ pub async fn serve_plaintext(worker: Rc<Worker>, pod: Arc<LocalPod>, client: Tcp
     let peer = Peer { identity: None, address: client_address };
     let mut live = match inbound.judge(peer, server, Transport::Plaintext, &mut recorder) {
         Ok(live) => live,
+        Err(outcome) => {
+            reset(client);
+            return recorder.finish(outcome);
+        }
+    };
+    let _place = match inbound.place(Refused::Plaintext) {
+        Ok(place) => place,
         Err(outcome) => {
             reset(client);
             return recorder.finish(outcome);
@@ -131,9 +151,9 @@ impl Handler for Inbound {
         let connection = self.connection(client, incoming.server, Some(&incoming.peer), Security::MutualTls, traceparent, host);
         let mut recorder = telemetry.open(connection);
         match self.admit(peer, client, incoming.server, &mut recorder).await {
-            Ok((application, live)) => {
+            Ok((application, live, place)) => {
                 let baggage = self.worker.shared.baggage(&self.pod);
-                Ok(Accepted { baggage: Some(baggage), ..accepted(application, live, recorder) })
+                Ok(Accepted { baggage: Some(baggage), ..accepted(application, live, recorder, place) })
             }
             Err(outcome) => {
                 let refusal = Refusal::new(outcome.tunnel_status(), outcome.to_string());
@@ -162,9 +182,15 @@ impl Inbound {
         client: ClientAddr,
         server: ServerAddr,
         recorder: &mut ConnectionRecorder,
-    ) -> Result<(TcpStream, Live), Outcome> {
+    ) -> Result<(TcpStream, Live, Place), Outcome> {
         let live = self.judge(peer, server, Transport::Tunnel, recorder)?;
-        Ok((self.deliver(client, server).await?, live))
+        let place = self.place(Refused::Stream)?;
+        Ok((self.deliver(client, server).await?, live, place))
+    }
+
+    /// Room for one more connection. What policy denies is not asked for it: it costs next to nothing, and its denial says more.
+    fn place(&self, refused: Refused) -> Result<Place, Outcome> {
+        self.pod.connections.take().map_err(|full| self.worker.shared.overload(&self.pod, refused, full))
     }
 
     /// Policy. Without the permit that it gives nothing is forwarded.
@@ -213,8 +239,8 @@ impl Inbound {
     }
 }
 
-/// Leave to relay; the record is closed when the stream ends.
-fn accepted(app: TcpStream, mut live: Live, recorder: ConnectionRecorder) -> Accepted {
+/// Leave to relay; the record is closed and the place given back when the stream ends.
+fn accepted(app: TcpStream, mut live: Live, recorder: ConnectionRecorder, place: Place) -> Accepted {
     let cancel = CancellationToken::new();
     let over = CancellationToken::new();
     let reason = Rc::new(RefCell::new(None));
@@ -231,7 +257,7 @@ fn accepted(app: TcpStream, mut live: Live, recorder: ConnectionRecorder) -> Acc
         cancelled.cancel();
     });
     let on_end = Box::new(move |end: copy::Ended| {
-        drop(ended);
+        drop((ended, place));
         recorder.finish(outcome_of(end.how, reason.take()));
     });
     Accepted { app, meter, cancel, baggage: None, on_end }

@@ -12,6 +12,7 @@ use crate::agent::pods::LocalPod;
 use crate::capture::accept;
 use crate::conn::{ClientAddr, TunnelAddr};
 use crate::ops::access::Direction;
+use crate::ops::metrics::Refused;
 use crate::ops::record::Connection;
 use crate::ops::{ConnectionLabels, PeerInfo, Reporter, Security};
 use crate::outcome::Outcome;
@@ -22,9 +23,18 @@ use crate::upstream::resolve::{Target, resolve};
 /// Serves it.
 pub async fn serve(worker: Rc<Worker>, pod: Arc<LocalPod>, application: TcpStream, client: SocketAddr) {
     let client = ClientAddr(client);
+    // Held from the start, refused once it is known what is refused.
+    let place = pod.connections.take();
     let origin = accept::origin(&worker.origins, pod.netns.cookie(), client.0).await;
     match origin.ok_or(Outcome::UnknownDestination).and_then(|origin| target(&worker, &origin)) {
-        Ok(target) => tunnel(&worker, &pod, application, client, target).await,
+        Ok(target) => match place {
+            Ok(_place) => tunnel(&worker, &pod, application, client, target).await,
+            Err(full) => {
+                reset(application);
+                let outcome = worker.shared.overload(&pod, Refused::Outbound, full);
+                worker.shared.telemetry.refused(connection(&worker, &pod, client, None, Some(&target)), outcome);
+            }
+        },
         Err(outcome) => {
             reset(application);
             worker.shared.telemetry.refused(connection(&worker, &pod, client, origin.as_ref(), None), outcome);

@@ -15,6 +15,7 @@ use mesh_model::snapshot::Snapshot;
 use tokio::net::TcpStream;
 use tokio_util::task::TaskTracker;
 
+use crate::agent::budget::Full;
 use crate::agent::directory::{claimed_service, service_ref};
 use crate::agent::pods::LocalPod;
 use crate::capture::load::LoadError;
@@ -23,7 +24,7 @@ use crate::config::Config;
 use crate::identity::{Certificate, CertificateWatch, Secrets};
 use crate::ops::ServiceRef;
 use crate::ops::drain::DrainWatch;
-use crate::ops::metrics::{Kind, Metrics};
+use crate::ops::metrics::{Kind, Metrics, Refused};
 use crate::ops::record::Telemetry;
 use crate::outcome::{Outcome, Side};
 use crate::tunnel::pool::LocalFuture;
@@ -80,6 +81,24 @@ impl Shared {
     /// A Service, as metrics name it.
     pub fn service(&self, name: &NamespacedName) -> ServiceRef {
         service_ref(name, &self.cluster_domain)
+    }
+}
+
+impl Shared {
+    /// What becomes of what a pod is refused because it has reached its limit: counted, and said once in the log.
+    pub fn overload(&self, pod: &LocalPod, refused: Refused, full: Full) -> Outcome {
+        // By the name by which an operator finds it.
+        let limit = match refused {
+            Refused::Tunnel => "tunnels to a pod (three for each of --max-connections-per-pod)",
+            Refused::Outbound | Refused::Plaintext | Refused::Stream => "connections of a pod (--max-connections-per-pod)",
+        };
+        let outcome = Outcome::Overload { limit };
+        self.telemetry.metrics().agent.pod_limit(refused);
+        if full.first {
+            let advice = outcome.meaning().advice;
+            tracing::warn!(pod = %pod.name(), ?refused, "a pod has reached its limit; {advice}");
+        }
+        outcome
     }
 }
 

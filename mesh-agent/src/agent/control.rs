@@ -99,7 +99,7 @@ impl Control {
         let adopt_until = (kernel.adopted() || predecessor.is_some()).then(|| Instant::now() + ADOPTION);
         let adopted = Adopted::of(kernel.state(), flows.lock().live());
         Ok(Control {
-            pods: Pods::new(config.node.as_str().into()),
+            pods: Pods::of(&config),
             config,
             shared,
             kernel,

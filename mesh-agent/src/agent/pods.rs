@@ -11,11 +11,13 @@ use mesh_model::workload::{Workload, WorkloadUid};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::budget::{self, Budget};
 use super::kernel::Kernel;
 use super::revoke::{Parties, Party};
 use super::workers::Assign;
 use crate::capture::accept::{Listeners, listen};
 use crate::capture::desired::PodStatus;
+use crate::config::Config;
 use crate::identity::CertificateWatch;
 use crate::policy::WorkloadPolicy;
 use crate::policy::live::publish;
@@ -34,6 +36,10 @@ pub struct LocalPod {
     pub certificate: CertificateWatch,
     /// Cancelled when it is no longer served.
     pub gone: CancellationToken,
+    /// Places for its connections, in and out.
+    pub connections: Arc<Budget>,
+    /// Places for tunnels to it.
+    pub tunnels: Arc<Budget>,
     /// What peers are told of it, once anybody was.
     pub baggage: OnceLock<Arc<str>>,
 }
@@ -58,6 +64,9 @@ impl LocalPod {
 /// How far a pod has come.
 struct Entry {
     workload: Arc<Workload>,
+    /// They outlive the pod's being served: so may its connections.
+    connections: Arc<Budget>,
+    tunnels: Arc<Budget>,
     netns: Option<Arc<NetNs>>,
     policy: watch::Sender<Arc<WorkloadPolicy>>,
     compiled: Arc<CompiledPolicy>,
@@ -80,6 +89,7 @@ const NO_NETNS: &str = "its network namespace: in a manifest the annotation node
 /// The pods of this node that belong into the mesh.
 pub struct Pods {
     node: Arc<str>,
+    limit: u32,
     entries: HashMap<WorkloadUid, Entry>,
     /// Namespaces of pods that are not in the mesh, kept open so that their cookies stay theirs.
     outside: HashMap<WorkloadUid, NetNs>,
@@ -93,10 +103,11 @@ pub struct Pods {
 }
 
 impl Pods {
-    /// None yet.
-    pub fn new(node: Arc<str>) -> Self {
+    /// None yet, of the agent's own node. Each will have places for so many connections and tunnels as the settings say.
+    pub fn of(config: &Config) -> Self {
         Pods {
-            node,
+            node: config.node.as_str().into(),
+            limit: config.max_connections_per_pod.unwrap_or_default(),
             entries: HashMap::new(),
             outside: HashMap::new(),
             held: HashMap::new(),
@@ -159,6 +170,8 @@ impl Pods {
                     changed = true;
                     let entry = Entry {
                         workload: workload.clone(),
+                        connections: Budget::new(self.limit),
+                        tunnels: budget::tunnels(self.limit),
                         netns: kept.remove(&workload.uid),
                         policy: watch::Sender::new(Arc::new(policy)),
                         compiled,
@@ -355,6 +368,10 @@ impl Pods {
                 "name": name(entry),
                 "identity": entry.workload.identity.to_string(),
                 "addresses": entry.workload.addresses,
+                "connections": entry.connections.used(),
+                "tunnels": entry.tunnels.used(),
+                "maxConnections": entry.connections.limit(),
+                "maxTunnels": entry.tunnels.limit(),
                 "netnsCookie": entry.netns.as_ref().map(|netns| netns.cookie()),
                 "state": if entry.served.is_some() { "ready" } else { "held" },
                 "awaited": if entry.served.is_some() { None } else { Some(&entry.awaited) },
@@ -459,6 +476,8 @@ async fn step(entry: &mut Entry, kernel: &mut Kernel, workers: &Assign) -> Resul
         netns,
         policy: entry.policy.subscribe(),
         certificate: entry.certificate.clone(),
+        connections: entry.connections.clone(),
+        tunnels: entry.tunnels.clone(),
         gone: CancellationToken::new(),
         baggage: OnceLock::new(),
     });

@@ -58,6 +58,15 @@ fn plaintext_authorities_and_open_admin_ports_are_refused() {
 }
 
 #[test]
+fn a_pods_connections_are_limited_by_flag() {
+    assert_eq!(parse(&[]).unwrap().config.max_connections_per_pod, None);
+    for (given, limit) in [("0", 0), ("500", 500)] {
+        assert_eq!(parse(&["--max-connections-per-pod", given]).unwrap().config.max_connections_per_pod, Some(limit));
+    }
+    assert!(parse(&["--max-connections-per-pod", "-1"]).is_err() && parse(&["--max-connections-per-pod", "all"]).is_err());
+}
+
+#[test]
 fn durations_have_units() {
     assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
     assert_eq!(duration("24h"), Ok(Duration::from_secs(86_400)));

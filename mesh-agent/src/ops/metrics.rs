@@ -19,7 +19,7 @@ pub mod samples;
 pub mod series;
 pub mod server;
 
-pub use agent::AgentMetrics;
+pub use agent::{AgentMetrics, Refused};
 pub use expose::Format;
 pub use kernel::{FlowTotals, KernelFlows};
 pub use samples::{CertificateSample, Kind, MapSample, Samples};

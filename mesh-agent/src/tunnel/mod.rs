@@ -21,6 +21,7 @@ pub mod error;
 pub mod fast;
 pub mod hbone;
 pub mod pool;
+pub mod queue;
 pub mod server;
 pub mod settings;
 pub mod tls;

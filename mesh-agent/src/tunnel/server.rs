@@ -1,7 +1,6 @@
 //! What peers' agents ask for. Everything is bounded, and nothing reaches an application before the [`Handler`] has said yes.
 
-use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::cell::Cell;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -12,12 +11,12 @@ use http::StatusCode;
 use mesh_model::identity::Identity;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
-use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::counters::TunnelCounters;
 use super::error::{HandshakeError, Refusal};
 use super::fast::link::Link;
+use super::queue::Queue;
 use super::settings::Settings;
 use super::tls::Credentials;
 use super::tls::handshake::{self, Protocol, Secured};
@@ -103,6 +102,8 @@ pub struct Server<H> {
     pub(super) handler: H,
     pub(super) settings: Arc<Settings>,
     pub(super) counters: Arc<TunnelCounters>,
+    handshakes: Rc<Queue>,
+    tunnels: Rc<Queue>,
     connections: Cell<u64>,
 }
 
@@ -118,9 +119,14 @@ pub struct Connection {
 }
 
 impl<H: Handler> Server<H> {
-    /// One of a worker's; a worker may have several, as for each pod that it serves. They share the bound on handshakes.
+    /// One of a worker's, for one pod that it serves. All of a worker share the bound on handshakes, beside that of each.
     pub fn new(handler: H, settings: Arc<Settings>, counters: Arc<TunnelCounters>) -> Rc<Self> {
-        Rc::new(Server { handler, settings, counters, connections: Cell::new(0) })
+        Rc::new(Server { handler, settings, counters, handshakes: Rc::default(), tunnels: Rc::default(), connections: Cell::new(0) })
+    }
+
+    /// The tunnels that it serves: for letting the oldest give way to a new one.
+    pub fn tunnels(&self) -> &Rc<Queue> {
+        &self.tunnels
     }
 
     /// Serves a connection that was accepted on `local`, the pod's address and the tunnel port, as the identity of `credentials`, until it
@@ -167,10 +173,12 @@ impl<H: Handler> Server<H> {
         let config = credentials.server_config(self.settings.own_protocol).map_err(|e| HandshakeError::from_tls(&e))?;
         let tcp_peer = tcp.peer_addr().map_err(|e| HandshakeError::from_io(&e))?;
         prepare(&tcp, &self.settings).map_err(|e| HandshakeError::from_io(&e))?;
+        let (_own, crowded_here) = self.handshakes.enter(self.settings.max_pod_handshakes);
         let (_place, crowded) = HANDSHAKES.with(|handshakes| handshakes.enter(self.settings.max_handshakes));
         tokio::select! {
             biased;
             result = handshake::accept(tcp, config) => Ok((result?, tcp_peer)),
+            _ = crowded_here => Err(HandshakeError::Crowded),
             _ = crowded => Err(HandshakeError::Crowded),
             () = tokio::time::sleep(self.settings.server_handshake_timeout) => Err(HandshakeError::TimedOut),
         }
@@ -238,42 +246,12 @@ pub(super) fn prepare(tcp: &TcpStream, settings: &Settings) -> std::io::Result<(
 }
 
 thread_local! {
-    static HANDSHAKES: Rc<Handshakes> = Rc::default();
-}
-
-/// Handshakes under way on this worker. A new one makes the oldest give way: honest ones take milliseconds, so it is those that don't finish.
-#[derive(Default)]
-struct Handshakes {
-    waiting: RefCell<VecDeque<(u64, oneshot::Sender<()>)>>,
-    next: Cell<u64>,
-}
-
-impl Handshakes {
-    fn enter(self: &Rc<Self>, limit: usize) -> (OnDrop<impl FnMut() + use<>>, oneshot::Receiver<()>) {
-        let (crowd, crowded) = oneshot::channel();
-        let number = self.next.get();
-        self.next.set(number + 1);
-        let mut waiting = self.waiting.borrow_mut();
-        while waiting.len() >= limit.max(1) {
-            if let Some((_, oldest)) = waiting.pop_front() {
-                let _ = oldest.send(());
-            }
-        }
-        waiting.push_back((number, crowd));
-        drop(waiting);
-        let this = self.clone();
-        let leave = move || {
-            let mut waiting = this.waiting.borrow_mut();
-            if let Ok(at) = waiting.binary_search_by_key(&number, |(number, _)| *number) {
-                waiting.remove(at);
-            }
-        };
-        (OnDrop(leave), crowded)
-    }
+    /// Handshakes under way on this worker. Honest ones take milliseconds, so the oldest are those that don't finish.
+    static HANDSHAKES: Rc<Queue> = Rc::default();
 }
 
 /// Runs when it goes out of scope, also if the future around it is dropped.
-pub(super) struct OnDrop<F: FnMut()>(pub F);
+pub struct OnDrop<F: FnMut()>(pub F);
 
 impl<F: FnMut()> Drop for OnDrop<F> {
     fn drop(&mut self) {

@@ -33,6 +33,8 @@ pub struct Settings {
     pub max_dials: usize,
     /// Handshakes of peers under way at once on a worker; the oldest gives way.
     pub max_handshakes: usize,
+    /// Of them, those of one pod, for which its own oldest gives way.
+    pub max_pod_handshakes: usize,
     /// Streams at once on an HTTP/2 connection.
     pub max_streams: u32,
     /// Bytes of an HTTP/2 request's headers.
@@ -60,6 +62,7 @@ impl Default for Settings {
             warm: 2,
             max_dials: 8,
             max_handshakes: 256,
+            max_pod_handshakes: 64,
             max_streams: 200,
             max_header_bytes: 16 << 10,
             max_retained: 64 << 10,

@@ -11,6 +11,7 @@ mod hostile;
 mod interop;
 mod l4;
 mod leaving;
+mod limits;
 mod mtls;
 mod net;
 mod observe;

@@ -32,6 +32,7 @@ pub struct AgentMetrics {
     allowed: Counter,
     dry_run: Counter,
     renewals: Counted<1>,
+    overloads: Counted<1>,
     /// Version of the configuration in force.
     pub config_version: Gauge,
     /// When it was applied, Unix seconds.
@@ -54,6 +55,7 @@ impl AgentMetrics {
             allowed,
             dry_run: Counter::default(),
             renewals: Family::default(),
+            overloads: Family::default(),
             config_version: Gauge::default(),
             config_applied: Gauge::default(),
             config_problems: Gauge::default(),
@@ -65,6 +67,11 @@ impl AgentMetrics {
         registry.register("nodemesh_policy_decisions", "Decisions about connections by the agent, by reason", m.decisions.clone());
         registry.register("nodemesh_policy_dry_run_denials", "Connections allowed that a policy in dry run would deny", m.dry_run.clone());
         registry.register("nodemesh_certificate_renewals", "Certificates requested, by result", m.renewals.clone());
+        registry.register(
+            "nodemesh_pod_limit_refusals",
+            "Connections, streams of tunnels and tunnels refused because their pod had reached its limit",
+            m.overloads.clone(),
+        );
         registry.register("nodemesh_config_version", "Version of the configuration in force", m.config_version.clone());
         registry.register(
             "nodemesh_config_applied_timestamp_seconds",
@@ -92,6 +99,9 @@ impl AgentMetrics {
         for result in [CertificateResult::Issued, CertificateResult::Failed] {
             drop(m.renewals.get_or_create(&result.labels()));
         }
+        for refused in [Refused::Outbound, Refused::Plaintext, Refused::Stream, Refused::Tunnel] {
+            drop(m.overloads.get_or_create(&refused.labels()));
+        }
         for line in [LineResult::Written, LineResult::Suppressed, LineResult::Lost] {
             drop(m.access_lines.get_or_create(&line.labels()));
         }
@@ -118,6 +128,11 @@ impl AgentMetrics {
         self.renewals.get_or_create(&result.labels()).inc();
     }
 
+    /// Counts what was refused because a pod had reached its limit.
+    pub fn pod_limit(&self, refused: Refused) {
+        self.overloads.get_or_create(&refused.labels()).inc();
+    }
+
     pub(crate) fn access_lines(&self, result: LineResult) -> Counter {
         self.access_lines.get_or_create_owned(&result.labels())
     }
@@ -139,6 +154,33 @@ impl CertificateResult {
             match self {
                 CertificateResult::Issued => "issued",
                 CertificateResult::Failed => "failed",
+            },
+        )])
+    }
+}
+
+/// What a pod that has reached its limit is refused.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Refused {
+    /// A connection of its own.
+    Outbound,
+    /// A connection to it in the clear.
+    Plaintext,
+    /// A connection to it through a tunnel.
+    Stream,
+    /// A tunnel to it.
+    Tunnel,
+}
+
+impl Refused {
+    fn labels(self) -> Static<1> {
+        Static([(
+            "kind",
+            match self {
+                Refused::Outbound => "outbound",
+                Refused::Plaintext => "plaintext",
+                Refused::Stream => "stream",
+                Refused::Tunnel => "tunnel",
             },
         )])
     }

@@ -168,6 +168,25 @@ fn thousands_of_half_open_connections_lock_nobody_out() {
     });
 }
 
+#[test]
+fn half_open_connections_to_one_pod_cost_no_other_its_own() {
+    run(async {
+        let settings = Settings { max_handshakes: 16, max_pod_handshakes: 4, ..Settings::default() };
+        let world = World::new(settings.clone()).await;
+        let flooded = Agent::start(&world.app, world.ca.credentials(&bob()), settings).await;
+        let mut slow = TcpStream::connect(world.agent.address.0).await.unwrap();
+        until(|| world.agent.counters.server.open.get() == 1).await;
+        let mut half_open = Vec::new();
+        for _ in 0..100 {
+            half_open.push(TcpStream::connect(flooded.address.0).await.unwrap());
+        }
+        until(|| flooded.counters.server.connections.get() == 100 && flooded.counters.server.open.get() == 4).await;
+        assert_eq!(*world.agent.results.borrow(), []);
+        assert!(slow.try_read(&mut [0; 1]).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock));
+        slow.shutdown().await.unwrap();
+    });
+}
+
 fn encoded(frames: &[Frame]) -> Vec<u8> {
     let mut out = Vec::new();
     frames.iter().for_each(|frame| frame.encode(&mut out));
