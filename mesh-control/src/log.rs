@@ -43,7 +43,8 @@ pub fn check(filter: &str) -> Result<(), String> {
 
 /// Sets up the log of the process. Once.
 pub fn init(format: LogFormat, filter: &str) -> Result<(), String> {
-    let filter = EnvFilter::builder().parse(filter).map_err(|error| error.to_string())?;
+    let filter =
+        EnvFilter::builder().parse(format!("{},{filter}", mesh_sources::kube::LOG_DIRECTIVES)).map_err(|error| error.to_string())?;
     let registry = tracing_subscriber::registry().with(filter);
     let text = tracing_subscriber::fmt::layer().with_writer(io::stderr);
     let done = match format {

@@ -47,6 +47,10 @@ use resource::WATCHED;
 use store::{Effect, Event, Store};
 use watch_kind::Follower;
 
+/// Log directives to put before the user's: the client library repeats each refusal at every attempt, which [`SourceStatus`] and our own
+/// log say once, and puts a whole list that it cannot read into one line, the pods' environment and its secrets included.
+pub const LOG_DIRECTIVES: &str = "kube_client=error,kube_runtime=error";
+
 /// Events that may wait for the store.
 const QUEUE: usize = 256;
 

@@ -102,7 +102,8 @@ fn parse(filter: &str) -> Result<EnvFilter, LogError> {
             return Err(refuse(format!("\"{}\" is no level", level.chars().take(64).collect::<String>())));
         }
     }
-    EnvFilter::builder().parse(directives.join(",")).map_err(|error| refuse(error.to_string()))
+    let all = format!("{},{}", mesh_sources::kube::LOG_DIRECTIVES, directives.join(","));
+    EnvFilter::builder().parse(all).map_err(|error| refuse(error.to_string()))
 }
 
 /// Sets up the log of the process, on standard error. Once.
