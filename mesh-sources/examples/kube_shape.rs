@@ -102,7 +102,9 @@ fn main() {
     println!("{:<42} {:>9}", "problems", first.problems().len());
     let effect = timed("a pod's status, of no concern", || {
         let mut beaten = pod(7, "v1");
-        beaten["status"]["conditions"][0]["lastProbeTime"] = json!("2026-01-01T00:00:00Z");
+        if let Some(condition) = beaten.pointer_mut("/status/conditions/0") {
+            *condition = json!({"type": "Ready", "status": "True", "lastProbeTime": "2026-01-01T00:00:00Z"});
+        }
         store.take(Kind::Pod, Event::Applied(beaten))
     });
     println!("{:<42} {effect:>9?}", "its effect");

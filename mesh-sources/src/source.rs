@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use mesh_model::snapshot::Snapshot;
 use mesh_model::workload::WorkloadUid;
@@ -130,6 +131,9 @@ impl Source {
     }
 }
 
+/// How long the status may change before it is told again.
+const MOMENT: Duration = Duration::from_millis(200);
+
 /// Waits for the first snapshot, while another task follows the source. `progress` is told what is awaited whenever that changes. `None`
 /// if the source ended.
 pub async fn first_snapshot(
@@ -148,9 +152,15 @@ pub async fn first_snapshot(
             progress(text.clone());
             said = Some(text);
         }
+        // Kind by kind things change within a moment: one word about them is enough.
+        let changed = async {
+            let changed = status.changed().await;
+            tokio::time::sleep(MOMENT).await;
+            changed
+        };
         tokio::select! {
             changed = snapshots.changed() => changed.ok()?,
-            changed = status.changed() => changed.ok()?,
+            changed = changed => changed.ok()?,
         }
     }
 }

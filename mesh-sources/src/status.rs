@@ -1,6 +1,6 @@
 //! How a source fares: whether it can be read, since when, and what it still waits for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -140,12 +140,16 @@ impl SourceStatus {
         }
         let names: Vec<&str> = waiting.iter().map(|(kind, _)| kind.name()).collect();
         let mut text = format!("the first list of {} from {}", names.join(", "), self.place);
-        // Kinds mostly fail together and for one reason.
-        let mut reasons: Vec<&str> = waiting.iter().filter_map(|(_, status)| Some(&*status.failure.as_ref()?.message)).collect();
-        reasons.sort_unstable();
-        reasons.dedup();
-        if !reasons.is_empty() {
-            text = format!("{text}: {}", reasons.join("; "));
+        // Kinds mostly fail together and for one reason. What has failed for longest is the cause rather than what followed from it.
+        let mut failures: Vec<&Failure> = waiting.iter().filter_map(|(_, status)| status.failure.as_ref()).collect();
+        failures.sort_by_key(|failure| failure.since);
+        let mut seen = BTreeSet::new();
+        failures.retain(|failure| seen.insert(&*failure.message));
+        if let Some(first) = failures.first() {
+            text = format!("{text}: {}", first.message);
+        }
+        if failures.len() > 1 {
+            text = format!("{text} (and {} more reasons)", failures.len() - 1);
         }
         Some(text)
     }

@@ -45,7 +45,7 @@ pub(super) fn of_watch(kind: Kind, error: &watcher::Error, streaming: bool) -> F
         E::WatchStartFailed(error) => {
             let reason = reason(error);
             let go_on = match reason {
-                Reason::Rejected if streaming => GoOn::RelistPaged,
+                Reason::Rejected | Reason::ServerError if streaming => GoOn::RelistPaged,
                 // It is not known whether anything happened meanwhile that would still be told.
                 Reason::Expired | Reason::NotFound | Reason::Forbidden | Reason::Rejected | Reason::Malformed => GoOn::Relist,
                 Reason::Unreachable | Reason::Timeout | Reason::Unauthorized | Reason::Throttled | Reason::ServerError => GoOn::Resume,
@@ -54,8 +54,10 @@ pub(super) fn of_watch(kind: Kind, error: &watcher::Error, streaming: bool) -> F
         }
         E::WatchError(status) => {
             let reason = of_code(status.code);
+            // A server over an etcd that lacks what streaming needs says so within the stream, with 500.
+            let cannot = streaming && matches!(reason, Reason::Rejected | Reason::ServerError);
             // The watch begins anew by itself if it is told that it is too old.
-            (reason, of_status(kind, reason, status), GoOn::Resume)
+            (reason, of_status(kind, reason, status), if cannot { GoOn::RelistPaged } else { GoOn::Resume })
         }
         E::WatchFailed(error) => {
             let reason = reason(error);
@@ -113,7 +115,7 @@ fn of_status(kind: Kind, reason: Reason, status: &kube::core::Status) -> String 
     let said: String = said.chars().take(300).collect();
     match reason {
         Reason::Forbidden => {
-            format!("permission to list and watch {what} in the whole cluster is missing ({said}); grant it by a ClusterRole")
+            format!("permission to list and watch {what} in the whole cluster is missing; grant it by a ClusterRole ({said})")
         }
         Reason::Unauthorized => format!("the API server does not accept our credentials ({said})"),
         Reason::Malformed => format!("{what}: an event has a form that is not known"),
@@ -171,6 +173,11 @@ mod tests {
         assert_eq!(go_on(E::WatchStartFailed(api(503)), false), GoOn::Resume);
         assert_eq!(go_on(E::WatchStartFailed(api(422)), true), GoOn::RelistPaged);
         assert_eq!(go_on(E::WatchStartFailed(api(422)), false), GoOn::Relist);
+        assert_eq!(go_on(E::WatchStartFailed(api(500)), true), GoOn::RelistPaged);
+        let told = |code| E::WatchError(Box::new(Status { code, ..Status::default() }));
+        assert_eq!(go_on(told(500), true), GoOn::RelistPaged);
+        assert_eq!(go_on(told(500), false), GoOn::Resume);
+        assert_eq!(go_on(told(410), true), GoOn::Resume);
         let garbage = || kube::Error::SerdeError(serde_json::from_str::<u8>("x").unwrap_err());
         assert_eq!(go_on(E::WatchFailed(garbage()), false), GoOn::Relist);
         let broken = kube::Error::ReadEvents(std::io::Error::from(std::io::ErrorKind::ConnectionReset));

@@ -10,7 +10,7 @@ use crate::status::{Progress, Reason};
 
 mod server;
 
-use server::{Fault, NAMESPACES, OLD_POLICIES, PODS, POLICIES, Server};
+use server::{Fault, NAMESPACES, OLD_POLICIES, PODS, POLICIES, Server, Streaming};
 
 /// Long enough for a loaded machine; nothing waits this long when all is well.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -138,7 +138,7 @@ async fn lists_then_follows() {
 #[tokio::test]
 async fn lists_in_pages_where_the_server_does_not_stream() {
     let server = shop().await;
-    server.streaming(false);
+    server.streaming(Streaming::Refused);
     for i in 2..1202 {
         server.put(PODS, pod(&format!("p{i}"), i));
     }
@@ -149,6 +149,17 @@ async fn lists_in_pages_where_the_server_does_not_stream() {
     assert!(status.kinds[&Kind::Pod].errors.is_empty(), "{status:?}");
     server.delete(PODS, "shop/p7");
     followed.until("one less", |snapshot| snapshot.workloads().len() == 1200).await;
+}
+
+#[tokio::test]
+async fn a_store_that_cannot_stream_is_no_failure_and_not_asked_again() {
+    let server = shop().await;
+    server.streaming(Streaming::Failing);
+    let mut followed = follow(&server);
+    followed.until_pods(&["web"]).await;
+    let status = followed.status.borrow().clone();
+    assert!(status.connected && status.kinds.values().all(|kind| kind.errors.is_empty()), "{status:?}");
+    assert_eq!(server.requests(&[PODS, "sendInitialEvents=true"]), 1);
 }
 
 #[tokio::test]
@@ -184,7 +195,7 @@ async fn a_kind_that_may_not_be_listed_is_not_taken_for_absent() {
     let mut said = Vec::new();
     let (mut snapshots, receiver) = (followed.snapshots.clone(), followed.status.clone());
     let waiting = first_snapshot(&mut snapshots, receiver, |text| said.push(text));
-    assert!(timeout(Duration::from_millis(100), waiting).await.is_err());
+    assert!(timeout(Duration::from_millis(500), waiting).await.is_err());
     assert!(said.iter().any(|text| text.contains("ClusterRole")), "{said:?}");
     // The permission is granted, and the kind is not there after all.
     server.fault(POLICIES, None);
@@ -360,7 +371,7 @@ async fn slow_lists_are_waited_for() {
     server.fault(NAMESPACES, Fault::Slow(Duration::from_millis(100)));
     let mut followed = follow(&server);
     followed.until_pods(&["web"]).await;
-    assert!(followed.status.borrow().kinds.values().all(|kind| kind.errors.get(&Reason::Timeout).is_none()));
+    assert!(followed.status.borrow().kinds.values().all(|kind| !kind.errors.contains_key(&Reason::Timeout)));
 }
 
 #[tokio::test]

@@ -48,7 +48,18 @@ struct State {
     oldest: u64,
     faults: HashMap<String, Fault>,
     requests: Vec<String>,
-    streaming: bool,
+    streaming: Streaming,
+}
+
+/// What the server does with the wish for a streamed list.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Streaming {
+    #[default]
+    Done,
+    /// It has the feature switched off.
+    Refused,
+    /// It has the feature, but its store lacks what that needs.
+    Failing,
 }
 
 /// The server. Ends with the value.
@@ -71,7 +82,7 @@ impl Server {
     /// Serves the built-in kinds, with nothing in them.
     pub async fn start() -> Arc<Server> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let state = State { version: 100, streaming: true, ..State::default() };
+        let state = State { version: 100, ..State::default() };
         let server = Arc::new(Server {
             state: Arc::new(Mutex::new(state)),
             news: watch::Sender::new(0),
@@ -160,8 +171,7 @@ impl Server {
         });
     }
 
-    /// Whether lists can be streamed.
-    pub fn streaming(&self, streaming: bool) {
+    pub fn streaming(&self, streaming: Streaming) {
         self.change(|state| state.streaming = streaming);
     }
 
@@ -269,8 +279,15 @@ async fn answer(state: Arc<Mutex<State>>, news: watch::Receiver<u64>, request: R
     }
     if watch {
         let initial = parameter("sendInitialEvents") == Some("true");
-        if initial && !streaming {
-            return Ok(whole(422, &status(422, "sendInitialEvents: Forbidden: the feature gate WatchList is off")));
+        match streaming {
+            Streaming::Refused if initial => {
+                return Ok(whole(422, &status(422, "sendInitialEvents: Forbidden: the feature gate WatchList is off")));
+            }
+            Streaming::Failing if initial => {
+                let message = "a watch stream was requested but the required storage feature RequestWatchProgress is disabled";
+                return Ok(whole(200, &json!({"type": "ERROR", "object": status(500, message)})));
+            }
+            _ => {}
         }
         let version = parameter("resourceVersion").and_then(|version| version.parse().ok()).unwrap_or(0);
         let half = fault == Some(Fault::HalfAList);
