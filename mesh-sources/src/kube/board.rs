@@ -141,7 +141,7 @@ fn connection(status: &mut SourceStatus) {
 }
 
 /// What is wrong with the source, for a snapshot; and when to look again. A short interruption, as every upgrade of the API server brings,
-/// is no problem before `grace` is over.
+/// and every kind that is removed, is no problem before `grace` is over.
 pub(super) fn problems(status: &SourceStatus, grace: Duration, now: Instant) -> (Vec<Problem>, Option<Instant>) {
     let problem = |message: String| Problem {
         severity: Severity::Error,
@@ -150,19 +150,13 @@ pub(super) fn problems(status: &SourceStatus, grace: Duration, now: Instant) -> 
         field: "".into(),
         message: message.into(),
     };
-    let mut problems = Vec::new();
-    let mut again = None;
-    if let Some(why) = &status.failure {
-        let ripe = status.since + grace;
-        if ripe <= now {
-            problems.push(problem(format!("cannot be used: {why}; what was read before stays in force")));
-        } else {
-            again = Some(ripe);
-        }
-    }
-    for failure in status.kinds.values().filter_map(|kind| kind.failure.as_ref()).filter(|failure| !cuts_off(failure)) {
-        problems.push(problem(format!("{}; what was read before stays in force", failure.message)));
-    }
+    let whole = status.failure.iter().map(|why| (status.since, format!("cannot be used: {why}")));
+    let kinds = status.kinds.values().filter_map(|kind| kind.failure.as_ref()).filter(|failure| !cuts_off(failure));
+    let kinds = kinds.map(|failure| (failure.since, failure.message.to_string()));
+    let (ripe, unripe): (Vec<_>, Vec<_>) = whole.chain(kinds).partition(|(since, _)| *since + grace <= now);
+    let again = unripe.into_iter().map(|(since, _)| since + grace).min();
+    let mut problems: Vec<Problem> =
+        ripe.into_iter().map(|(_, message)| problem(format!("{message}; what was read before stays in force"))).collect();
     problems.sort();
     problems.dedup();
     (problems, again)
@@ -214,8 +208,9 @@ mod tests {
         board.failed(Kind::Node, &failed(Reason::Forbidden));
         let status = board.subscribe();
         let status = status.borrow();
-        let (forbidden, _) = problems(&status, grace, status.since);
-        assert_eq!(forbidden.len(), 1, "{forbidden:?}");
+        assert_eq!(problems(&status, grace, status.since).0, []);
+        let (both, again) = problems(&status, grace, Instant::now() + grace);
+        assert_eq!((both.len(), again), (2, None), "{both:?}");
     }
 
     #[test]

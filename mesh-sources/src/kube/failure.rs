@@ -118,6 +118,7 @@ fn of_status(kind: Kind, reason: Reason, status: &kube::core::Status) -> String 
             format!("permission to list and watch {what} in the whole cluster is missing; grant it by a ClusterRole ({said})")
         }
         Reason::Unauthorized => format!("the API server does not accept our credentials ({said})"),
+        Reason::NotFound => format!("{what} is not served ({said})"),
         Reason::Malformed => format!("{what}: an event has a form that is not known"),
         _ => format!("{what}: {} {said}", status.code),
     }

@@ -63,9 +63,10 @@ struct Shelf {
     listing: Option<Objects>,
 }
 
-type Objects = BTreeMap<NamespacedName, Entry>;
+/// An object that a new list says nothing new of is shared between both.
+type Objects = BTreeMap<NamespacedName, Arc<Entry>>;
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Entry {
     /// Tells an object from an earlier one of the same name.
     uid: Box<str>,
@@ -104,6 +105,10 @@ impl Store {
             }
             Event::Listed(value) => {
                 let (name, entry) = read(kind, value, &netns, |name| shelf.objects.get(name));
+                let entry = match shelf.objects.get(&name) {
+                    Some(before) if before.says(&entry) => before.clone(),
+                    _ => Arc::new(entry),
+                };
                 shelf.listing.get_or_insert_default().insert(name, entry);
                 Effect::None
             }
@@ -114,7 +119,7 @@ impl Store {
                 if shelf.objects.get(&name).is_some_and(|before| before.says(&entry)) {
                     return if unnamed { Effect::Relist } else { Effect::None };
                 }
-                shelf.objects.insert(name, entry);
+                shelf.objects.insert(name, Arc::new(entry));
                 if unnamed { Effect::Relist } else { Effect::Changed }
             }
             Event::Deleted(value) => match named(&value) {
@@ -135,10 +140,10 @@ impl Store {
         let Some(shelf) = self.kinds.get_mut(&Kind::Pod) else { return false };
         let mut changed = false;
         for entry in shelf.objects.values_mut() {
-            changed |= place(&mut entry.document.reading, &self.netns);
+            changed |= move_to(entry, &self.netns);
         }
         for entry in shelf.listing.iter_mut().flat_map(BTreeMap::values_mut) {
-            place(&mut entry.document.reading, &self.netns);
+            move_to(entry, &self.netns);
         }
         changed
     }
@@ -182,7 +187,7 @@ impl Shelf {
         let lost = list.keys().any(|name| name.name.is_empty());
         for (name, entry) in &mut list {
             match before.remove(name) {
-                Some(old) if old.says(entry) => *entry = old,
+                Some(old) if Arc::ptr_eq(&old, entry) || old.says(entry) => *entry = old,
                 _ => changed = true,
             }
         }
@@ -214,7 +219,7 @@ fn read<'b>(
     kind: Kind,
     mut value: Value,
     netns: &NetnsPaths,
-    before: impl FnOnce(&NamespacedName) -> Option<&'b Entry>,
+    before: impl FnOnce(&NamespacedName) -> Option<&'b Arc<Entry>>,
 ) -> (NamespacedName, Entry) {
     if !value.is_object() {
         value = Value::Object(Map::new());
@@ -255,6 +260,15 @@ fn read<'b>(
     }
     place(&mut reading, netns);
     (name, Entry { uid, document: Document { origin: document_origin, key, reading }, problems: problems.into() })
+}
+
+/// As [`place`], of an object that may be shared.
+fn move_to(entry: &mut Arc<Entry>, netns: &NetnsPaths) -> bool {
+    let pod = match &entry.document.reading {
+        Reading::Good(Object::Pod(pod)) | Reading::Cautious(Object::Pod(pod)) => pod,
+        _ => return false,
+    };
+    pod.netns.as_ref() != netns.get(&pod.uid) && place(&mut Arc::make_mut(entry).document.reading, netns)
 }
 
 /// Gives a pod its network namespace; true if that changes it.
