@@ -49,7 +49,7 @@ use watch_kind::Follower;
 
 /// Log directives to put before the user's: the client library repeats each refusal at every attempt, which [`SourceStatus`] and our own
 /// log say once, and puts a whole list that it cannot read into one line, the pods' environment and its secrets included.
-pub const LOG_DIRECTIVES: &str = "kube_client=error,kube_runtime=error";
+pub const LOG_DIRECTIVES: &str = "kube_client=off,kube_runtime=off";
 
 /// Events that may wait for the store.
 const QUEUE: usize = 256;

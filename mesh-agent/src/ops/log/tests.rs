@@ -17,7 +17,14 @@ fn levels_and_targets_are_applied() {
         control.set(filter).unwrap();
         assert_eq!(control.current(), filter);
     }
-    assert_eq!(applied.lock()[0], "debug");
+    // The library's own targets are off unless the user names them.
+    for (applied, wanted) in applied.lock().iter().zip(["debug", "warn", "off", "info", "warn"]) {
+        let directives: Vec<&str> = applied.split(',').collect();
+        assert!(directives.contains(&wanted) && directives.contains(&"kube_client=off"), "{applied}");
+    }
+    control.set("info,kube_client=debug").unwrap();
+    let last = applied.lock().pop().unwrap();
+    assert!(last.contains("kube_client=debug") && !last.contains("kube_client=off"), "{last}");
     assert_eq!(applied.lock().len(), 5);
 }
 
