@@ -35,8 +35,14 @@ impl ProcessId {
         start_of(&stat).map(|start| Self { pid, start })
     }
 
-    fn alive(self) -> bool {
+    /// It has not ended.
+    pub fn alive(self) -> bool {
         Self::of(self.pid) == Some(self)
+    }
+
+    /// Its number in this machine.
+    pub fn pid(self) -> u32 {
+        self.pid
     }
 }
 

@@ -3,8 +3,12 @@
 mod bench;
 mod build_ebpf;
 mod check;
+mod cluster;
 mod command;
+mod conformance;
 mod demo;
+mod go;
+mod image;
 mod test;
 
 use std::process::ExitCode;
@@ -34,6 +38,12 @@ enum Command {
     Check(check::Arguments),
     /// Speed and memory of the mesh, beside no mesh and beside Envoy, as ratios in one run.
     Bench(bench::Arguments),
+    /// A real Kubernetes on this machine: several nodes, every program the released one.
+    Cluster(cluster::Arguments),
+    /// Writes container images of agent and control plane, without a container engine.
+    Image(image::Arguments),
+    /// The Gateway API's own conformance suite for meshes, on the cluster.
+    Conformance(conformance::Arguments),
     /// Removes what crashed runs left on this machine (processes, namespaces, cgroups, pins).
     Sweep,
 }
@@ -45,6 +55,9 @@ fn main() -> ExitCode {
         Command::Test(arguments) => test::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Cluster(arguments) => cluster::run(&arguments),
+        Command::Image(arguments) => image::run(&arguments).map(|()| true),
+        Command::Conformance(arguments) => conformance::run(&arguments),
         Command::Sweep => mesh_lab::sweep(mesh_lab::Kept::Leave).map(|removed| {
             println!("{} abandoned worlds removed", removed.len());
             true

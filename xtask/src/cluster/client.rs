@@ -1,0 +1,83 @@
+//! Speaking to the API server: kubectl in the control plane's namespace.
+
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use super::layout::{CONTROL_NAMESPACE, kubeconfig};
+use super::program::network;
+use crate::go;
+
+/// A program in the control plane's namespace with the person's credentials: it reaches API server, nodes, pods, and nothing else.
+pub fn inside(program: impl Into<OsString>) -> Command {
+    let mut command = Command::new("nsenter");
+    command.arg(network(CONTROL_NAMESPACE)).arg("--").arg(program.into()).env("KUBECONFIG", kubeconfig("admin"));
+    command
+}
+
+/// The kubectl of the cluster's own version.
+pub fn kubectl() -> Command {
+    inside(go::KUBERNETES.program("kubectl"))
+}
+
+/// `kubectl apply --server-side` of these documents.
+pub fn apply(manifests: &str) -> Result<()> {
+    let mut child = kubectl()
+        .args(["apply", "--server-side", "--force-conflicts", "-f", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("starting kubectl")?;
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin.write_all(manifests.as_bytes()).context("writing to kubectl")?;
+    }
+    let output = child.wait_with_output().context("waiting for kubectl")?;
+    if !output.status.success() {
+        bail!("kubectl apply ended with {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}
+
+/// What kubectl answers.
+///
+/// # Errors
+/// Carries what it wrote to its standard error.
+pub fn ask(arguments: &[&str]) -> Result<String> {
+    let output = kubectl().args(arguments).output().context("starting kubectl")?;
+    if !output.status.success() {
+        bail!("kubectl {} ended with {}: {}", arguments.join(" "), output.status, String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Asks until `enough` says yes to the answer; in between, `alive` may give up.
+///
+/// # Errors
+/// `limit` passed: carries the last answer.
+pub fn ask_until(
+    what: &str,
+    arguments: &[&str],
+    limit: Duration,
+    alive: impl Fn() -> Result<()>,
+    enough: impl Fn(&str) -> bool,
+) -> Result<String> {
+    let deadline = Instant::now() + limit;
+    loop {
+        let answer = ask(arguments);
+        if let Ok(answer) = &answer
+            && enough(answer)
+        {
+            return Ok(answer.clone());
+        }
+        alive()?;
+        if Instant::now() >= deadline {
+            let last = answer.unwrap_or_else(|error| format!("{error:#}"));
+            bail!("{what}: not within {} s; the last answer was:\n{last}", limit.as_secs());
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
