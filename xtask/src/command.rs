@@ -18,8 +18,11 @@ pub fn target() -> PathBuf {
     }
 }
 
-/// Where built tools are kept between runs: `$XDG_CACHE_HOME/nodemesh` or `~/.cache/nodemesh`.
+/// Where built tools are kept between runs: `$NODEMESH_CACHE`, `$XDG_CACHE_HOME/nodemesh` or `~/.cache/nodemesh`.
 pub fn cache() -> PathBuf {
+    if let Some(directory) = std::env::var_os("NODEMESH_CACHE").filter(|directory| !directory.is_empty()) {
+        return root().join(directory);
+    }
     let base = std::env::var_os("XDG_CACHE_HOME")
         .map(PathBuf::from)
         .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")));

@@ -32,9 +32,10 @@ pub struct Arguments {
 /// Builds agent and control plane and writes their images.
 pub fn run(arguments: &Arguments) -> Result<()> {
     let out = command::root().join(&arguments.out);
-    let mut written = vec![catalog::agent(&out)?, catalog::control(&out)?];
+    let mesh = catalog::mesh()?;
+    let mut written = vec![catalog::agent(&mesh, &out)?, catalog::control(&mesh, &out)?];
     if arguments.tests {
-        written.extend([catalog::http_echo(&out)?, catalog::tools(&out)?, catalog::echo(&out)?]);
+        written.extend([catalog::http_echo(&catalog::programs()?, &out)?, catalog::tools(&out)?, catalog::echo(&out)?]);
     }
     for image in &written {
         println!("{:<44} {:>6.1} MB  {}  {}", image.name, megabytes(&image.file)?, image.digest, image.file.display());

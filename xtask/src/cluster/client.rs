@@ -7,9 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::layout::{CONTROL_NAMESPACE, kubeconfig};
+use super::layout::{self, CONTROL_NAMESPACE, kubeconfig};
 use super::program::network;
-use crate::go;
 
 /// A program in the control plane's namespace with the person's credentials: it reaches API server, nodes, pods, and nothing else.
 pub fn inside(program: impl Into<OsString>) -> Command {
@@ -20,7 +19,7 @@ pub fn inside(program: impl Into<OsString>) -> Command {
 
 /// The kubectl of the cluster's own version.
 pub fn kubectl() -> Command {
-    inside(go::KUBERNETES.program("kubectl"))
+    inside(layout::kubectl())
 }
 
 /// `kubectl apply --server-side` of these documents.

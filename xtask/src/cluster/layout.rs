@@ -92,6 +92,11 @@ pub fn kubeconfig(who: &str) -> PathBuf {
     root().join(format!("{who}.kubeconfig"))
 }
 
+/// The cluster's kubectl, wherever the tool's cache and its clone are.
+pub fn kubectl() -> PathBuf {
+    root().join("bin/kubectl")
+}
+
 /// The images that the registry serves.
 pub fn registry() -> PathBuf {
     root().join("registry")

@@ -1,6 +1,7 @@
 //! Making the cluster and removing it.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -28,8 +29,9 @@ pub fn prepare() -> Result<Parts> {
     mesh_lab::packages::install(&PACKAGES)?;
     go::KUBERNETES.provide()?;
     let directory = command::cache().join("images");
-    let images = vec![catalog::pause(&directory)?.file, catalog::coredns(&directory)?.file];
-    Ok(Parts { images, registry: catalog::registry()? })
+    let programs = catalog::programs()?;
+    let images = vec![catalog::pause(&programs, &directory)?.file, catalog::coredns(&directory)?.file];
+    Ok(Parts { images, registry: programs.program("registry") })
 }
 
 /// Makes the cluster, unless it runs already. What a start that was broken off left behind is removed first.
@@ -87,6 +89,8 @@ fn make(nodes: u8, parts: &Parts) -> Result<()> {
     // It runs on when the place that it was built in is cleaned.
     let registry = layout::root().join("bin/registry");
     fs::copy(&parts.registry, &registry).with_context(|| format!("copying {}", parts.registry.display()))?;
+    let kubectl = layout::kubectl();
+    symlink(go::KUBERNETES.program("kubectl"), &kubectl).with_context(|| format!("linking {}", kubectl.display()))?;
     hierarchies.create(nodes)?;
     certificates::create(nodes)?;
     network::create(nodes)?;

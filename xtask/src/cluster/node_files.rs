@@ -102,9 +102,9 @@ fn kubelet(node: Node, pki: &Path, legacy_cgroups: bool) -> Value {
         "enforceNodeAllocatable": [],
         "failCgroupV1": !legacy_cgroups,
         "failSwapOn": false,
-        // A full disk or a busy machine must not evict what is being tested.
+        // A full disk or a busy machine must not evict what is being tested: a threshold of nothing is none.
         "imageGCHighThresholdPercent": 100,
-        "evictionHard": {"memory.available": "1Mi", "nodefs.available": "0%", "imagefs.available": "0%"},
+        "evictionHard": {"memory.available": "0%"},
         "localStorageCapacityIsolation": false,
         "serializeImagePulls": false,
         // Pods come and go in tests; the defaults are meant for registries and API servers far away.

@@ -10,6 +10,13 @@ use anyhow::{Context, Result};
 use super::layout;
 use super::state::Recorder;
 
+/// Becomes the program in its group: out of it, it could not be found again if this tool died before writing it down.
+///
+/// What this tool inherited from its caller beyond the standard streams stays behind: a lock held by such a descriptor would
+/// otherwise be held as long as the cluster lives. (Only bash closes descriptors of two digits.)
+const BECOME: &str = r#"for open in /proc/$$/fd/*; do open=${open##*/}; if ((open > 2)); then eval "exec $open>&-"; fi; done
+echo $$ > "$0" && exec "$@""#;
+
 /// A program and where it runs.
 pub struct Launch {
     /// Names its log and its entry in the state.
@@ -46,8 +53,7 @@ impl Launch {
         if !self.namespaces.is_empty() {
             command.arg("nsenter").args(&self.namespaces).arg("--");
         }
-        // Out of its group it could not be found again if this tool died before writing it down: without the group it does not start.
-        command.args(["sh", "-c", "echo $$ > \"$0\" && exec \"$@\""]).arg(self.cgroup.join("cgroup.procs")).args(&self.words);
+        command.args(["bash", "-c", BECOME]).arg(self.cgroup.join("cgroup.procs")).args(&self.words);
         command.current_dir(layout::root());
         command
     }
@@ -102,7 +108,28 @@ mod tests {
         let command = launch.command();
         let arguments: Vec<_> = command.get_args().map(|word| word.to_string_lossy().into_owned()).collect();
         assert_eq!(command.get_program(), "setsid");
-        assert_eq!(arguments[..5], ["nsenter", "--net=/run/netns/x", "--", "sh", "-c"]);
+        assert_eq!(arguments[..5], ["nsenter", "--net=/run/netns/x", "--", "bash", "-c"]);
         assert_eq!(arguments[6..], ["/sys/fs/cgroup/x/cgroup.procs", "/bin/etcd", "--data-dir=d"]);
+    }
+
+    #[test]
+    fn inherits_nothing_but_the_standard_streams() {
+        let dir = tempfile::tempdir().unwrap();
+        let group = dir.path().join("cgroup.procs");
+        std::fs::write(dir.path().join("held"), "").unwrap();
+        // As a caller does that holds a lock: descriptors of one and of two digits, open in every program after it.
+        let script = r#"exec 5<"$0" 27<"$0"; exec bash -c "$1" "$2" ls -l /proc/self/fd"#;
+        let output = std::process::Command::new("bash")
+            .args(["-c", script])
+            .arg(dir.path().join("held"))
+            .arg(super::BECOME)
+            .arg(&group)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let open = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(open.contains(" 1 -> "), "{open}");
+        assert!(!open.contains("held"), "{open}");
+        assert!(!std::fs::read_to_string(group).unwrap().trim().is_empty(), "it entered no group");
     }
 }

@@ -6,7 +6,6 @@ use super::cgroups::Hierarchies;
 use super::client::ask;
 use super::layout::{self, CONTROL_NAMESPACE, NODE_CGROUP, Node};
 use super::state::State;
-use crate::go;
 
 /// Prints it; false if a part of the cluster is not well.
 pub fn print() -> Result<bool> {
@@ -48,7 +47,7 @@ pub fn places(state: &State) -> String {
          on a node       cargo xtask cluster enter n1 PROGRAM …\n\
          images          cargo xtask cluster load FILE.tar: on every node, and served for every registry's name\n\
          {}",
-        go::KUBERNETES.program("kubectl").display(),
+        layout::kubectl().display(),
         layout::kubeconfig("admin").display(),
         agent_places(&state.hierarchies)
     )

@@ -7,7 +7,8 @@ use anyhow::{Context, Result};
 use rcgen::generate_simple_self_signed;
 
 use super::layer::{Content, File};
-use super::{Archive, Config, libraries, static_build, write};
+use super::static_build::{self, Built};
+use super::{Archive, Config, libraries, write};
 use crate::{build_ebpf, command, go};
 
 /// Whoever runs without root in our images; the number that distroless images made customary.
@@ -22,10 +23,20 @@ pub const TOOLS_NAME: &str = "docker.io/nodemesh/lab-tools:1";
 const BPF_OBJECT: &str = "/usr/lib/nodemesh/mesh-ebpf.o";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
+/// Agent and control plane, built for their images.
+pub fn mesh() -> Result<Built> {
+    static_build::build(&["mesh-agent", "mesh-control"])
+}
+
+/// The programs of a cluster that are ours, built for their images.
+pub fn programs() -> Result<Built> {
+    static_build::build(&["mesh-lab-programs"])
+}
+
 /// The agent with the kernel programs. It runs as root: it enters pods' namespaces and loads programs.
-pub fn agent(out: &Path) -> Result<Archive> {
+pub fn agent(built: &Built, out: &Path) -> Result<Archive> {
     let object = build_ebpf::run(&build_ebpf::Arguments::default())?;
-    let mut files = static_build::build(&["mesh-agent"])?.files("/usr/bin/mesh-agent", "mesh-agent")?;
+    let mut files = built.files("/usr/bin/mesh-agent", "mesh-agent")?;
     files.push(File { path: BPF_OBJECT.to_owned(), mode: 0o644, owner: 0, content: Content::Copy(object) });
     files.push(File::directory("/tmp", 0o1777, 0));
     let config = Config {
@@ -38,8 +49,8 @@ pub fn agent(out: &Path) -> Result<Archive> {
 }
 
 /// The control plane.
-pub fn control(out: &Path) -> Result<Archive> {
-    let mut files = static_build::build(&["mesh-control"])?.files("/usr/bin/mesh-control", "mesh-control")?;
+pub fn control(built: &Built, out: &Path) -> Result<Archive> {
+    let mut files = built.files("/usr/bin/mesh-control", "mesh-control")?;
     files.push(File::directory("/tmp", 0o1777, 0));
     let config = Config {
         entrypoint: vec!["/usr/bin/mesh-control".to_owned()],
@@ -52,15 +63,10 @@ pub fn control(out: &Path) -> Result<Archive> {
 }
 
 /// The process that holds a pod's namespaces.
-pub fn pause(out: &Path) -> Result<Archive> {
-    let files = static_build::build(&["mesh-lab-programs"])?.files("/pause", "pause")?;
+pub fn pause(programs: &Built, out: &Path) -> Result<Archive> {
+    let files = programs.files("/pause", "pause")?;
     let config = Config { entrypoint: vec!["/pause".to_owned()], user: Some(NOBODY), ..Config::default() };
     write(crate::cluster::PAUSE, &files, &config, &out.join("pause.tar"))
-}
-
-/// The registry that stands in for all others in a cluster: a program of this machine, not an image.
-pub fn registry() -> Result<std::path::PathBuf> {
-    Ok(static_build::build(&["mesh-lab-programs"])?.program("registry"))
 }
 
 /// CoreDNS.
@@ -71,8 +77,8 @@ pub fn coredns(out: &Path) -> Result<Archive> {
 }
 
 /// A server that answers as `hashicorp/http-echo` does.
-pub fn http_echo(out: &Path) -> Result<Archive> {
-    let files = static_build::build(&["mesh-lab-programs"])?.files("/http-echo", "http-echo")?;
+pub fn http_echo(programs: &Built, out: &Path) -> Result<Archive> {
+    let files = programs.files("/http-echo", "http-echo")?;
     let config = Config { entrypoint: vec!["/http-echo".to_owned()], user: Some(NOBODY), ..Config::default() };
     write("hashicorp/http-echo", &files, &config, &out.join("http-echo.tar"))
 }
