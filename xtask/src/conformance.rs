@@ -100,7 +100,7 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
     let _ = fs::remove_file(&report);
     println!("running {} of {} tests; the whole output is {}", asked.len(), ALL.len(), log.display());
     let start = Instant::now();
-    let (text, success) = execute(&suite.join("mesh.test"), &flags(&asked, &report), &log)?;
+    let (text, success) = execute(&suite.join("mesh.test"), &asked, &report, &log)?;
     let judgement = Judgement::new(&asked, &results::parse(&text), success);
     print!("\n{judgement}");
     println!(
@@ -190,11 +190,11 @@ fn flags(asked: &[&str], report: &Path) -> Vec<String> {
 }
 
 /// Runs it and shows its progress; returns what it wrote and whether it ended well.
-fn execute(program: &Path, flags: &[String], log: &Path) -> Result<(String, bool)> {
+fn execute(program: &Path, asked: &[&str], report: &Path, log: &Path) -> Result<(String, bool)> {
     let mut file = fs::File::create(log).with_context(|| format!("writing {}", log.display()))?;
     let errors = file.try_clone().context("duplicating a log")?;
     let mut command = cluster::inside(program);
-    let mut child = command.args(flags).stdout(Stdio::piped()).stderr(errors).spawn().context("starting the suite")?;
+    let mut child = command.args(flags(asked, report)).stdout(Stdio::piped()).stderr(errors).spawn().context("starting the suite")?;
     let mut text = String::new();
     if let Some(stdout) = child.stdout.take() {
         let mut reader = BufReader::new(stdout);
@@ -202,7 +202,7 @@ fn execute(program: &Path, flags: &[String], log: &Path) -> Result<(String, bool
         while reader.read_until(b'\n', &mut bytes).context("reading the suite's output")? > 0 {
             file.write_all(&bytes).with_context(|| format!("writing {}", log.display()))?;
             let line = String::from_utf8_lossy(&bytes);
-            if results::is_progress(&line) {
+            if results::is_progress(&line, asked) {
                 print!("{line}");
                 let _ = std::io::stdout().flush();
             }

@@ -125,6 +125,7 @@ impl Tool {
         }
         need_go().with_context(|| format!("{} {} is built from its Go module", self.name, self.version))?;
         let workplace = self.workplace()?;
+        sweep(&directory)?;
         for (package, program) in missing {
             println!("building {program} of {} {} (kept in {})", self.name, self.version, directory.display());
             let start = Instant::now();
@@ -182,6 +183,20 @@ impl Tool {
     }
 }
 
+/// Removes what builds that were killed left beside the programs: files `.<program>.<process>` whose process is gone.
+fn sweep(directory: &Path) -> Result<()> {
+    for entry in fs::read_dir(directory).with_context(|| format!("reading {}", directory.display()))?.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let process = name.strip_prefix('.').and_then(|rest| rest.rsplit_once('.')).and_then(|(_, pid)| pid.parse::<u32>().ok());
+        if let Some(process) = process
+            && !Path::new("/proc").join(process.to_string()).exists()
+        {
+            fs::remove_file(entry.path()).with_context(|| format!("removing {}", entry.path().display()))?;
+        }
+    }
+    Ok(())
+}
+
 fn go(directory: &Path) -> Command {
     let mut go = Command::new("go");
     // A workspace or flags of the user's own work must not reach into this build.
@@ -236,6 +251,19 @@ mod tests {
                 tool.name
             );
         }
+    }
+
+    #[test]
+    fn half_a_build_goes_when_its_builder_has_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let ours = format!(".kubelet.{}", std::process::id());
+        for name in ["kubelet", ".kubelet.4194999", &ours, ".hidden"] {
+            std::fs::write(dir.path().join(name), "").unwrap();
+        }
+        super::sweep(dir.path()).unwrap();
+        let mut left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, [".hidden".into(), std::ffi::OsString::from(ours), "kubelet".into()]);
     }
 
     #[test]

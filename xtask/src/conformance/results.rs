@@ -52,12 +52,11 @@ fn line(line: &str) -> Option<(String, TestResult)> {
     (!name.contains('/')).then(|| (name.to_owned(), TestResult { outcome, seconds }))
 }
 
-/// A line that tells a person how far the suite is: a test of the suite begins or ends, other than by being skipped.
-pub fn is_progress(text: &str) -> bool {
-    let text = text.trim();
-    let begins = text.strip_prefix("=== RUN ").is_some_and(|name| name.matches('/').count() == 1);
-    // Skipped ones begin too; there are some hundred of them, for gateways.
-    begins && text.contains("/Mesh") || line(text).is_some_and(|(_, result)| result.outcome != Outcome::Skipped)
+/// A line that tells a person how far the suite is: a test that was asked for begins or ends, or another fails.
+pub fn is_progress(text: &str, asked: &[&str]) -> bool {
+    let begun = text.trim().strip_prefix("=== RUN ").and_then(|path| path.split_once('/'));
+    let begins = begun.is_some_and(|(_, name)| asked.contains(&name));
+    begins || line(text).is_some_and(|(name, result)| asked.contains(&name.as_str()) || result.outcome == Outcome::Failed)
 }
 
 /// Whether the run is good, test by test.
@@ -155,11 +154,10 @@ PASS
     }
 
     #[test]
-    fn shows_beginnings_and_ends_of_mesh_tests() {
-        let shown: Vec<&str> = TEXT.lines().filter(|line| is_progress(line)).map(str::trim).collect();
-        assert_eq!(
-            shown,
-            ["=== RUN   TestMesh/MeshBasic", "--- PASS: TestMesh/MeshBasic (3.25s)", "--- FAIL: TestMesh/MeshPorts (30.00s)"]
-        );
+    fn shows_the_tests_that_were_asked_for_and_failures() {
+        let shown = |asked: &[&str]| TEXT.lines().filter(|line| is_progress(line, asked)).map(str::trim).collect::<Vec<_>>();
+        let failure = "--- FAIL: TestMesh/MeshPorts (30.00s)";
+        assert_eq!(shown(&["MeshBasic"]), ["=== RUN   TestMesh/MeshBasic", "--- PASS: TestMesh/MeshBasic (3.25s)", failure]);
+        assert_eq!(shown(&["GatewayX"]), ["--- SKIP: TestMesh/GatewayX (0.00s)", failure]);
     }
 }
