@@ -51,7 +51,7 @@ pub struct Config {
     /// The cgroup v2 below which connections are captured.
     #[arg(long, env = "NODEMESH_CGROUP_ROOT", value_name = "DIR", default_value = "/sys/fs/cgroup")]
     pub cgroup_root: PathBuf,
-    /// The cgroup above all pods; by default kubepods below the cgroup root.
+    /// The cgroup above all pods; by default kubepods or kubepods.slice below the cgroup root, whichever is there.
     #[arg(long, env = "NODEMESH_PODS_CGROUP", value_name = "DIR")]
     pub pods_cgroup: Option<PathBuf>,
     /// The host's /proc, which shows the processes of pods: with --kubernetes, their network namespaces are found by them.
@@ -203,7 +203,10 @@ impl Config {
 
     /// The pods' cgroup.
     pub fn pods_cgroup(&self) -> PathBuf {
-        self.pods_cgroup.clone().unwrap_or_else(|| self.cgroup_root.join("kubepods"))
+        // The kubelet's two cgroup drivers, cgroupfs and systemd, name it differently.
+        let usual = || ["kubepods", "kubepods.slice"].map(|name| self.cgroup_root.join(name));
+        let found = || usual().into_iter().find(|place| place.is_dir());
+        self.pods_cgroup.clone().or_else(found).unwrap_or_else(|| self.cgroup_root.join("kubepods"))
     }
 }
 

@@ -83,3 +83,16 @@ fn what_follows_a_handover_is_one_of_two() {
     assert!(after(&["--after-handover", "linger"]).unwrap_err().to_string().contains("--after-handover"));
     assert_eq!(parse(&[]).unwrap().config.run_dir, std::path::Path::new("/run/nodemesh"));
 }
+
+#[test]
+fn the_pods_cgroup_is_found_whichever_driver_the_kubelet_has() {
+    let root = tempfile::tempdir().unwrap();
+    let mut config = parse(&["--node", "n1", "--cgroup-root", root.path().to_str().unwrap()]).unwrap().config;
+    assert_eq!(config.pods_cgroup(), root.path().join("kubepods"));
+    std::fs::create_dir(root.path().join("kubepods.slice")).unwrap();
+    assert_eq!(config.pods_cgroup(), root.path().join("kubepods.slice"));
+    std::fs::create_dir(root.path().join("kubepods")).unwrap();
+    assert_eq!(config.pods_cgroup(), root.path().join("kubepods"));
+    config.pods_cgroup = Some("/elsewhere".into());
+    assert_eq!(config.pods_cgroup(), PathBuf::from("/elsewhere"));
+}
