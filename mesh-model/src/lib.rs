@@ -5,6 +5,8 @@
 //! ```
 
 pub mod convert;
+#[cfg(any(test, feature = "crd"))]
+pub mod crd;
 pub mod document;
 pub mod identity;
 pub mod manifests;

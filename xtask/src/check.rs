@@ -17,16 +17,17 @@ type Check = fn() -> Result<String>;
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Only these, by name.
-    #[arg(value_parser = ["fmt", "clippy", "ebpf", "doc", "deny"])]
+    #[arg(value_parser = ["fmt", "clippy", "ebpf", "crds", "doc", "deny"])]
     only: Vec<String>,
 }
 
 /// Runs them all, also after one failed; false if one did.
 pub fn run(arguments: &Arguments) -> Result<bool> {
-    let checks: [(&str, &str, Check); 5] = [
+    let checks: [(&str, &str, Check); 6] = [
         ("fmt", "formatting", formatting),
         ("clippy", "clippy, user space", clippy),
         ("ebpf", "clippy and build, kernel programs", kernel_programs),
+        ("crds", "the chart's definitions of our kinds", definitions),
         ("doc", "documentation", documentation),
         ("deny", "licences, sources and advisories of dependencies", dependencies),
     ];
@@ -84,6 +85,11 @@ fn kernel_programs() -> Result<String> {
         .args(["--", "-D", "warnings"]);
     command::run(cargo.env("RUSTC_BOOTSTRAP", "1").env_remove("RUSTFLAGS").env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}")))?;
     build_ebpf::run(&build_ebpf::Arguments::default())?;
+    Ok(String::new())
+}
+
+fn definitions() -> Result<String> {
+    crate::crds::check()?;
     Ok(String::new())
 }
 

@@ -90,6 +90,15 @@ pub const CONFORMANCE: Tool = Tool {
     variables: &[],
 };
 
+/// Renders and installs the chart.
+pub const HELM: Tool = Tool {
+    name: "helm",
+    version: "v4.3.1",
+    files: module!("helm"),
+    programs: &[("helm.sh/helm/v4/cmd/helm", "helm")],
+    variables: &[("helm.sh/helm/v4/internal/version.version", "v4.3.1")],
+};
+
 impl Tool {
     /// Its folder in the cache: named after the version and the recipe, so that neither can change under it.
     pub fn directory(&self) -> PathBuf {
@@ -225,7 +234,7 @@ fn version(text: &str) -> Option<(u32, u32)> {
 
 #[cfg(test)]
 mod tests {
-    use super::{CONFORMANCE, COREDNS, ECHO, GO, KUBERNETES, version};
+    use super::{CONFORMANCE, COREDNS, ECHO, GO, HELM, KUBERNETES, version};
 
     #[test]
     fn reads_gos_version() {
@@ -242,6 +251,7 @@ mod tests {
             (&COREDNS, "github.com/coredns/coredns"),
             (&ECHO, "istio.io/istio"),
             (&CONFORMANCE, "sigs.k8s.io/gateway-api/conformance"),
+            (&HELM, "helm.sh/helm/v4"),
         ] {
             let text = tool.files.iter().find(|(name, _)| *name == "go.mod").unwrap().1;
             let wanted = format!("{module} {}", tool.version);

@@ -2,10 +2,12 @@
 
 mod bench;
 mod build_ebpf;
+mod chart;
 mod check;
 mod cluster;
 mod command;
 mod conformance;
+mod crds;
 mod demo;
 mod go;
 mod image;
@@ -42,6 +44,10 @@ enum Command {
     Cluster(cluster::Arguments),
     /// Writes container images of agent and control plane, without a container engine.
     Image(image::Arguments),
+    /// Writes the definitions of our kinds into the chart, from the types that describe them.
+    Crds(crds::Arguments),
+    /// Runs the chart's Helm, which is built if it isn't there: `cargo xtask helm template nodemesh deploy/chart`.
+    Helm(chart::Arguments),
     /// The Gateway API's own conformance suite for meshes, on the cluster.
     Conformance(conformance::Arguments),
     /// Removes what crashed runs left on this machine (processes, namespaces, cgroups, pins).
@@ -57,6 +63,8 @@ fn main() -> ExitCode {
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Cluster(arguments) => cluster::run(&arguments),
         Command::Image(arguments) => image::run(&arguments).map(|()| true),
+        Command::Crds(arguments) => crds::run(&arguments),
+        Command::Helm(arguments) => chart::run(&arguments),
         Command::Conformance(arguments) => conformance::run(&arguments),
         Command::Sweep => mesh_lab::sweep(mesh_lab::Kept::Leave).map(|removed| {
             println!("{} abandoned worlds removed", removed.len());

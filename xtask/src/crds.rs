@@ -1,0 +1,240 @@
+//! `cargo xtask crds`: the CustomResourceDefinitions of the chart, generated from the types in `mesh_model::crd`.
+//!
+//! Kinds of our own get a structural schema. Istio's kinds are defined only where Istio hasn't: their schemas keep every field, because the
+//! agent judges objects by itself and must see the fields that it does not know in order to say so.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use schemars::JsonSchema;
+use schemars::generate::SchemaSettings;
+use serde_json::{Map, Value, json};
+
+use crate::command;
+
+/// What to do with them.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Write nothing; fail if a file is not what would be written.
+    #[arg(long)]
+    check: bool,
+}
+
+/// Writes the definitions, or compares them.
+pub fn run(arguments: &Arguments) -> Result<bool> {
+    if arguments.check {
+        check()?;
+        return Ok(true);
+    }
+    for (file, content) in definitions()? {
+        fs::write(&file, content).with_context(|| format!("writing {}", file.display()))?;
+        println!("{}", file.display());
+    }
+    Ok(true)
+}
+
+/// Fails if a definition in the chart isn't what the types say.
+pub fn check() -> Result<()> {
+    for (file, content) in definitions()? {
+        let found = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+        if found != content {
+            bail!("{} is not what the types say; run `cargo xtask crds`", file.display());
+        }
+    }
+    Ok(())
+}
+
+const HEADER: &str = "# Written by `cargo xtask crds`.\n";
+
+fn definitions() -> Result<Vec<(PathBuf, String)>> {
+    let chart = command::root().join("deploy/chart");
+    let mut files = vec![(chart.join("crds/nodemesh.dev_meshes.yaml"), mesh()?)];
+    for (kind, plural, short, what) in [
+        ("AuthorizationPolicy", "authorizationpolicies", "ap", "Who may talk to whom."),
+        ("PeerAuthentication", "peerauthentications", "pa", "Whether plaintext is accepted."),
+    ] {
+        files.push((chart.join(format!("files/crds/security.istio.io_{plural}.yaml")), istio(kind, plural, short, what)));
+    }
+    files
+        .into_iter()
+        .map(|(file, definition)| {
+            let text = serde_yaml_ng::to_string(&definition).context("a definition as YAML")?;
+            Ok((file, format!("{HEADER}{text}")))
+        })
+        .collect()
+}
+
+fn mesh() -> Result<Value> {
+    let columns = json!([
+        {"name": "Trust domain", "type": "string", "jsonPath": ".spec.trustDomain"},
+        {"name": "mTLS", "type": "string", "jsonPath": ".spec.mtls.mode"},
+        {"name": "Same node", "type": "string", "jsonPath": ".spec.sameNode"},
+        {"name": "Accepted", "type": "string", "jsonPath": ".status.conditions[?(@.type==\"Accepted\")].status"},
+        {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
+    ]);
+    let schema = json!({
+        "type": "object",
+        "description": "Settings of the whole mesh. Only the object named default counts.",
+        "properties": {
+            "apiVersion": {"type": "string"},
+            "kind": {"type": "string"},
+            "metadata": {"type": "object"},
+            "spec": structural::<mesh_model::crd::MeshSpec>()?,
+            "status": {
+                "type": "object",
+                "description": "What became of the object.",
+                "properties": {
+                    "observedGeneration": {"type": "integer", "format": "int64"},
+                    "conditions": conditions(),
+                },
+            },
+        },
+        "x-kubernetes-validations": [{
+            "rule": "self.metadata.name == 'default'",
+            "message": "only the Mesh named default counts; give this one that name",
+        }],
+    });
+    let version = json!({
+        "name": "v1alpha1", "served": true, "storage": true,
+        "schema": {"openAPIV3Schema": schema},
+        "subresources": {"status": {}},
+        "additionalPrinterColumns": columns,
+    });
+    let names = json!({
+        "kind": "Mesh", "listKind": "MeshList", "plural": "meshes", "singular": "mesh", "categories": ["nodemesh"],
+    });
+    Ok(definition("nodemesh.dev", "meshes", "Cluster", names, &[version], json!({})))
+}
+
+fn istio(kind: &str, plural: &str, short: &str, what: &str) -> Value {
+    let open = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+    let schema = json!({
+        "type": "object",
+        "description": what,
+        "properties": {
+            "apiVersion": {"type": "string"}, "kind": {"type": "string"}, "metadata": {"type": "object"},
+            "spec": open, "status": open,
+        },
+    });
+    let columns = match kind {
+        "AuthorizationPolicy" => json!([{"name": "Action", "type": "string", "jsonPath": ".spec.action"}]),
+        _ => json!([{"name": "Mode", "type": "string", "jsonPath": ".spec.mtls.mode"}]),
+    };
+    let mut columns = columns.as_array().cloned().unwrap_or_default();
+    columns.push(json!({"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}));
+    let versions: Vec<Value> = [("v1", true), ("v1beta1", false)]
+        .into_iter()
+        .map(|(name, storage)| {
+            json!({
+                "name": name, "served": true, "storage": storage,
+                "schema": {"openAPIV3Schema": schema},
+                "subresources": {"status": {}},
+                "additionalPrinterColumns": columns,
+            })
+        })
+        .collect();
+    let names = json!({
+        "kind": kind, "listKind": format!("{kind}List"), "plural": plural, "singular": kind.to_lowercase(),
+        "shortNames": [short], "categories": ["nodemesh", "security-istio-io"],
+    });
+    // People's policies must outlive an uninstall, as our own kinds' objects do, which Helm never deletes.
+    definition("security.istio.io", plural, "Namespaced", names, &versions, json!({"helm.sh/resource-policy": "keep"}))
+}
+
+fn definition(group: &str, plural: &str, scope: &str, names: Value, versions: &[Value], annotations: Value) -> Value {
+    let mut metadata = json!({
+        "name": format!("{plural}.{group}"),
+        "labels": {"app.kubernetes.io/part-of": "nodemesh"},
+    });
+    if let (Some(metadata), Some(false)) = (metadata.as_object_mut(), annotations.as_object().map(Map::is_empty)) {
+        metadata.insert("annotations".to_owned(), annotations);
+    }
+    json!({
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": metadata,
+        "spec": {"group": group, "scope": scope, "names": names, "versions": versions},
+    })
+}
+
+/// As `metav1.Condition`.
+fn conditions() -> Value {
+    json!({
+        "type": "array",
+        "x-kubernetes-list-type": "map",
+        "x-kubernetes-list-map-keys": ["type"],
+        "items": {
+            "type": "object",
+            "required": ["type", "status", "lastTransitionTime", "reason", "message"],
+            "properties": {
+                "type": {"type": "string", "maxLength": 316},
+                "status": {"type": "string", "enum": ["True", "False", "Unknown"]},
+                "observedGeneration": {"type": "integer", "format": "int64", "minimum": 0},
+                "lastTransitionTime": {"type": "string", "format": "date-time"},
+                "reason": {"type": "string", "minLength": 1, "maxLength": 1024},
+                "message": {"type": "string", "maxLength": 32768},
+            },
+        },
+    })
+}
+
+/// A type's schema in the form that the API server demands: everything in place, and nothing that it does not know.
+fn structural<T: JsonSchema>() -> Result<Value> {
+    let settings = SchemaSettings::openapi3().with(|settings| {
+        settings.inline_subschemas = true;
+        settings.meta_schema = None;
+    });
+    let schema = settings.into_generator().into_root_schema_for::<T>();
+    let mut value = serde_json::to_value(schema).context("a schema as JSON")?;
+    tidy(&mut value)?;
+    Ok(value)
+}
+
+/// Takes away titles and what makes `null` a value of its own (an absent field and `null` are the same to the API server), and refuses
+/// what would not be structural.
+fn tidy(schema: &mut Value) -> Result<()> {
+    let Some(fields) = schema.as_object_mut() else { return Ok(()) };
+    for extra in ["title", "nullable", "default"] {
+        fields.remove(extra);
+    }
+    // A field's own description stands beside its type's; schemars then wraps the type.
+    for wrapper in ["allOf", "anyOf"] {
+        let Some(Value::Array(parts)) = fields.get(wrapper) else { continue };
+        let real: Vec<Value> = parts.iter().filter(|part| !is_null(part)).cloned().collect();
+        let [Value::Object(only)] = &*real else { bail!("{wrapper} of several schemas is not structural: {parts:?}") };
+        let only = only.clone();
+        fields.remove(wrapper);
+        for (name, value) in only {
+            fields.entry(name).or_insert(value);
+        }
+        for extra in ["title", "nullable", "default"] {
+            fields.remove(extra);
+        }
+    }
+    if let Some(Value::Array(values)) = fields.get_mut("enum") {
+        values.retain(|value| !value.is_null());
+    }
+    for refused in ["$ref", "oneOf", "definitions", "$schema"] {
+        if fields.contains_key(refused) {
+            bail!("{refused} is not structural: {fields:?}");
+        }
+    }
+    if let Some(Value::Object(properties)) = fields.get_mut("properties") {
+        for property in properties.values_mut() {
+            tidy(property)?;
+        }
+    }
+    if let Some(items) = fields.get_mut("items") {
+        tidy(items)?;
+    }
+    Ok(())
+}
+
+fn is_null(schema: &Value) -> bool {
+    schema.get("enum").and_then(Value::as_array).is_some_and(|values| values.iter().all(Value::is_null))
+        || schema.get("type").and_then(Value::as_str) == Some("null")
+}
+
+#[cfg(test)]
+mod tests;
