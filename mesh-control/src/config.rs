@@ -15,6 +15,7 @@ use crate::ca::hierarchy::CaFiles;
 use crate::ca::keeper::CaSource;
 use crate::ca::lifetime::Lifetimes;
 use crate::ca::service::ServiceLimits;
+use crate::ca::token_review::ReviewSettings;
 use crate::log::{self, LogFormat};
 use crate::server::ServerLimits;
 
@@ -45,6 +46,15 @@ pub struct Flags {
     /// File that says where the API server is and who we are, outside of a pod. Goes with --kubernetes.
     #[arg(long, env = "NODEMESH_CONTROL_KUBECONFIG", value_name = "FILE")]
     pub kubeconfig: Option<String>,
+    /// Namespace of the agents, whose service-account tokens the API server reviews. Used with --kubernetes and without --node-tokens.
+    #[arg(long, env = "NODEMESH_CONTROL_AGENT_NAMESPACE", default_value = "nodemesh-system", value_name = "NAME")]
+    pub agent_namespace: String,
+    /// Service account of the agents.
+    #[arg(long, env = "NODEMESH_CONTROL_AGENT_SERVICE_ACCOUNT", default_value = "nodemesh-agent", value_name = "NAME")]
+    pub agent_service_account: String,
+    /// Audience that the agents' tokens must be made for.
+    #[arg(long, env = "NODEMESH_CONTROL_TOKEN_AUDIENCE", default_value = "nodemesh-ca", value_name = "AUDIENCE")]
+    pub token_audience: String,
     /// Names and addresses in the certificate that this server shows, separated by commas.
     #[arg(
         long,
@@ -85,6 +95,15 @@ pub struct Flags {
     pub log_format: String,
 }
 
+/// How agents prove on which node they are.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum AgentProof {
+    /// By a token a node: file or directory of them.
+    NodeTokens(PathBuf),
+    /// By service-account tokens that the API server of [`Config::mesh`] reviews.
+    TokenReview(ReviewSettings),
+}
+
 /// The settings in force.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Config {
@@ -92,8 +111,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where operators look.
     pub admin: SocketAddr,
-    /// File or directory of tokens.
-    pub node_tokens: PathBuf,
+    /// How agents prove who they are.
+    pub agents: AgentProof,
     /// Where the mesh is described.
     pub mesh: SourceSettings,
     /// Names of the server.
@@ -139,14 +158,26 @@ const LONGEST: Duration = Duration::from_secs(90 * 24 * 3600);
 /// Shortest lifetime that may be set.
 const SHORTEST: Duration = Duration::from_secs(5);
 
+/// How long a request waits for its pod to come from the API server, of which the agent may have heard first.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 impl Config {
     /// From flags; every setting is judged before the first error is returned.
     pub fn from_flags(flags: Flags) -> Result<Config, Vec<SettingError>> {
         let mut errors = Errors(Vec::new());
         let listen = errors.parsed("--listen", &flags.listen, "write e.g. [::]:15012");
         let admin = errors.parsed("--admin", &flags.admin, "write e.g. 127.0.0.1:15014");
-        let node_tokens = errors.required("--node-tokens", flags.node_tokens, "name the file or directory with the nodes' tokens");
         let mesh = errors.mesh(flags.manifests.as_deref(), flags.kubernetes, flags.kubeconfig.as_deref());
+        let review = errors.review(flags.token_audience, flags.agent_namespace, flags.agent_service_account);
+        let agents = match flags.node_tokens.filter(|path| !path.is_empty()) {
+            Some(path) => Some(AgentProof::NodeTokens(path.into())),
+            None if flags.kubernetes => review.map(AgentProof::TokenReview),
+            None => {
+                let message = "is not set; name the file or directory with the nodes' tokens, or let an API server judge by --kubernetes";
+                errors.add("--node-tokens", None, message);
+                None
+            }
+        };
         let names = errors.names(&flags.dns_names);
         let files = errors.ca_files(flags.ca_cert, flags.ca_key, flags.root_cert, flags.cert_chain);
         let default = errors.lifetime("--default-lifetime", &flags.default_lifetime);
@@ -160,22 +191,23 @@ impl Config {
             errors.add("--log-level", Some(&flags.log_level), message);
         }
         let log_format = flags.log_format.parse::<LogFormat>().map_err(|m| errors.add("--log-format", Some(&flags.log_format), m)).ok();
-        let (Some(listen), Some(admin), Some(node_tokens), Some(mesh), Some(default), Some(max), Some(log_format), []) =
-            (listen, admin, node_tokens, mesh, default, max, log_format, &*errors.0)
+        let (Some(listen), Some(admin), Some(agents), Some(mesh), Some(default), Some(max), Some(log_format), []) =
+            (listen, admin, agents, mesh, default, max, log_format, &*errors.0)
         else {
             return Err(errors.0);
         };
+        let patience = if flags.kubernetes { PATIENCE } else { Duration::ZERO };
         Ok(Config {
             listen,
             admin,
-            node_tokens,
+            agents,
             mesh,
             names,
             source: CaSource { files, state_dir: flags.state_dir.map(PathBuf::from) },
             bundle_out: flags.bundle_out.map(PathBuf::from),
             lifetimes: Lifetimes { default, max },
             server: ServerLimits::default(),
-            service: ServiceLimits::default(),
+            service: ServiceLimits { patience, ..ServiceLimits::default() },
             log_level: flags.log_level,
             log_format,
         })
@@ -193,14 +225,18 @@ impl Errors {
         text.parse().map_err(|error: T::Err| self.add(setting, Some(text), format!("{error}; {hint}"))).ok()
     }
 
-    fn required(&mut self, setting: &'static str, value: Option<String>, hint: &str) -> Option<PathBuf> {
-        match value {
-            Some(value) if !value.is_empty() => Some(value.into()),
-            _ => {
-                self.add(setting, None, format!("is not set; {hint}"));
-                None
+    fn review(&mut self, audience: String, namespace: String, account: String) -> Option<ReviewSettings> {
+        let before = self.0.len();
+        if audience.is_empty() || !audience.bytes().all(|byte| byte.is_ascii_graphic()) {
+            self.add("--token-audience", Some(&audience), "is not a word of visible ASCII characters");
+        }
+        for (setting, name) in [("--agent-namespace", &namespace), ("--agent-service-account", &account)] {
+            if name.starts_with("*.") || !is_dns_name(name) || name.bytes().any(|byte| byte.is_ascii_uppercase() || byte == b'_') {
+                self.add(setting, Some(name), "is not a name as Kubernetes has them");
             }
         }
+        let settings = ReviewSettings { audience: audience.into(), namespace: namespace.into(), service_account: account.into() };
+        (self.0.len() == before).then_some(settings)
     }
 
     fn mesh(&mut self, manifests: Option<&str>, kubernetes: bool, kubeconfig: Option<&str>) -> Option<SourceSettings> {

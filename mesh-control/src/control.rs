@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use mesh_model::snapshot::Snapshot;
-use mesh_sources::{OpenError, Source, SourceStatus};
+use mesh_sources::{OpenError, Source, SourceSettings, SourceStatus};
 use rcgen::KeyPair;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
@@ -22,8 +22,8 @@ use crate::admin::Admin;
 use crate::ca::authority::{AuthorityError, ServerName, Subject};
 use crate::ca::hierarchy::HierarchyError;
 use crate::ca::lifetime::Validity;
-use crate::ca::{Authority, CaService, Keeper, MeshInventory, NodeTokens};
-use crate::config::Config;
+use crate::ca::{Authenticator, Authority, CaService, Keeper, MeshInventory, NodeTokens, TokenReviews};
+use crate::config::{AgentProof, Config};
 use crate::files;
 use crate::metrics::Metrics;
 use crate::ready::Readiness;
@@ -109,11 +109,26 @@ impl Control {
                 .map_err(|error| ControlError::Bundle { path: path.clone(), error })?;
         }
         let inventory = Arc::new(MeshInventory::new(&snapshots.borrow()));
-        let tokens = Arc::new(NodeTokens::open(&config.node_tokens, now));
-        let follower = Follower { tokens: tokens.clone(), metrics: metrics.clone(), ready: ready.clone() };
-        follower.tell(true);
+        let mut follower = None;
+        let authenticator: Arc<dyn Authenticator> = match &config.agents {
+            AgentProof::NodeTokens(path) => {
+                let tokens = Arc::new(NodeTokens::open(path, now));
+                let following = Follower { tokens: tokens.clone(), metrics: metrics.clone(), ready: ready.clone() };
+                following.tell(true);
+                follower = Some(following);
+                tokens
+            }
+            AgentProof::TokenReview(settings) => {
+                let kubeconfig = match &config.mesh {
+                    SourceSettings::Kubernetes { kubeconfig } => kubeconfig.as_deref(),
+                    SourceSettings::Manifests(_) => None,
+                };
+                let (client, _) = mesh_sources::kube::client(kubeconfig).await.map_err(OpenError::from)?;
+                Arc::new(TokenReviews::new(client, settings.clone()))
+            }
+        };
         note_expiry(&metrics, &keeper, &serving);
-        let service = CaService::new(keeper.clone(), tokens, inventory.clone(), config.lifetimes, config.service, metrics.clone());
+        let service = CaService::new(keeper.clone(), authenticator, inventory.clone(), config.lifetimes, config.service, metrics.clone());
         let stopping = CancellationToken::new();
         let mut tasks = JoinSet::new();
         let (limits, counted, stop) = (config.server, metrics.clone(), stopping.clone());
@@ -127,7 +142,9 @@ impl Control {
             admin.serve(admin_listener).await;
             ("the operators' endpoint", Ok(()))
         });
-        tasks.spawn(async move { ("the follower of tokens", follower.run().await) });
+        if let Some(follower) = follower {
+            tasks.spawn(async move { ("the follower of tokens", follower.run().await) });
+        }
         tasks.spawn(async move {
             source.follow().await;
             ("the configuration source", Ok(()))

@@ -36,7 +36,7 @@ mod resource;
 pub mod store;
 mod watch_kind;
 
-pub use client::ClientError;
+pub use client::{ClientError, client};
 pub use limits::Limits;
 pub use pace::BackoffSettings;
 

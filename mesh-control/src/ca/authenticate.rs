@@ -64,7 +64,7 @@ pub struct NodeTokens {
     table: ArcSwap<Table>,
 }
 
-type Digest = [u8; digest::SHA256_OUTPUT_LEN];
+pub(super) type Digest = [u8; digest::SHA256_OUTPUT_LEN];
 
 #[derive(Debug, Default)]
 struct Table {
@@ -220,7 +220,7 @@ impl Authenticator for NodeTokens {
     }
 }
 
-fn sha256(bytes: &[u8]) -> Digest {
+pub(super) fn sha256(bytes: &[u8]) -> Digest {
     let mut digest = Digest::default();
     digest.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
     digest

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use mesh_model::identity::{Identity, TrustDomain};
 use mesh_model::snapshot::Snapshot;
+use tokio::sync::watch;
 
 use super::refusal::Refusal;
 
@@ -13,11 +14,15 @@ use super::refusal::Refusal;
 pub trait Inventory: Send + Sync + 'static {
     /// Whether a node's agent may have a certificate for an identity.
     fn may_sign(&self, node: &str, identity: &Identity) -> Result<(), Refusal>;
+
+    /// Counts up with every change of what is known.
+    fn changes(&self) -> watch::Receiver<u64>;
 }
 
 /// Identities and the nodes on which enrolled pods have them.
 #[derive(Debug, Default)]
 pub struct Index {
+    read: bool,
     trust_domain: TrustDomain,
     nodes: HashMap<Identity, BTreeSet<Arc<str>>>,
 }
@@ -25,7 +30,8 @@ pub struct Index {
 impl Index {
     /// Of the pods of a snapshot. Pods that are not understood are not in it, so nothing is signed for them.
     pub fn of(snapshot: &Snapshot) -> Index {
-        let mut index = Index { trust_domain: snapshot.settings().trust_domain.clone(), nodes: HashMap::new() };
+        let mut index =
+            Index { read: snapshot.version() > 0, trust_domain: snapshot.settings().trust_domain.clone(), nodes: HashMap::new() };
         for workload in snapshot.workloads() {
             if workload.enrolled && !workload.host_network && !workload.node.is_empty() {
                 index.nodes.entry(workload.identity.clone()).or_default().insert(workload.node.clone());
@@ -36,6 +42,9 @@ impl Index {
 
     /// As [`Inventory::may_sign`].
     pub fn may_sign(&self, node: &str, identity: &Identity) -> Result<(), Refusal> {
+        if !self.read {
+            return Err(Refusal::NotRead);
+        }
         if *identity.trust_domain() != self.trust_domain {
             return Err(Refusal::TrustDomain { identity: Box::new(identity.clone()), trust_domain: self.trust_domain.clone() });
         }
@@ -48,28 +57,36 @@ impl Index {
 
 /// The pods of the mesh as its configuration says, followed while that changes.
 #[derive(Debug)]
-pub struct MeshInventory(ArcSwap<Index>);
+pub struct MeshInventory {
+    index: ArcSwap<Index>,
+    changes: watch::Sender<u64>,
+}
 
 impl MeshInventory {
     /// Of a first snapshot.
     pub fn new(snapshot: &Snapshot) -> MeshInventory {
-        MeshInventory(ArcSwap::from_pointee(Index::of(snapshot)))
+        MeshInventory { index: ArcSwap::from_pointee(Index::of(snapshot)), changes: watch::Sender::new(0) }
     }
 
     /// Takes another snapshot in its place.
     pub fn take(&self, snapshot: &Snapshot) {
-        self.0.store(Arc::new(Index::of(snapshot)));
+        self.index.store(Arc::new(Index::of(snapshot)));
+        self.changes.send_modify(|count| *count += 1);
     }
 
     /// How many identities can be signed for.
     pub fn identities(&self) -> usize {
-        self.0.load().nodes.len()
+        self.index.load().nodes.len()
     }
 }
 
 impl Inventory for MeshInventory {
     fn may_sign(&self, node: &str, identity: &Identity) -> Result<(), Refusal> {
-        self.0.load().may_sign(node, identity)
+        self.index.load().may_sign(node, identity)
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
     }
 }
 

@@ -11,6 +11,7 @@ pub mod limit;
 pub mod refusal;
 pub mod service;
 pub mod state;
+pub mod token_review;
 
 pub use authenticate::{Authenticator, Caller, NodeTokens};
 pub use authority::Authority;
@@ -19,6 +20,7 @@ pub use keeper::Keeper;
 pub use lifetime::{Lifetimes, Validity};
 pub use refusal::Refusal;
 pub use service::CaService;
+pub use token_review::{ReviewSettings, TokenReviews};
 
 #[cfg(test)]
 pub(crate) mod testing;

@@ -4,6 +4,7 @@ use mesh_model::identity::{Identity, ParseIdentityError, TrustDomain};
 use tonic::{Code, Status};
 
 use super::authority::AuthorityError;
+use super::token_review::TokenRefusal;
 
 /// Metadata of a refusal: its name, as the metrics have it.
 pub const REASON: &str = "x-nodemesh-refusal";
@@ -23,6 +24,9 @@ pub enum Refusal {
     /// There is nothing to compare it with.
     #[error("tokens cannot be judged at present: {0}")]
     NoAuthenticator(String),
+    /// The API server, or its word about the agent's pod, speaks against it.
+    #[error(transparent)]
+    Token(#[from] TokenRefusal),
     /// `ImpersonatedIdentity` is no text.
     #[error("metadata.ImpersonatedIdentity is not a string")]
     Metadata,
@@ -68,6 +72,9 @@ pub enum Refusal {
         /// The caller.
         node: Box<str>,
     },
+    /// It is not known yet which pods there are.
+    #[error("the mesh's configuration has not been read yet; try again later")]
+    NotRead,
     /// The node asks too often.
     #[error("node {0} asks for more certificates than it may; try again later")]
     TooOften(Box<str>),
@@ -97,6 +104,17 @@ impl Refusal {
             Refusal::TokenForm => ("token_form", Code::Unauthenticated, Client),
             Refusal::UnknownToken => ("unknown_token", Code::Unauthenticated, Client),
             Refusal::NoAuthenticator(_) => ("no_authenticator", Code::Unavailable, Authority),
+            Refusal::Token(refusal) => match refusal {
+                TokenRefusal::Form => ("token_form", Code::Unauthenticated, Client),
+                TokenRefusal::Audience(_) => ("token_audience", Code::Unauthenticated, Client),
+                TokenRefusal::NotAgent { .. } => ("not_the_agent", Code::PermissionDenied, Client),
+                TokenRefusal::Expired => ("token_expired", Code::Unauthenticated, Client),
+                TokenRefusal::Rejected(_) => ("token_rejected", Code::Unauthenticated, Client),
+                TokenRefusal::Unbound => ("token_unbound", Code::Unauthenticated, Client),
+                TokenRefusal::Pod { .. } => ("agent_pod", Code::Unauthenticated, Client),
+                TokenRefusal::Unavailable(_) => ("unavailable", Code::Unavailable, Authority),
+            },
+            Refusal::NotRead => ("not_read", Code::Unavailable, Authority),
             Refusal::Metadata => ("metadata", Code::InvalidArgument, Client),
             Refusal::Csr(_) => ("csr", Code::InvalidArgument, Client),
             Refusal::CsrSignature => ("csr_signature", Code::InvalidArgument, Client),

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use mesh_model::identity::Identity;
 use mesh_proto::ca::istio_certificate_service_server::IstioCertificateService;
@@ -29,12 +29,14 @@ pub struct ServiceLimits {
     pub concurrent: usize,
     /// How often a node may ask.
     pub per_node: Rate,
+    /// How long a request waits for a pod that is not known yet: the node's agent may hear of a new pod before this authority does.
+    pub patience: Duration,
 }
 
 impl Default for ServiceLimits {
     fn default() -> Self {
         // A node that starts with its 250 pods, each under an account of its own, is served at once.
-        ServiceLimits { concurrent: 256, per_node: Rate { per_second: 20.0, burst: 500.0 } }
+        ServiceLimits { concurrent: 256, per_node: Rate { per_second: 20.0, burst: 500.0 }, patience: Duration::ZERO }
     }
 }
 
@@ -47,12 +49,18 @@ pub struct CaService {
     metrics: Arc<Metrics>,
     room: Semaphore,
     limiter: Mutex<Limiter>,
+    patience: Duration,
+    /// Who may wait: so that a node cannot pile up requests for pods that will never be.
+    wait_limiter: Mutex<Limiter>,
     /// Who asks in vain without pause fills metrics, not disks.
     log_limiter: Mutex<Limiter>,
 }
 
 /// Lines of the log that tell of refusals: per node, and together for those who are nobody.
 const REFUSAL_LINES: Rate = Rate { per_second: 5.0, burst: 100.0 };
+
+/// Requests of a node that may wait for a pod to be known.
+const WAITS: Rate = Rate { per_second: 10.0, burst: 256.0 };
 
 impl CaService {
     /// From its parts.
@@ -72,13 +80,15 @@ impl CaService {
             metrics,
             room: Semaphore::new(limits.concurrent),
             limiter: Mutex::new(Limiter::new(limits.per_node)),
+            patience: limits.patience,
+            wait_limiter: Mutex::new(Limiter::new(WAITS)),
             log_limiter: Mutex::new(Limiter::new(REFUSAL_LINES)),
         }
     }
 
     /// Judges a request and signs. `facts` is filled as things become known, for the log.
     async fn answer(&self, request: &Request<IstioCertificateRequest>, facts: &mut Facts) -> Result<(Issued, Vec<String>), Refusal> {
-        let _permit = self.room.try_acquire().map_err(|_| Refusal::Overloaded)?;
+        let permit = self.room.try_acquire().map_err(|_| Refusal::Overloaded)?;
         let Caller { node } = self.authenticator.authenticate(bearer(request.metadata())?).await?;
         facts.node = Some(node.clone());
         self.admit(&node)?;
@@ -86,12 +96,45 @@ impl CaService {
         let csr = csr::read(&asked.csr)?;
         let identity = identity(&csr, asked)?;
         facts.identity = Some(identity.clone());
-        self.inventory.may_sign(&node, &identity)?;
+        // Who waits takes nobody's room.
+        drop(permit);
+        self.await_pod(&node, &identity).await?;
+        let _permit = self.room.try_acquire().map_err(|_| Refusal::Overloaded)?;
         let authority = self.keeper.current();
         let lifetime = self.lifetimes.grant(asked.validity_duration);
         let issued = authority.sign(&csr.key, Subject::Workload(&identity), lifetime, SystemTime::now())?;
         let chain = authority.response(&issued.leaf);
         Ok((issued, chain))
+    }
+
+    /// Whether the node may have the identity, now or within the patience.
+    async fn await_pod(&self, node: &Arc<str>, identity: &Identity) -> Result<(), Refusal> {
+        // Before the first look, so that no change is missed.
+        let mut changes = self.inventory.changes();
+        let first = self.inventory.may_sign(node, identity);
+        if self.patience.is_zero() || !matches!(first, Err(Refusal::NotOnNode { .. } | Refusal::NotRead)) {
+            return first;
+        }
+        let now = Instant::now();
+        let may_wait = {
+            let mut limiter = self.wait_limiter.lock();
+            limiter.sweep(now);
+            limiter.admit(node, now)
+        };
+        if !may_wait {
+            return first;
+        }
+        let shown = async {
+            while changes.changed().await.is_ok() {
+                if self.inventory.may_sign(node, identity).is_ok() {
+                    return;
+                }
+            }
+            std::future::pending().await
+        };
+        // Whatever woke it, the inventory as it is then decides.
+        let _ = tokio::time::timeout(self.patience, shown).await;
+        self.inventory.may_sign(node, identity)
     }
 
     fn admit(&self, node: &Arc<str>) -> Result<(), Refusal> {

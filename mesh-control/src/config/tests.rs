@@ -93,3 +93,18 @@ fn every_flag_is_an_environment_variable() {
         assert_eq!(argument.get_env().and_then(|env| env.to_str()), Some(&*name));
     }
 }
+
+#[test]
+fn in_a_cluster_the_api_server_judges_tokens() {
+    let review = config(&["--kubernetes"]).unwrap();
+    let AgentProof::TokenReview(settings) = review.agents else { panic!("{:?}", review.agents) };
+    assert_eq!(
+        (&*settings.audience, &*settings.namespace, &*settings.service_account),
+        ("nodemesh-ca", "nodemesh-system", "nodemesh-agent")
+    );
+    assert_eq!(review.service.patience, PATIENCE);
+    assert_eq!(config(&["--kubernetes", "--node-tokens", "/t"]).unwrap().agents, AgentProof::NodeTokens("/t".into()));
+    let wrong = config(&["--kubernetes", "--agent-namespace", "A", "--token-audience", ""]).unwrap_err();
+    assert!(wrong.iter().any(|error| error.starts_with("--agent-namespace")), "{wrong:?}");
+    assert!(wrong.iter().any(|error| error.starts_with("--token-audience")), "{wrong:?}");
+}

@@ -33,7 +33,7 @@ fn config(dir: &Path) -> Config {
     Config {
         listen: "127.0.0.1:0".parse().unwrap(),
         admin: "127.0.0.1:0".parse().unwrap(),
-        node_tokens: dir.join("tokens"),
+        agents: AgentProof::NodeTokens(dir.join("tokens")),
         mesh: SourceSettings::Manifests(dir.join("manifests")),
         names: vec![ServerName::Ip([127, 0, 0, 1].into())],
         source: CaSource::default(),
@@ -252,7 +252,7 @@ async fn without_an_api_server_it_serves_and_signs_nothing() {
     tokio::time::timeout(Duration::from_secs(30), told).await.unwrap();
     let csr = csr(&KeyPair::generate().unwrap(), &[ID]);
     let refusal = client(&control).await.create_certificate(request(csr)).await.unwrap_err();
-    assert_eq!(refusal.code(), Code::PermissionDenied, "{refusal:?}");
+    assert_eq!(refusal.code(), Code::Unavailable, "{refusal:?}");
     let metrics = scrape(&control, "/metrics").await;
     assert!(metrics.contains("nodemesh_config_source_connected{source=\"kubernetes\"} 0"), "{metrics}");
 }

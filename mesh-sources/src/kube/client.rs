@@ -39,7 +39,7 @@ pub enum ClientError {
 }
 
 /// A client by a kubeconfig, or of the cluster that this process runs in; and the server's address. Connects to nobody yet.
-pub(super) async fn client(kubeconfig: Option<&Path>) -> Result<(Client, String), ClientError> {
+pub async fn client(kubeconfig: Option<&Path>) -> Result<(Client, String), ClientError> {
     let config = match kubeconfig {
         None => Config::incluster().map_err(|error| ClientError::NotInCluster(chain(&error)))?,
         Some(path) => {

@@ -43,7 +43,7 @@ async fn authority(dir: &Path) -> Control {
     let config = Config {
         listen: "127.0.0.1:0".parse().unwrap(),
         admin: "127.0.0.1:0".parse().unwrap(),
-        node_tokens: dir.join("tokens"),
+        agents: mesh_control::config::AgentProof::NodeTokens(dir.join("tokens")),
         mesh: mesh_sources::SourceSettings::Manifests(dir.join("manifests")),
         names: vec![ServerName::Ip([127, 0, 0, 1].into())],
         source: CaSource::default(),

@@ -66,3 +66,14 @@ fn the_trust_domain_is_the_meshs() {
     assert_eq!(reason(&inventory, "node-1", CART), "trust_domain");
     assert_eq!(reason(&inventory, "node-1", "spiffe://prod.example/ns/shop/sa/cart"), "none");
 }
+
+#[test]
+fn before_the_first_snapshot_nothing_is_known() {
+    let inventory = MeshInventory::new(&Snapshot::default());
+    assert_eq!(reason(&inventory, "node-1", CART), "not_read");
+    let mut changes = inventory.changes();
+    inventory.take(&snapshot(&pod("a", "cart", "node-1", "enabled")));
+    assert!(changes.has_changed().unwrap());
+    changes.mark_unchanged();
+    assert_eq!(reason(&inventory, "node-1", CART), "none");
+}

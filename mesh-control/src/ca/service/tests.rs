@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use mesh_model::identity::TrustDomain;
 use rcgen::KeyPair;
+use tokio::sync::watch;
 use tonic::Code;
 
 use super::*;
@@ -33,6 +34,10 @@ impl Inventory for OnePod {
             ("node-1", ID) => Ok(()),
             _ => Err(Refusal::NotOnNode { identity: Box::new(identity.clone()), node: node.into() }),
         }
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        watch::channel(0).1
     }
 }
 
@@ -116,7 +121,7 @@ async fn refuses_with_the_right_code_and_counts() {
 #[tokio::test]
 async fn too_often_and_too_many() {
     let rate = Rate { per_second: 0.0, burst: 2.0 };
-    let service = service(ServiceLimits { concurrent: 1, per_node: rate });
+    let service = service(ServiceLimits { concurrent: 1, per_node: rate, ..ServiceLimits::default() });
     let ask =
         async || service.create_certificate(request(message(&[ID], 0, None), Some(TOKEN))).await.map(drop).map_err(|status| status.code());
     let held = service.room.acquire().await.unwrap();
@@ -124,4 +129,45 @@ async fn too_often_and_too_many() {
     drop(held);
     assert_eq!((ask().await, ask().await, ask().await), (Ok(()), Ok(()), Err(Code::ResourceExhausted)));
     assert_eq!((service.metrics.refusals("overloaded"), service.metrics.refusals("too_often")), (1, 1));
+}
+
+/// A pod that shows when told to.
+struct Later(watch::Sender<u64>);
+
+impl Inventory for Later {
+    fn may_sign(&self, node: &str, identity: &Identity) -> Result<(), Refusal> {
+        if *self.0.borrow() == 0 {
+            return Err(Refusal::NotOnNode { identity: Box::new(identity.clone()), node: node.into() });
+        }
+        OnePod.may_sign(node, identity)
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.0.subscribe()
+    }
+}
+
+#[tokio::test]
+async fn waits_a_little_for_a_pod_that_is_being_made() {
+    let keeper = Arc::new(Keeper::open(&CaSource::default(), SystemTime::now()).unwrap());
+    let lifetimes = Lifetimes { default: Duration::from_secs(3600), max: Duration::from_secs(7200) };
+    let later = Arc::new(Later(watch::Sender::new(0)));
+    let limits = ServiceLimits { concurrent: 1, patience: Duration::from_secs(60), ..ServiceLimits::default() };
+    let service = CaService::new(keeper, Arc::new(OneNode), later.clone(), lifetimes, limits, Arc::new(Metrics::new()));
+    let shows = async {
+        while later.0.receiver_count() == 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(service.room.available_permits(), 1, "who waits takes nobody's room");
+        later.0.send_modify(|count| *count += 1);
+    };
+    let (answer, ()) = tokio::join!(service.create_certificate(request(message(&[ID], 0, None), Some(TOKEN))), shows);
+    answer.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn does_not_wait_for_ever_for_a_pod() {
+    let service = service(ServiceLimits { patience: Duration::from_secs(2), ..ServiceLimits::default() });
+    let status = service.create_certificate(request(message(&[OTHER], 0, None), Some(TOKEN))).await.unwrap_err();
+    assert_eq!(status.code(), Code::PermissionDenied);
 }
