@@ -10,7 +10,7 @@ use serde::Serialize;
 #[derive(JsonSchema, Serialize, Default)]
 #[serde(rename_all = "camelCase")]
 pub struct MeshSpec {
-    /// Trust domain of every identity in the mesh: spiffe://<trustDomain>/ns/<namespace>/sa/<service account>.
+    /// Trust domain of every identity in the mesh: `spiffe://<trustDomain>/ns/<namespace>/sa/<service account>`.
     #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9._]*[a-z0-9])?$"))]
     pub trust_domain: Option<String>,
     /// Namespace whose policies hold for the whole mesh.

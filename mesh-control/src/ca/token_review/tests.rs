@@ -169,7 +169,15 @@ async fn answer(server: Arc<Mutex<Server>>, request: Request<Incoming>) -> Resul
     let path = request.uri().path().to_owned();
     let body = request.into_body().collect().await.unwrap().to_bytes();
     let mut server = server.lock();
-    let failure = |code: u16| json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "told to", "code": code});
+    // As API servers do: a code alone, without its reason, is taken for any proxy's.
+    let failure = |code: u16| {
+        let reason = match code {
+            403 => "Forbidden",
+            404 => "NotFound",
+            _ => "InternalError",
+        };
+        json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": reason, "message": "told to", "code": code})
+    };
     let (code, value) = match path.as_str() {
         "/apis/authentication.k8s.io/v1/tokenreviews" => {
             server.reviews += 1;
