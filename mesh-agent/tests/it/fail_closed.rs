@@ -292,7 +292,13 @@ fn what_a_node_lacks_is_said_in_sentences() {
     // A run says the same, and what is not set.
     let run = ["--manifests=/tmp", "--ca-address=https://127.0.0.1:1", "--ca-root=/dev/null", "--ca-token-file=/dev/null"];
     says(&preflight(&[], &[&run[..], &["--cgroup-root=/tmp", "--bpffs=/tmp"]].concat()), &["cgroup v2", "/tmp is not a bpf filesystem"]);
-    says(&preflight(&[], &fine), &["--manifests (or NODEMESH_MANIFESTS) is not set", "--ca-address (or NODEMESH_CA_ADDRESS) is not set"]);
+    says(
+        &preflight(&[], &fine),
+        &[
+            "neither --manifests (or NODEMESH_MANIFESTS) nor --kubernetes (or NODEMESH_KUBERNETES=true) is set",
+            "--ca-address (or NODEMESH_CA_ADDRESS) is not set",
+        ],
+    );
 }
 
 #[test]
