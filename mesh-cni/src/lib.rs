@@ -1,0 +1,19 @@
+//! The chained CNI plug-in: it holds a pod's start until the node's agent says that the pod is in the mesh, or that it does not belong
+//! into it.
+//!
+//! ```text
+//! container runtime ── ADD, after the network plug-in ──► mesh-cni ── Request ──► agent: opens the namespace, attaches, serves
+//!                   ◄── prevResult, unchanged ─────────────────── ◄── Answer ───┘
+//! ```
+//!
+//! - [`config`]: what the runtime says (environment and standard input), by the CNI specification 0.3.1 to 1.1.0;
+//! - [`protocol`]: what plug-in and agent say to one another;
+//! - [`run`]: one invocation.
+
+pub mod client;
+pub mod config;
+pub mod protocol;
+pub mod run;
+
+/// Name of the binary, which is the plug-in's `type` in a network configuration.
+pub const PLUGIN: &str = "mesh-cni";
