@@ -8,10 +8,14 @@
 //!
 //! - [`config`]: what the runtime says (environment and standard input), by the CNI specification 0.3.1 to 1.1.0;
 //! - [`protocol`]: what plug-in and agent say to one another;
-//! - [`run`]: one invocation.
+//! - [`run`]: one invocation;
+//! - [`conflist`]: the plug-in in a network configuration, put in and taken out;
+//! - [`install`]: the same for the files of a node.
 
 pub mod client;
 pub mod config;
+pub mod conflist;
+pub mod install;
 pub mod protocol;
 pub mod run;
 
