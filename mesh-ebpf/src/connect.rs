@@ -76,7 +76,9 @@ fn stranger(ctx: &SockAddrContext, settings: &Settings, netns: u64, attempt: &mu
         }
         return ALLOW;
     }
-    if in_pods && settings.flags & (SETTINGS_DENY_UNKNOWN | SETTINGS_INCOMPLETE) != 0 && !attempt.dialled.addr.is_loopback() {
+    let to = &attempt.dialled.addr;
+    let within = to.is_loopback() || to.is_unspecified();
+    if in_pods && settings.flags & (SETTINGS_DENY_UNKNOWN | SETTINGS_INCOMPLETE) != 0 && !within {
         refused(REASON_UNKNOWN_POD, |record| {
             record.server = attempt.dialled;
             record.dialled = attempt.dialled;
