@@ -7,7 +7,8 @@
 //!         └► agent: outbound                       │                                               │
 //!              capture::accept → upstream::resolve → tunnel::client ══ mTLS ══► tunnel::server      │
 //!                                                  │        → policy::decide → upstream::connect ──►┘
-//!  plaintext from outside ─► sk_lookup ─► inbound ─┴──────────► policy::decide → upstream::connect ─► app
+//!  plaintext from outside ─► sk_lookup, judged in the kernel: yes ─────────────────────────────────────► app
+//!         └► no, or only the agent can say: inbound ─► policy::decide → reset and log, or upstream::connect ─► app
 //! ```
 //!
 //! Dependencies point one way: `mesh-model` ← steps (`capture` … `upstream`) ← [`outbound`]/[`inbound`] ← [`agent`]; `sources`

@@ -131,10 +131,6 @@ pub enum Outcome {
     ClosedByOperator,
     /// One side aborted a connection that the kernel had judged; which one it does not say.
     Aborted,
-    /// The kernel let a connection through that it had judged itself, and it goes on: what a report of a dry run speaks of.
-    KernelAllowed,
-    /// The kernel ended a connection that it had judged itself; it reports no more than that.
-    KernelClosed,
     /// The agent could not do its work.
     Internal {
         /// What failed.
@@ -360,8 +356,6 @@ impl Outcome {
             | Outcome::Drained
             | Outcome::ClosedByOperator
             | Outcome::Aborted
-            | Outcome::KernelAllowed
-            | Outcome::KernelClosed
             | Outcome::Internal { .. } => false,
             // The other node's policy spoke: here too it is a denial, though its policy cannot be named.
             Outcome::TunnelRefused { status, .. } => matches!(status, 401 | 403),

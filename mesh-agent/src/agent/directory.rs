@@ -126,7 +126,7 @@ impl Directory {
             EVENT_DRY_RUN => {
                 let dry_run = match event.policy {
                     NO_POLICY => DryRun::NoAllowPolicy,
-                    number => named(number).map_or(DryRun::NoAllowPolicy, DryRun::Policy),
+                    number => named(number).map_or(DryRun::Unnamed, DryRun::Policy),
                 };
                 (Outcome::Completed, Some(dry_run))
             }

@@ -5,8 +5,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesh_common::event::{self, Event};
-use mesh_common::verdict::NO_POLICY;
 use mesh_model::service::NamespacedName;
 
 use super::access::{AccessLine, AccessLog, Direction};
@@ -159,26 +157,6 @@ pub struct KernelReport {
     pub duration: Duration,
     /// A policy in dry run that would have denied it.
     pub dry_run: Option<DryRun>,
-}
-
-impl KernelReport {
-    /// From a record of the ring buffer; `policy` names a policy by its number. `None` for a kind that this agent does not know.
-    pub fn from_event(event: &Event, policy: impl FnOnce(u32) -> Option<NamespacedName>) -> Option<KernelReport> {
-        let (outcome, dry_run) = match event.kind {
-            event::EVENT_CLOSED => (Outcome::KernelClosed, None),
-            event::EVENT_DENIED => (Outcome::from_kernel_refusal(event.reason, policy(event.policy)), None),
-            event::EVENT_DRY_RUN if event.policy == NO_POLICY => (Outcome::KernelAllowed, Some(DryRun::NoAllowPolicy)),
-            event::EVENT_DRY_RUN => (Outcome::KernelAllowed, Some(policy(event.policy).map_or(DryRun::Unnamed, DryRun::Policy))),
-            _ => return None,
-        };
-        Some(KernelReport {
-            outcome,
-            from_client: event.sent,
-            to_client: event.received,
-            duration: Duration::from_nanos(event.duration_ns),
-            dry_run,
-        })
-    }
 }
 
 /// A policy in dry run that would have denied the connection.

@@ -37,8 +37,6 @@ pub(super) fn of(outcome: &Outcome) -> Meaning {
             User,
             "One side sent a reset before both had closed: look at the client's time-outs and at the server's log, restarts and limits.",
         ),
-        Outcome::KernelAllowed => row("kernel_allowed", F::None, Level::DEBUG, OK, Nobody, "Nothing to do."),
-        Outcome::KernelClosed => row("kernel_closed", F::None, Level::DEBUG, OK, Nobody, "Nothing to do."),
         Outcome::ClientReset => row(
             "client_reset",
             F::DownstreamRemoteReset,
@@ -458,8 +456,6 @@ pub(super) fn describe(outcome: &Outcome, f: &mut fmt::Formatter<'_>) -> fmt::Re
     };
     match outcome {
         Outcome::Completed => write!(f, "completed"),
-        Outcome::KernelAllowed => write!(f, "let through by the kernel"),
-        Outcome::KernelClosed => write!(f, "closed"),
         Outcome::Aborted => write!(f, "one side aborted it"),
         Outcome::Incomplete => write!(f, "the kernel's maps are incomplete, so the destination cannot be told from one in the mesh"),
         Outcome::ClientReset => write!(f, "the client reset the connection"),

@@ -40,8 +40,6 @@ fn all() -> Vec<Outcome> {
         Outcome::ClosedByOperator,
         Outcome::Aborted,
         Outcome::Incomplete,
-        Outcome::KernelAllowed,
-        Outcome::KernelClosed,
         Outcome::Internal { detail: detail.clone() },
     ];
     for reason in [DenyReason::DenyPolicy, DenyReason::NoAllowPolicy, DenyReason::InvalidPolicy, DenyReason::NoRules] {

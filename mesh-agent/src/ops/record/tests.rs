@@ -108,7 +108,7 @@ fn dry_run_is_logged_and_counted_though_the_connection_passed() {
 fn the_kernels_reports_are_logged_and_only_refusals_counted() {
     let world = all_lines();
     let report = |outcome| KernelReport { outcome, from_client: 100, to_client: 200, duration: Duration::from_millis(3), dry_run: None };
-    world.telemetry.kernel(Connection { direction: Direction::Local, ..connection() }, report(Outcome::KernelClosed));
+    world.telemetry.kernel(Connection { direction: Direction::Local, ..connection() }, report(Outcome::Completed));
     assert_eq!(scrape(&world).sum("istio_tcp_connections_opened_total", &[]), 0.0);
     world.telemetry.kernel(connection(), report(Outcome::from_kernel_refusal(mesh_common::event::REASON_POLICY, Some(named("shop/p")))));
     let text = scrape(&world);
@@ -119,24 +119,6 @@ fn the_kernels_reports_are_logged_and_only_refusals_counted() {
     let [closed, denied] = &lines[..] else { panic!("{lines:?}") };
     assert!(closed.contains("\"direction\":\"local\"") && closed.contains("\"bytes_received\":100"));
     assert!(denied.contains("\"policy\":\"shop/p\""));
-}
-
-#[test]
-fn events_are_understood() {
-    use mesh_common::event::{EVENT_CLOSED, EVENT_DENIED, EVENT_DRY_RUN, REASON_POLICY};
-    let name = |number| (number == 4).then(|| named("shop/p"));
-    let event =
-        |kind, policy| Event { kind, policy, reason: REASON_POLICY, sent: 1, received: 2, duration_ns: 3_000_000, ..Event::default() };
-    let report = |kind, policy| KernelReport::from_event(&event(kind, policy), name);
-    let closed = report(EVENT_CLOSED, 0).unwrap();
-    assert_eq!((closed.outcome, closed.from_client, closed.to_client), (Outcome::KernelClosed, 1, 2));
-    assert_eq!(closed.duration, Duration::from_millis(3));
-    assert_eq!(report(EVENT_DENIED, 4).unwrap().outcome.policy(), Some(&named("shop/p")));
-    assert_eq!(report(EVENT_DENIED, 5).unwrap().outcome.policy(), None);
-    assert_eq!(report(EVENT_DRY_RUN, 4).unwrap().dry_run, Some(DryRun::Policy(named("shop/p"))));
-    assert_eq!(report(EVENT_DRY_RUN, 5).unwrap().dry_run, Some(DryRun::Unnamed));
-    assert_eq!(report(EVENT_DRY_RUN, NO_POLICY).unwrap().dry_run, Some(DryRun::NoAllowPolicy));
-    assert_eq!(report(77, 0), None);
 }
 
 #[test]
