@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use super::lock::{self, LockError, WriterLock};
 use crate::capture::load::{known_netns, remove_pins};
 use crate::config::Config;
-use crate::sys::netns;
+use crate::sys::netns::{self, Sysctls};
 use crate::upstream::connect::MARK;
 
 /// Why nothing was done, or not all.
@@ -77,10 +77,11 @@ pub async fn run(config: &Config) -> Result<Done, CleanupError> {
         return Err(CleanupError::Running { pid: WriterLock::holder(&directory), lock: lock::file(&directory), instance });
     };
     let known = known_netns(&config.bpffs, &instance);
+    let sysctls = Sysctls::of(&config.host_proc);
     let mut done = Done { instance, known: known.len(), found: 0, restored: Vec::new(), failed: Vec::new() };
-    for (path, netns) in netns::find(|cookie| known.contains(&cookie)) {
+    for (path, netns) in netns::find(&config.host_proc, |cookie| known.contains(&cookie)) {
         done.found += 1;
-        match netns::restore(&netns, MARK).await {
+        match netns::restore(&netns, &sysctls, MARK).await {
             Ok(true) => done.restored.push(path),
             Ok(false) => {}
             Err(error) => done.failed.push((path, error)),

@@ -10,7 +10,7 @@ use mesh_model::settings::UnknownPods;
 use mesh_model::snapshot::Snapshot;
 
 use crate::capture::accept::{OUTBOUND_PORT, TUNNEL_PORT};
-use crate::capture::cgroup::{self, CgroupError};
+use crate::capture::cgroup::{self, CgroupError, View};
 use crate::capture::load::{LoadError, Programs, remove_other_versions};
 use crate::capture::maps::{Maps, WriteError};
 use crate::capture::sync::{KernelState, diff};
@@ -55,14 +55,15 @@ impl Kernel {
         let mut programs = Programs::load(&config.bpf_object, &config.bpffs, &config.instance)?;
         let maps = Maps::take(programs.ebpf())?;
         let mounts = cgroup::mounts(&cgroup::read("/proc/self/mountinfo")?);
-        let own = cgroup::own(&cgroup::read("/proc/self/cgroup")?, &mounts)?;
-        cgroup::check_own(&own, pods_cgroup, &mounts)?;
+        let (mount, view) = (cgroup::mount_of(pods_cgroup, &mounts)?, View::of_this_process()?);
+        let own = cgroup::own(&cgroup::read("/proc/self/cgroup")?, mount, view)?;
+        cgroup::check_own(&own, pods_cgroup, mount)?;
         let settings = Settings {
             host_netns: NetNs::current().map_err(KernelError::HostNetns)?.cookie(),
             agent_cgroup: cgroup::id(&own)?,
             former_agent_cgroup: 0,
             pods_cgroup: cgroup::id(pods_cgroup)?,
-            pods_level: cgroup::level(pods_cgroup, &mounts)?,
+            pods_level: cgroup::level(pods_cgroup, mount, view)?,
             flags: 0,
             outbound_port: u32::from(OUTBOUND_PORT),
             tunnel_port: u32::from(TUNNEL_PORT),

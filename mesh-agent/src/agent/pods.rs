@@ -21,7 +21,7 @@ use crate::config::Config;
 use crate::identity::CertificateWatch;
 use crate::policy::WorkloadPolicy;
 use crate::policy::live::publish;
-use crate::sys::netns::{self, Inode, Lead, Migration, NetNs, where_to};
+use crate::sys::netns::{self, Inode, Lead, Migration, NetNs, Sysctls, where_to};
 use crate::upstream::connect::MARK;
 
 /// A pod that is served: what the workers need of it.
@@ -90,6 +90,7 @@ const NO_NETNS: &str = "its network namespace: in a manifest the annotation node
 pub struct Pods {
     node: Arc<str>,
     limit: u32,
+    sysctls: Sysctls,
     entries: HashMap<WorkloadUid, Entry>,
     /// Namespaces of pods that are not in the mesh, kept open so that their cookies stay theirs.
     outside: HashMap<WorkloadUid, NetNs>,
@@ -108,6 +109,7 @@ impl Pods {
         Pods {
             node: config.node.as_str().into(),
             limit: config.max_connections_per_pod.unwrap_or_default(),
+            sysctls: Sysctls::of(&config.host_proc),
             entries: HashMap::new(),
             outside: HashMap::new(),
             held: HashMap::new(),
@@ -221,7 +223,7 @@ impl Pods {
     pub fn migrations(&self) -> Vec<Migration> {
         let served = self.entries.values().filter_map(|entry| entry.served.as_ref());
         let start = |pod: &Arc<LocalPod>| {
-            Migration::start(pod.netns.clone())
+            Migration::start(pod.netns.clone(), self.sysctls.clone())
                 .inspect_err(|error| tracing::warn!(pod = %pod.name(), %error, "connections that wait to be accepted will be reset"))
                 .ok()
         };
@@ -233,7 +235,7 @@ impl Pods {
         let idle: Vec<WorkloadUid> = self.leaving.keys().filter(|uid| is_idle(uid)).cloned().collect();
         for uid in idle {
             let Some(netns) = self.leaving.remove(&uid) else { continue };
-            match netns::restore(&netns, MARK).await {
+            match netns::restore(&netns, &self.sysctls, MARK).await {
                 Ok(true) => tracing::info!(%uid, "the network namespace of a pod that left the mesh is as it was"),
                 Ok(false) => {}
                 Err(error) => tracing::error!(%uid, %error, "what the mesh set in the network namespace of a pod that left it stays there"),
@@ -293,7 +295,7 @@ impl Pods {
                 continue;
             }
             let before = entry.served.is_some();
-            match step(entry, kernel, workers).await {
+            match step(entry, kernel, workers, &self.sysctls).await {
                 Ok(()) => {}
                 Err(awaited) if awaited == entry.awaited => {}
                 Err(awaited) => {
@@ -448,7 +450,7 @@ fn open_netns(entry: &mut Entry, departed: &mut Vec<Departed>, kernel: &mut Kern
 }
 
 /// Does the next steps for a pod whose namespace is open; the error is what it waits for.
-async fn step(entry: &mut Entry, kernel: &mut Kernel, workers: &Assign) -> Result<(), String> {
+async fn step(entry: &mut Entry, kernel: &mut Kernel, workers: &Assign, sysctls: &Sysctls) -> Result<(), String> {
     let netns = entry.netns.clone().ok_or("its network namespace")?;
     if let Err(awaited) = entry.certificate.usable() {
         if let Some(served) = entry.served.take() {
@@ -462,7 +464,7 @@ async fn step(entry: &mut Entry, kernel: &mut Kernel, workers: &Assign) -> Resul
     if entry.workload.addresses.is_empty() {
         return Err("an address (status.podIP)".into());
     }
-    netns::prepare(&netns, MARK).await.map_err(|e| format!("the routing rule in its network namespace: {e}"))?;
+    netns::prepare(&netns, sysctls, MARK).await.map_err(|e| format!("the routing rule in its network namespace: {e}"))?;
     let listeners = listen(&netns, &entry.workload.addresses, workers.count()).map_err(|e| format!("the agent's sockets in it: {e}"))?;
     for listener in listeners.iter().flat_map(Listeners::all) {
         kernel.own(listener).map_err(|e| format!("marking the agent's sockets in it: {e}"))?;

@@ -124,70 +124,95 @@ fn namespace_cookie() -> io::Result<u64> {
 
 /// Settings of a pod's namespace that keep the mark of a delivered connection on what answers it: accepted sockets inherit it from the
 /// SYN, and what the kernel answers by itself (a reset, where nobody listens) bears it too.
-const MARKING: [&str; 3] =
-    ["/proc/sys/net/ipv4/tcp_fwmark_accept", "/proc/sys/net/ipv4/fwmark_reflect", "/proc/sys/net/ipv6/fwmark_reflect"];
+const MARKING: [&str; 3] = ["ipv4/tcp_fwmark_accept", "ipv4/fwmark_reflect", "ipv6/fwmark_reflect"];
 
-/// Writes all of [`MARKING`]; a kernel without IPv6 has no such file for it.
-fn set_marking(value: &str) -> io::Result<()> {
-    MARKING.iter().try_for_each(|file| match std::fs::write(file, value) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound && file.contains("/ipv6/") => Ok(()),
-        other => other.map_err(|error| io::Error::new(error.kind(), format!("{file}: {error}"))),
-    })
+/// `sys/net` below a `/proc`: the settings of the network namespace in which the reading thread is, whoever mounted it. A container's own
+/// is read only, so the path is given.
+#[derive(Clone, Debug)]
+pub struct Sysctls(PathBuf);
+
+impl Sysctls {
+    /// Those of a mounted procfs.
+    pub fn of(proc: &Path) -> Self {
+        Sysctls(proc.join("sys/net"))
+    }
+
+    fn named(path: &Path) -> impl FnOnce(io::Error) -> io::Error {
+        move |error| io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+    }
+
+    fn read(&self, name: &str) -> io::Result<String> {
+        let path = self.0.join(name);
+        std::fs::read_to_string(&path).map_err(Self::named(&path))
+    }
+
+    fn write(&self, name: &str, value: &str) -> io::Result<()> {
+        let path = self.0.join(name);
+        std::fs::write(&path, value).map_err(Self::named(&path))
+    }
+
+    /// Writes all of [`MARKING`]; a kernel without IPv6 has no such file for it.
+    fn set_marking(&self, value: &str) -> io::Result<()> {
+        MARKING.iter().try_for_each(|name| match self.write(name, value) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && name.starts_with("ipv6/") => Ok(()),
+            other => other,
+        })
+    }
 }
 
 /// Lets the replies of a connection that the agent delivered find the agent's socket: they bear the mark of its SYN, and what bears the
 /// mark is looked up in a table that calls every address local.
-pub async fn prepare(netns: &NetNs, mark: u32) -> io::Result<()> {
-    netns.run(|| set_marking("1"))??;
+pub async fn prepare(netns: &NetNs, sysctls: &Sysctls, mark: u32) -> io::Result<()> {
+    netns.run(|| sysctls.set_marking("1"))??;
     super::route::deliver_marked_locally(netns, mark).await
 }
 
 /// Takes back what [`prepare`] did. False if nothing of it was there; the namespace is then left untouched.
-pub async fn restore(netns: &NetNs, mark: u32) -> io::Result<bool> {
+pub async fn restore(netns: &NetNs, sysctls: &Sysctls, mark: u32) -> io::Result<bool> {
     if !super::route::delivers_marked_locally(netns, mark).await? {
         return Ok(false);
     }
-    netns.run(|| set_marking("0"))??;
+    netns.run(|| sysctls.set_marking("0"))??;
     super::route::forget_marked(netns, mark).await?;
     Ok(true)
 }
 
 /// Whether what waits at a listener that is closed goes to another one of the same port (Linux 5.14), instead of being reset.
-const MIGRATION: &str = "/proc/sys/net/ipv4/tcp_migrate_req";
+const MIGRATION: &str = "ipv4/tcp_migrate_req";
 
 /// Connections that wait at a listener which is closed go to the others that share its port (SO_REUSEPORT), until this is dropped.
 #[derive(Debug)]
 pub struct Migration {
     netns: Arc<NetNs>,
+    sysctls: Sysctls,
     before: String,
 }
 
 impl Migration {
     /// Switches it on in a namespace.
-    pub fn start(netns: Arc<NetNs>) -> io::Result<Self> {
-        let named = |error: io::Error| io::Error::new(error.kind(), format!("{MIGRATION}: {error}"));
+    pub fn start(netns: Arc<NetNs>, sysctls: Sysctls) -> io::Result<Self> {
         let before = netns.run(|| {
-            let before = std::fs::read_to_string(MIGRATION)?;
-            std::fs::write(MIGRATION, "1").map(|()| before)
-        })?;
-        Ok(Migration { before: before.map_err(named)?, netns })
+            let before = sysctls.read(MIGRATION)?;
+            sysctls.write(MIGRATION, "1").map(|()| before)
+        })??;
+        Ok(Migration { netns, sysctls, before })
     }
 }
 
 impl Drop for Migration {
     fn drop(&mut self) {
         // The pod's own setting. One that cannot be put back lets connections live which would be reset.
-        if let Err(error) = self.netns.run(|| std::fs::write(MIGRATION, self.before.trim())).and_then(|written| written) {
-            tracing::warn!(%error, "{MIGRATION} of a pod's namespace stays on");
+        if let Err(error) = self.netns.run(|| self.sysctls.write(MIGRATION, self.before.trim())).and_then(|written| written) {
+            tracing::warn!(%error, "a setting of a pod's namespace stays on");
         }
     }
 }
 
-/// Opens every namespace that can be found through a name or a process, once, and hands over those that `wanted` picks by their cookie.
+/// Opens every namespace that can be found through a name or a process that `proc` shows, once, and hands over those that `wanted` picks by their cookie.
 /// Those that nobody has a name for and no process is in cannot be found, and only sockets keep them alive.
-pub fn find(mut wanted: impl FnMut(u64) -> bool) -> Vec<(PathBuf, NetNs)> {
+pub fn find(proc: &Path, mut wanted: impl FnMut(u64) -> bool) -> Vec<(PathBuf, NetNs)> {
     let named = ["/run/netns", "/var/run/netns"].into_iter().flat_map(|directory| entries(Path::new(directory)));
-    let processes = entries(Path::new("/proc"))
+    let processes = entries(proc)
         .filter(|path| path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.bytes().all(|b| b.is_ascii_digit())))
         .map(|path| path.join("ns/net"));
     let mut seen = HashSet::new();

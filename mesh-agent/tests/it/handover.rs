@@ -1,11 +1,12 @@
 //! One agent takes the place of another while clients connect.
 
 use std::net::{IpAddr, TcpStream};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_agent::capture::accept;
-use mesh_agent::sys::netns::{Migration, NetNs};
+use mesh_agent::sys::netns::{Migration, NetNs, Sysctls};
 use mesh_lab::manifests::authorization_policy;
 use mesh_lab::peer::{Client, End, RepeatReport, Report};
 use mesh_lab::process::wait_until;
@@ -142,7 +143,7 @@ fn connections_that_wait_at_a_closing_listener_go_to_the_next() {
         let newer = accept::listen(&netns, &addresses, 1).unwrap();
         let dial = |address: &IpAddr| netns.run(|| TcpStream::connect((*address, accept::OUTBOUND_PORT))).unwrap().unwrap();
         let clients: Vec<TcpStream> = addresses.iter().flat_map(|address| std::iter::repeat_n(address, 40)).map(dial).collect();
-        let migration = migrating.then(|| Migration::start(netns.clone()).unwrap());
+        let migration = migrating.then(|| Migration::start(netns.clone(), Sysctls::of(Path::new("/proc"))).unwrap());
         assert_eq!(setting(), if migrating { "1" } else { "0" });
         drop(older);
         let accepted: Vec<_> = newer[0].outbound.iter().flat_map(|listener| std::iter::from_fn(|| listener.accept().ok())).collect();
