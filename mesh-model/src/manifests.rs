@@ -16,12 +16,14 @@ use crate::document::{Document, Parsed, parse_documents};
 use crate::object::ObjectKey;
 use crate::problem::{Origin, Problem, Severity};
 use crate::snapshot::Snapshot;
+use crate::workload::PodNetworks;
 
 /// The files by path, each as it was last understood.
 #[derive(Clone, Debug, Default)]
 pub struct ManifestSet {
     files: BTreeMap<Arc<Path>, File>,
     problems: Vec<Problem>,
+    networks: Arc<PodNetworks>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -82,10 +84,15 @@ impl ManifestSet {
         self.problems = problems;
     }
 
+    /// What the node knows of its pods' networks, for those of which the files do not say it.
+    pub fn set_networks(&mut self, networks: Arc<PodNetworks>) {
+        self.networks = networks;
+    }
+
     /// The mesh that the files describe. What has not changed since `previous` is shared with it.
     pub fn snapshot(&self, previous: Option<&Snapshot>) -> Snapshot {
         let problems = self.problems.iter().chain(self.files.values().flat_map(|file| &file.problems)).cloned().collect();
-        Snapshot::build(self.files.values().flat_map(|file| &file.documents), problems, previous)
+        Snapshot::build_on_node(self.files.values().flat_map(|file| &file.documents), problems, &self.networks, previous)
     }
 }
 

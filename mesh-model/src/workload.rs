@@ -1,6 +1,6 @@
 //! Pods, as the data path needs to know them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -58,3 +58,15 @@ pub struct Canonical {
     /// Label `version`, or empty.
     pub version: Arc<str>,
 }
+
+/// What only a pod's node knows of its network: where its namespace is and, before the API server does, which addresses it has.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PodNetwork {
+    /// Path of the network namespace. A pod whose manifest names another keeps that.
+    pub netns: PathBuf,
+    /// At most one a family; they stand as long as the pod's status has none. Empty where they are not known.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// The networks of one node's pods.
+pub type PodNetworks = HashMap<WorkloadUid, PodNetwork>;

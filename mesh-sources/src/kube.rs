@@ -18,12 +18,12 @@ use std::time::Duration;
 use ::kube::Client;
 use mesh_model::object::Kind;
 use mesh_model::snapshot::Snapshot;
+use mesh_model::workload::PodNetworks;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use crate::problems::ProblemLog;
-use crate::source::NetnsPaths;
 use crate::status::SourceStatus;
 
 mod board;
@@ -89,7 +89,7 @@ pub struct Kubernetes {
     client: Client,
     timing: Timing,
     board: Board,
-    netns: Option<watch::Receiver<NetnsPaths>>,
+    networks: Option<watch::Receiver<Arc<PodNetworks>>>,
     snapshots: watch::Sender<Arc<Snapshot>>,
 }
 
@@ -101,15 +101,15 @@ impl std::fmt::Debug for Kubernetes {
 
 impl Kubernetes {
     /// Of the server that a kubeconfig names, or of the cluster that this process runs in. Does not wait for the server.
-    pub async fn open(kubeconfig: Option<&Path>, netns: Option<watch::Receiver<NetnsPaths>>) -> Result<Kubernetes, ClientError> {
+    pub async fn open(kubeconfig: Option<&Path>, networks: Option<watch::Receiver<Arc<PodNetworks>>>) -> Result<Kubernetes, ClientError> {
         let (client, place) = client::client(kubeconfig).await?;
-        Ok(Kubernetes::with_client(client, &place, Timing::default(), netns))
+        Ok(Kubernetes::with_client(client, &place, Timing::default(), networks))
     }
 
     /// Of a server by a client that exists; `place` names it for people. The client must neither retry nor time out by itself.
-    pub fn with_client(client: Client, place: &str, timing: Timing, netns: Option<watch::Receiver<NetnsPaths>>) -> Kubernetes {
+    pub fn with_client(client: Client, place: &str, timing: Timing, networks: Option<watch::Receiver<Arc<PodNetworks>>>) -> Kubernetes {
         let board = Board::new(SourceStatus::new("kubernetes", place.into(), WATCHED));
-        Kubernetes { client, timing, board, netns, snapshots: watch::Sender::default() }
+        Kubernetes { client, timing, board, networks, snapshots: watch::Sender::default() }
     }
 
     /// The mesh as the server describes it; version 0 until that is known.
@@ -124,7 +124,7 @@ impl Kubernetes {
 
     /// Follows the server. Ends only if the runtime shuts down or a part of it panics; drop the future to stop.
     pub async fn follow(self) {
-        let Kubernetes { client, timing, board, netns, snapshots } = self;
+        let Kubernetes { client, timing, board, networks, snapshots } = self;
         let (sender, events) = mpsc::channel(QUEUE);
         let mut tasks = JoinSet::new();
         let mut relist = Vec::new();
@@ -146,7 +146,7 @@ impl Kubernetes {
             snapshots,
         };
         tokio::select! {
-            () = writer.run(events, netns) => {}
+            () = writer.run(events, networks) => {}
             ended = tasks.join_next() => tracing::error!(?ended, "a watch of the API server ended unexpectedly"),
         }
     }
@@ -165,9 +165,9 @@ struct Writer {
 }
 
 impl Writer {
-    async fn run(mut self, mut events: mpsc::Receiver<(Kind, Event)>, mut netns: Option<watch::Receiver<NetnsPaths>>) {
-        if let Some(netns) = &mut netns {
-            self.store.set_netns(netns.borrow_and_update().clone());
+    async fn run(mut self, mut events: mpsc::Receiver<(Kind, Event)>, mut networks: Option<watch::Receiver<Arc<PodNetworks>>>) {
+        if let Some(networks) = &mut networks {
+            self.store.set_networks(networks.borrow_and_update().clone());
         }
         // When to look again for what is wrong with the source.
         let mut look = None;
@@ -178,8 +178,9 @@ impl Writer {
                     Some((kind, event)) => self.take(kind, event),
                     None => return,
                 },
-                paths = changed(&mut netns) => if self.store.set_netns(paths) {
-                    self.debounce.changed(Instant::now());
+                new = changed(&mut networks) => if self.store.set_networks(new) {
+                    // A pod's start waits for it.
+                    self.debounce.urgent(Instant::now());
                 },
                 Ok(()) = self.status.changed() => look = self.look(),
                 () = at(look) => look = self.look(),
@@ -257,9 +258,9 @@ async fn at(moment: Option<Instant>) {
     }
 }
 
-/// Waits for other paths; for ever if nobody can tell any.
-async fn changed(netns: &mut Option<watch::Receiver<NetnsPaths>>) -> NetnsPaths {
-    if let Some(receiver) = netns
+/// Waits for other networks; for ever if nobody can tell any.
+async fn changed(networks: &mut Option<watch::Receiver<Arc<PodNetworks>>>) -> Arc<PodNetworks> {
+    if let Some(receiver) = networks
         && receiver.changed().await.is_ok()
     {
         return receiver.borrow_and_update().clone();

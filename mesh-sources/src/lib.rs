@@ -13,5 +13,5 @@ mod problems;
 pub mod source;
 pub mod status;
 
-pub use source::{ChoiceError, NetnsPaths, OpenError, Source, SourceSettings, first_snapshot};
+pub use source::{ChoiceError, OpenError, Source, SourceSettings, first_snapshot};
 pub use status::SourceStatus;

@@ -19,6 +19,7 @@ use std::time::{Duration, SystemTime};
 use mesh_model::manifests::ManifestSet;
 use mesh_model::problem::{Origin, Problem, Severity};
 use mesh_model::snapshot::Snapshot;
+use mesh_model::workload::PodNetworks;
 use notify::Watcher;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -74,6 +75,7 @@ pub enum OpenError {
 pub struct Manifests {
     reader: Box<Reader>,
     timing: Timing,
+    networks: Option<watch::Receiver<Arc<PodNetworks>>>,
     snapshots: watch::Sender<Arc<Snapshot>>,
     status: watch::Sender<SourceStatus>,
 }
@@ -95,7 +97,13 @@ impl Manifests {
         }
         let place = directory.display().to_string().into();
         let status = SourceStatus { connected: true, ..SourceStatus::new("manifests", place, []) };
-        Ok(Manifests { reader, timing, snapshots: watch::Sender::new(snapshot), status: watch::Sender::new(status) })
+        Ok(Manifests { reader, timing, networks: None, snapshots: watch::Sender::new(snapshot), status: watch::Sender::new(status) })
+    }
+
+    /// Follows also what the node knows of its pods' networks, for those of which the files do not say it.
+    #[must_use]
+    pub fn with_networks(self, networks: Option<watch::Receiver<Arc<PodNetworks>>>) -> Manifests {
+        Manifests { networks, ..self }
     }
 
     /// The mesh as the files describe it, and as they will.
@@ -110,13 +118,17 @@ impl Manifests {
 
     /// Follows the directory. Ends only if the runtime shuts down; drop the future to stop.
     pub async fn follow(self) {
-        let Manifests { mut reader, timing, snapshots, status } = self;
+        let Manifests { mut reader, timing, mut networks, snapshots, status } = self;
         let (mut watch, mut events) = DirectoryWatch::new(&reader.directory);
         let mut look = Look::Closely;
         loop {
             let previous = snapshots.borrow().clone();
+            let known = networks.as_mut().and_then(|networks| networks.has_changed().ok()?.then(|| networks.borrow_and_update().clone()));
             let read = tokio::task::spawn_blocking(move || {
-                let changed = reader.update(look);
+                let changed = reader.update(look) | known.is_some();
+                if let Some(known) = known {
+                    reader.set.set_networks(known);
+                }
                 let snapshot = changed.then(|| Arc::new(reader.set.snapshot(Some(&previous))));
                 if let Some(snapshot) = &snapshot {
                     reader.log.tell(snapshot);
@@ -146,15 +158,29 @@ impl Manifests {
                 continue;
             }
             let wait = if reader.unsettled() || watch.blind() { timing.grace.min(timing.rescan) } else { timing.rescan };
-            look = match timeout(wait, events.recv()).await {
-                Ok(_) => {
-                    settle(&mut events, timing).await;
-                    Look::Closely
-                }
-                Err(_) => Look::Briefly,
+            look = tokio::select! {
+                event = timeout(wait, events.recv()) => match event {
+                    Ok(_) => {
+                        settle(&mut events, timing).await;
+                        Look::Closely
+                    }
+                    Err(_) => Look::Briefly,
+                },
+                // A pod's start waits for it.
+                () = news(&mut networks) => Look::Briefly,
             };
         }
     }
+}
+
+/// Waits for other networks, which it leaves to be taken; for ever if nobody can tell any.
+async fn news(networks: &mut Option<watch::Receiver<Arc<PodNetworks>>>) {
+    if let Some(receiver) = networks
+        && receiver.changed().await.is_ok()
+    {
+        return receiver.mark_changed();
+    }
+    std::future::pending().await
 }
 
 /// Waits until the directory is quiet.

@@ -1,20 +1,16 @@
 //! One configuration source, wherever it reads from.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_model::snapshot::Snapshot;
-use mesh_model::workload::WorkloadUid;
+use mesh_model::workload::PodNetworks;
 use tokio::sync::watch;
 
 use crate::kube::{ClientError, Kubernetes};
 use crate::manifests::{self, Manifests};
 use crate::status::SourceStatus;
-
-/// Paths of pods' network namespaces, by pod: what a node's agent finds out and no API server can tell.
-pub type NetnsPaths = Arc<HashMap<WorkloadUid, PathBuf>>;
 
 /// Where the configuration is.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -94,14 +90,15 @@ pub enum Source {
 impl Source {
     /// Opens a source. A directory is read before this returns; an API server is not waited for, see [`first_snapshot`].
     ///
-    /// `netns` tells the network namespaces of this node's pods. Manifests name them themselves and have no use for it.
-    pub async fn open(settings: &SourceSettings, netns: Option<watch::Receiver<NetnsPaths>>) -> Result<Source, OpenError> {
+    /// `networks` tells what this node knows of its pods' networks.
+    pub async fn open(settings: &SourceSettings, networks: Option<watch::Receiver<Arc<PodNetworks>>>) -> Result<Source, OpenError> {
         match settings {
             SourceSettings::Manifests(directory) => {
-                Ok(Source::Manifests(Box::new(Manifests::open(directory, manifests::Timing::default()).await?)))
+                let manifests = Manifests::open(directory, manifests::Timing::default()).await?;
+                Ok(Source::Manifests(Box::new(manifests.with_networks(networks))))
             }
             SourceSettings::Kubernetes { kubeconfig } => {
-                Ok(Source::Kubernetes(Box::new(Kubernetes::open(kubeconfig.as_deref(), netns).await?)))
+                Ok(Source::Kubernetes(Box::new(Kubernetes::open(kubeconfig.as_deref(), networks).await?)))
             }
         }
     }

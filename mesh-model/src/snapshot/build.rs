@@ -10,6 +10,7 @@ use crate::object::{Kind, Object, ObjectKey};
 use crate::policy::{AuthorizationPolicy, PeerAuthentication};
 use crate::problem::{Origin, Problem, Severity};
 use crate::settings::MESH_NAME;
+use crate::workload::PodNetworks;
 
 /// A policy object and where it stands.
 pub(super) type Placed<T> = (Origin, Arc<T>);
@@ -29,6 +30,16 @@ impl Snapshot {
     /// Joins documents into the mesh that they describe. `problems` are those found when reading them; those of the whole are added.
     /// What has not changed since `previous` is shared with it.
     pub fn build<'a>(documents: impl IntoIterator<Item = &'a Document>, problems: Vec<Problem>, previous: Option<&Snapshot>) -> Snapshot {
+        Snapshot::build_on_node(documents, problems, &PodNetworks::default(), previous)
+    }
+
+    /// As [`Snapshot::build`], with what a node knows of its pods' networks.
+    pub fn build_on_node<'a>(
+        documents: impl IntoIterator<Item = &'a Document>,
+        problems: Vec<Problem>,
+        networks: &PodNetworks,
+        previous: Option<&Snapshot>,
+    ) -> Snapshot {
         let mut sorted = sort(documents);
         let mut snapshot = Snapshot { version: previous.map_or(0, |p| p.version) + 1, ..Snapshot::default() };
         snapshot.problems = problems;
@@ -48,7 +59,7 @@ impl Snapshot {
                 snapshot.service_accounts.insert(name.clone());
             }
         }
-        let pods = workloads::join(&mut snapshot, &mut sorted, previous);
+        let pods = workloads::join(&mut snapshot, &mut sorted, networks, previous);
         let members = endpoints::join(&mut snapshot, &mut sorted, &pods, previous);
         policies::join(&mut snapshot, &mut sorted, &members);
         snapshot.problems.append(&mut sorted.problems);

@@ -3,6 +3,7 @@ use std::path::Path;
 use super::*;
 use crate::document::parse_documents;
 use crate::policy::{Action, SetInterner, compile};
+use crate::workload::{PodNetwork, PodNetworks};
 
 fn snapshot(text: &str) -> Snapshot {
     after(text, None)
@@ -292,4 +293,28 @@ fn ten_thousand_pods_are_joined_in_seconds() {
     assert_eq!(policies(&snapshot, "p7"), ["shop/p7"]);
     println!("built in {took:?}");
     assert!(took < std::time::Duration::from_secs(10), "{took:?}");
+}
+
+#[test]
+fn a_node_knows_networks_that_no_document_names() {
+    let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: new, namespace: shop, uid: u-new}\nspec: {nodeName: n1, containers: []}\n\
+        status: {phase: Pending}\n---\n\
+        apiVersion: v1\nkind: Pod\nmetadata: {name: old, namespace: shop, uid: u-old, annotations: {nodemesh.dev/netns: /run/netns/old}}\n\
+        spec: {nodeName: n1, containers: []}\nstatus: {podIP: 10.0.0.2}\n---\n\
+        apiVersion: v1\nkind: Pod\nmetadata: {name: host, namespace: shop, uid: u-host}\nspec: {hostNetwork: true, containers: []}\n";
+    let parsed = crate::document::parse_documents(std::path::Path::new("a.yaml"), text);
+    let network = |n: u8| PodNetwork { netns: format!("/proc/self/fd/{n}").into(), addresses: vec![IpAddr::from([10, 0, 0, 100 + n])] };
+    let networks: PodNetworks =
+        [("u-new", 1), ("u-old", 2), ("u-host", 3)].map(|(uid, n)| (WorkloadUid(uid.into()), network(n))).into_iter().collect();
+    let snapshot = Snapshot::build_on_node(&parsed.documents, parsed.problems, &networks, None);
+    let of = |uid: &str| {
+        let workload = snapshot.workload(&WorkloadUid(uid.into())).unwrap();
+        (workload.netns.as_deref().and_then(|path| path.to_str()).map(str::to_owned), workload.addresses.clone())
+    };
+    let own = IpAddr::from([10, 0, 0, 101]);
+    assert_eq!(of("u-new"), (Some("/proc/self/fd/1".into()), vec![own]));
+    assert_eq!(&*snapshot.workload_at(own).unwrap().name, "new");
+    // What the documents say holds, and a pod in its node's network has none of its own.
+    assert_eq!(of("u-old"), (Some("/run/netns/old".into()), vec![IpAddr::from([10, 0, 0, 2])]));
+    assert_eq!(of("u-host"), (None, Vec::new()));
 }

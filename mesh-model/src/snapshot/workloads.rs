@@ -9,7 +9,7 @@ use super::{HeldPod, Snapshot};
 use crate::identity::Identity;
 use crate::object::{Kind, Object, PodObject, Word};
 use crate::problem::{Origin, Severity};
-use crate::workload::{Workload, WorkloadUid};
+use crate::workload::{PodNetworks, Workload, WorkloadUid};
 
 /// A pod that became a workload.
 pub(super) struct Pod {
@@ -18,11 +18,11 @@ pub(super) struct Pod {
 }
 
 /// Fills the snapshot's workloads and held pods; returns the former with what they were made from.
-pub(super) fn join(snapshot: &mut Snapshot, sorted: &mut Sorted<'_>, previous: Option<&Snapshot>) -> Vec<Pod> {
-    let alive: Vec<(&Origin, &Arc<PodObject>)> = sorted
+pub(super) fn join(snapshot: &mut Snapshot, sorted: &mut Sorted<'_>, networks: &PodNetworks, previous: Option<&Snapshot>) -> Vec<Pod> {
+    let alive: Vec<(&Origin, Arc<PodObject>)> = sorted
         .all(Kind::Pod)
         .filter_map(|(origin, object)| match object {
-            Object::Pod(pod) if !pod.finished => Some((origin, pod)),
+            Object::Pod(pod) if !pod.finished => Some((origin, on_node(pod, networks))),
             _ => None,
         })
         .collect();
@@ -93,9 +93,20 @@ pub(super) fn join(snapshot: &mut Snapshot, sorted: &mut Sorted<'_>, previous: O
             snapshot.by_address.extend(workload.addresses.iter().map(|ip| (*ip, workload.clone())));
         }
         snapshot.workloads.insert(workload.uid.clone(), workload.clone());
-        pods.push(Pod { object: (*pod).clone(), workload });
+        pods.push(Pod { object: pod.clone(), workload });
     }
     pods
+}
+
+/// The pod with what its node knows of it.
+fn on_node(pod: &Arc<PodObject>, networks: &PodNetworks) -> Arc<PodObject> {
+    let Some(network) = networks.get(&pod.uid).filter(|_| !pod.host_network) else { return pod.clone() };
+    let mut pod = PodObject::clone(pod);
+    pod.netns.get_or_insert_with(|| network.netns.clone());
+    if pod.addresses.is_empty() {
+        pod.addresses.clone_from(&network.addresses);
+    }
+    Arc::new(pod)
 }
 
 fn held(pod: &PodObject, uid: WorkloadUid, addresses: Vec<IpAddr>, reason: Arc<str>) -> HeldPod {
@@ -103,7 +114,7 @@ fn held(pod: &PodObject, uid: WorkloadUid, addresses: Vec<IpAddr>, reason: Arc<s
 }
 
 /// Which pod, by its place in the list, owns an address: of several the newest, since an address is given again when its pod is gone.
-fn owners(sorted: &mut Sorted<'_>, pods: &[(&Origin, &Arc<PodObject>)]) -> HashMap<IpAddr, usize> {
+fn owners(sorted: &mut Sorted<'_>, pods: &[(&Origin, Arc<PodObject>)]) -> HashMap<IpAddr, usize> {
     let mut owners: HashMap<IpAddr, usize> = HashMap::with_capacity(pods.len());
     // One without a time is taken for the oldest; of two alike the later document counts.
     let age = |i: usize| pods.get(i).map(|(_, pod)| (pod.created, i));

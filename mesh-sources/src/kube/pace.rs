@@ -51,12 +51,14 @@ pub(super) struct Debounce {
     patience: Duration,
     /// First and last change that has not been published.
     pending: Option<(Instant, Instant)>,
+    /// A change that somebody waits for.
+    urgent: Option<Instant>,
 }
 
 impl Debounce {
     /// Publishes after `quiet` without a change, but at the latest `patience` after the first.
     pub(super) fn new(quiet: Duration, patience: Duration) -> Debounce {
-        Debounce { quiet, patience, pending: None }
+        Debounce { quiet, patience, pending: None, urgent: None }
     }
 
     /// Something changed.
@@ -64,14 +66,21 @@ impl Debounce {
         self.pending = Some((self.pending.map_or(now, |(first, _)| first), now));
     }
 
+    /// Something changed that somebody waits for: it is published at once.
+    pub(super) fn urgent(&mut self, now: Instant) {
+        self.urgent.get_or_insert(now);
+    }
+
     /// When to publish; `None` if there is nothing to.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.pending.map(|(first, last)| (last + self.quiet).min(first + self.patience))
+        let quiet = self.pending.map(|(first, last)| (last + self.quiet).min(first + self.patience));
+        quiet.into_iter().chain(self.urgent).min()
     }
 
     /// It was published.
     pub(super) fn done(&mut self) {
         self.pending = None;
+        self.urgent = None;
     }
 }
 
@@ -105,6 +114,18 @@ mod tests {
         assert_eq!(debounce.due(), Some(start + ms(35)));
         debounce.changed(start + ms(190));
         assert_eq!(debounce.due(), Some(start + ms(200)));
+        debounce.done();
+        assert_eq!(debounce.due(), None);
+    }
+
+    #[test]
+    fn what_somebody_waits_for_is_published_at_once() {
+        let (start, ms) = (Instant::now(), Duration::from_millis);
+        let mut debounce = Debounce::new(ms(20), ms(200));
+        debounce.changed(start);
+        debounce.urgent(start + ms(5));
+        debounce.urgent(start + ms(7));
+        assert_eq!(debounce.due(), Some(start + ms(5)));
         debounce.done();
         assert_eq!(debounce.due(), None);
     }

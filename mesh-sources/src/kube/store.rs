@@ -5,18 +5,18 @@
 //! - An object that is not understood is kept as it was last understood, as long as it is the same object. A policy that is not
 //!   understood denies instead (see `mesh_model::convert`).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use mesh_model::convert::{Converted, Provenance, Reading, convert_from};
 use mesh_model::document::Document;
-use mesh_model::object::{Kind, Object, ObjectKey};
+use mesh_model::object::{Kind, ObjectKey};
 use mesh_model::problem::{ObjectOrigin, Origin, Problem, Severity};
 use mesh_model::service::NamespacedName;
 use mesh_model::snapshot::Snapshot;
+use mesh_model::workload::PodNetworks;
 use serde_json::{Map, Value, json};
 
-use crate::source::NetnsPaths;
 
 /// What happened to a kind's objects. Objects are JSON of any form.
 #[derive(Clone, PartialEq, Debug)]
@@ -51,7 +51,7 @@ pub enum Effect {
 #[derive(Debug)]
 pub struct Store {
     kinds: BTreeMap<Kind, Shelf>,
-    netns: NetnsPaths,
+    networks: Arc<PodNetworks>,
     problems: Vec<Problem>,
 }
 
@@ -89,14 +89,13 @@ impl Store {
     pub fn new(kinds: impl IntoIterator<Item = Kind>) -> Store {
         Store {
             kinds: kinds.into_iter().map(|kind| (kind, Shelf::default())).collect(),
-            netns: Arc::new(HashMap::new()),
+            networks: Arc::default(),
             problems: Vec::new(),
         }
     }
 
     /// Takes an event of a kind. Kinds that the store was not made for are not taken.
     pub fn take(&mut self, kind: Kind, event: Event) -> Effect {
-        let netns = self.netns.clone();
         let Some(shelf) = self.kinds.get_mut(&kind) else { return Effect::None };
         match event {
             Event::ListBegins => {
@@ -104,7 +103,7 @@ impl Store {
                 Effect::None
             }
             Event::Listed(value) => {
-                let (name, entry) = read(kind, value, &netns, |name| shelf.objects.get(name));
+                let (name, entry) = read(kind, value, |name| shelf.objects.get(name));
                 let entry = match shelf.objects.get(&name) {
                     Some(before) if before.says(&entry) => before.clone(),
                     _ => Arc::new(entry),
@@ -114,7 +113,7 @@ impl Store {
             }
             Event::ListEnds => shelf.replace(),
             Event::Applied(value) => {
-                let (name, entry) = read(kind, value, &netns, |name| shelf.objects.get(name));
+                let (name, entry) = read(kind, value, |name| shelf.objects.get(name));
                 let unnamed = name.name.is_empty();
                 if shelf.objects.get(&name).is_some_and(|before| before.says(&entry)) {
                     return if unnamed { Effect::Relist } else { Effect::None };
@@ -134,18 +133,11 @@ impl Store {
         }
     }
 
-    /// The network namespaces of this node's pods; true if that changes anything.
-    pub fn set_netns(&mut self, paths: NetnsPaths) -> bool {
-        self.netns = paths;
-        let Some(shelf) = self.kinds.get_mut(&Kind::Pod) else { return false };
-        let mut changed = false;
-        for entry in shelf.objects.values_mut() {
-            changed |= move_to(entry, &self.netns);
-        }
-        for entry in shelf.listing.iter_mut().flat_map(BTreeMap::values_mut) {
-            move_to(entry, &self.netns);
-        }
-        changed
+    /// What the node knows of its pods' networks; true if that is news.
+    pub fn set_networks(&mut self, networks: Arc<PodNetworks>) -> bool {
+        let news = self.networks != networks;
+        self.networks = networks;
+        news
     }
 
     /// What is wrong with the source as a whole, in place of what was said before; true if that is news.
@@ -172,7 +164,7 @@ impl Store {
         }
         let entries = || self.kinds.values().flat_map(|shelf| shelf.objects.values());
         let problems = self.problems.iter().chain(entries().flat_map(|entry| &entry.problems)).cloned().collect();
-        Some(Snapshot::build(entries().map(|entry| &entry.document), problems, previous))
+        Some(Snapshot::build_on_node(entries().map(|entry| &entry.document), problems, &self.networks, previous))
     }
 }
 
@@ -218,7 +210,6 @@ fn named(value: &Value) -> Option<NamespacedName> {
 fn read<'b>(
     kind: Kind,
     mut value: Value,
-    netns: &NetnsPaths,
     before: impl FnOnce(&NamespacedName) -> Option<&'b Arc<Entry>>,
 ) -> (NamespacedName, Entry) {
     if !value.is_object() {
@@ -258,28 +249,7 @@ fn read<'b>(
         reading = old.document.reading.clone();
         document_origin = old.document.origin.clone();
     }
-    place(&mut reading, netns);
     (name, Entry { uid, document: Document { origin: document_origin, key, reading }, problems: problems.into() })
-}
-
-/// As [`place`], of an object that may be shared.
-fn move_to(entry: &mut Arc<Entry>, netns: &NetnsPaths) -> bool {
-    let pod = match &entry.document.reading {
-        Reading::Good(Object::Pod(pod)) | Reading::Cautious(Object::Pod(pod)) => pod,
-        _ => return false,
-    };
-    pod.netns.as_ref() != netns.get(&pod.uid) && place(&mut Arc::make_mut(entry).document.reading, netns)
-}
-
-/// Gives a pod its network namespace; true if that changes it.
-fn place(reading: &mut Reading, netns: &NetnsPaths) -> bool {
-    let (Reading::Good(Object::Pod(pod)) | Reading::Cautious(Object::Pod(pod))) = reading else { return false };
-    let path = netns.get(&pod.uid);
-    if pod.netns.as_ref() == path {
-        return false;
-    }
-    Arc::make_mut(pod).netns = path.cloned();
-    true
 }
 
 #[cfg(test)]

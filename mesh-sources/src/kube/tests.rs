@@ -1,6 +1,6 @@
 use std::collections::HashMap;
 
-use mesh_model::workload::WorkloadUid;
+use mesh_model::workload::{PodNetwork, WorkloadUid};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
@@ -65,7 +65,7 @@ impl Drop for Followed {
     }
 }
 
-fn follow_with(server: &Server, timing: Timing, netns: Option<watch::Receiver<NetnsPaths>>) -> Followed {
+fn follow_with(server: &Server, timing: Timing, netns: Option<watch::Receiver<Arc<PodNetworks>>>) -> Followed {
     let source = Kubernetes::with_client(server.client(), &format!("http://{}", server.address), timing, netns);
     Followed { snapshots: source.subscribe(), status: source.status(), task: tokio::spawn(source.follow()) }
 }
@@ -429,11 +429,11 @@ async fn a_silent_watch_is_resumed() {
 #[tokio::test]
 async fn network_namespaces_come_from_the_agent() {
     let server = shop().await;
-    let paths = watch::Sender::new(NetnsPaths::default());
+    let paths = watch::Sender::new(Arc::<PodNetworks>::default());
     let mut followed = follow_with(&server, quick(), Some(paths.subscribe()));
     let netns = |snapshot: &Snapshot| snapshot.workload(&WorkloadUid("u-web".into())).and_then(|web| web.netns.clone());
     assert_eq!(netns(&*followed.until_pods(&["web"]).await), None);
-    paths.send_replace(Arc::new(HashMap::from([(WorkloadUid("u-web".into()), "/run/netns/web".into())])));
+    paths.send_replace(Arc::new(HashMap::from([(WorkloadUid("u-web".into()), PodNetwork { netns: "/run/netns/web".into(), addresses: Vec::new() })])));
     followed.until("the path", |snapshot| netns(snapshot) == Some("/run/netns/web".into())).await;
     // Nobody to tell any more: what was told stays.
     drop(paths);

@@ -1,6 +1,8 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
+use mesh_model::workload::{PodNetwork, WorkloadUid};
+
 use super::*;
 
 /// Long enough for a loaded machine; nothing waits this long when all is well.
@@ -209,4 +211,23 @@ fn a_pipe_is_not_waited_for() {
     let mut reader = Reader::new(directory.path(), Duration::ZERO);
     assert!(reader.scan(Look::Closely).unwrap());
     assert!(problems(&reader.set.snapshot(None)).contains("not a regular file"));
+}
+
+#[tokio::test]
+async fn a_pods_network_comes_from_the_node_where_no_file_names_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: web, namespace: shop, uid: u-web}\nspec: {nodeName: n1, containers: []}\n";
+    fs::write(directory.path().join("a.yaml"), pod).unwrap();
+    let networks = watch::Sender::new(Arc::<PodNetworks>::default());
+    // Nothing but the news itself lets the directory be looked at again.
+    let timing = Timing { rescan: Duration::from_secs(3600), ..Timing::default() };
+    let manifests = Manifests::open(directory.path(), timing).await.unwrap().with_networks(Some(networks.subscribe()));
+    let mut followed = Followed { snapshots: manifests.subscribe(), task: tokio::spawn(manifests.follow()) };
+    let uid = WorkloadUid("u-web".into());
+    let network = PodNetwork { netns: "/proc/self/fd/9".into(), addresses: vec!["10.0.0.9".parse().unwrap()] };
+    networks.send_replace(Arc::new(PodNetworks::from([(uid.clone(), network.clone())])));
+    let has = |snapshot: &Arc<Snapshot>| snapshot.workload(&uid).is_some_and(|pod| pod.addresses == network.addresses && pod.netns.is_some());
+    followed.until("its network", has).await;
+    networks.send_replace(Arc::default());
+    followed.until("its end", |snapshot| !has(snapshot)).await;
 }

@@ -1,6 +1,6 @@
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use mesh_model::workload::WorkloadUid;
+use mesh_model::workload::{PodNetwork, WorkloadUid};
 
 use super::*;
 
@@ -208,10 +208,11 @@ fn only_the_agent_names_network_namespaces() {
     assert_eq!(store.take(Kind::Pod, Event::Applied(liar.clone())), Effect::Changed);
     assert_eq!(netns(&store, "web"), None);
     let paths = |names: &[&str]| {
-        Arc::new(names.iter().map(|name| (WorkloadUid(format!("u-{name}").into()), PathBuf::from(format!("/run/netns/{name}")))).collect())
+        let network = |name| PodNetwork { netns: format!("/run/netns/{name}").into(), addresses: Vec::new() };
+        Arc::new(names.iter().map(|name| (WorkloadUid(format!("u-{name}").into()), network(name))).collect())
     };
-    assert!(store.set_netns(paths(&["web", "later"])));
-    assert!(!store.set_netns(paths(&["web", "later"])));
+    assert!(store.set_networks(paths(&["web", "later"])));
+    assert!(!store.set_networks(paths(&["web", "later"])));
     assert_eq!(netns(&store, "web").as_deref(), Some(Path::new("/run/netns/web")));
     assert_eq!(netns(&store, "db"), None);
     assert_eq!(store.take(Kind::Pod, Event::Applied(liar)), Effect::None);
@@ -220,7 +221,7 @@ fn only_the_agent_names_network_namespaces() {
     // A list that comes in meanwhile has them as well.
     assert_eq!(store.take(Kind::Pod, Event::ListBegins), Effect::None);
     assert_eq!(store.take(Kind::Pod, Event::Listed(pod("db", "10.0.0.2"))), Effect::None);
-    assert!(store.set_netns(paths(&["db"])));
+    assert!(store.set_networks(paths(&["db"])));
     assert_eq!(store.take(Kind::Pod, Event::ListEnds), Effect::Changed);
     assert_eq!(netns(&store, "db").as_deref(), Some(Path::new("/run/netns/db")));
 }
