@@ -1,7 +1,7 @@
 //! Builds the parts, runs them, and takes them down in order.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -12,6 +12,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::capture::cni::judge::Standings;
+use crate::capture::cni::{self, installer, server};
 use crate::capture::preflight::{self, Places};
 use crate::config::{AfterHandover, Config, ConfigError, Required};
 use crate::identity;
@@ -20,7 +22,7 @@ use crate::ops::admin::Admin;
 use crate::ops::clock::SystemClock;
 use crate::ops::log::{LogControl, LogFormat};
 use crate::ops::metrics::server::MetricsEndpoint;
-use crate::ops::metrics::{Metrics, MetricsConfig};
+use crate::ops::metrics::{Kind, Metrics, MetricsConfig};
 use crate::ops::ready::Readiness;
 use crate::ops::record::Telemetry;
 use crate::ops::{drain, http};
@@ -43,7 +45,7 @@ pub mod revoke;
 mod tenure;
 pub mod workers;
 
-use control::{Control, Reins};
+use control::{Control, Reins, Views};
 use handover::{Course, Door, Event, HandoverError, Place, Why};
 use kernel::{Kernel, KernelError};
 use pods::Pods;
@@ -71,6 +73,14 @@ pub enum AgentError {
     /// Certificates.
     #[error(transparent)]
     Identity(#[from] identity::IssueError),
+    /// The CNI plug-in's socket.
+    #[error("{path}: {error} (--run-dir says where)")]
+    Cni {
+        /// Its path.
+        path: PathBuf,
+        /// What happened.
+        error: io::Error,
+    },
     /// A listener.
     #[error("cannot listen at {address} ({flag}): {error}")]
     Listen {
@@ -133,6 +143,9 @@ fn raise_descriptor_limit() -> Option<u64> {
     getrlimit(Resource::Nofile).current
 }
 
+/// What the container runtime says and nobody has taken up yet, at most; then it waits.
+const TOLD: usize = 256;
+
 struct Agent {
     config: Config,
     telemetry: Arc<Telemetry>,
@@ -170,8 +183,9 @@ impl Agent {
 
         let blocker = readiness.block("the configuration");
         let pods = readiness.block("the pods of this node");
-        let node = Node { name: config.node.as_str().into(), proc: config.host_proc.clone() };
-        let source = crate::sources::start(&required.source, node, &mut tasks, &metrics, &blocker).await?;
+        let node = Node { name: config.node.as_str().into(), proc: config.host_proc.clone(), kept: cni::kept(directory) };
+        let (tell, told) = mpsc::channel(TOLD);
+        let source = crate::sources::start(&required.source, node, told, &mut tasks, &metrics, &blocker).await?;
         drop(blocker);
 
         let secrets = identity::start(&config, &required.ca, &mut tasks, &metrics)?;
@@ -194,14 +208,28 @@ impl Agent {
         drop(drain);
 
         let (status_tx, status) = watch::channel(Arc::new(serde_json::Value::Null));
+        let (standings_tx, standings) = watch::channel(Arc::<Standings>::default());
+        let views = Views { status: status_tx, standings: standings_tx };
         let patience = if predecessor.is_some() { handover::PATIENCE } else { Duration::ZERO };
-        let control = Control::new(config.clone(), shared.clone(), kernel, secrets.clone(), pods, status_tx, predecessor)?;
+        let control = Control::new(config.clone(), shared.clone(), kernel, secrets.clone(), pods, views, predecessor)?;
+        let (installed_tx, installed) = watch::channel(installer::State::default());
         let admin = admin(&config, &telemetry, log, &shared, status, source.status);
+        let admin = cni_pages(admin, &config, directory, standings.clone(), installed);
         let listener = bind(config.admin_listen, "--admin-listen", patience).await?;
         page(&mut tasks, "admin endpoint", listener, Arc::new(admin), &pages);
         let assign = workers.handle();
         let reins = Reins::default();
         let held = reins.clone();
+        let answers = server::Server {
+            node: config.node.as_str().into(),
+            proc: config.host_proc.clone(),
+            patience: config.cni_timeout,
+            snapshots: source.snapshots.clone(),
+            standings,
+            told: tell,
+            metrics,
+        };
+        answer_cni(&mut tasks, &config, directory, answers, &readiness, installed_tx, &reins.stop)?;
         tasks.spawn_local(async move {
             control.run(source.snapshots, assign, held).await;
             "control loop"
@@ -336,6 +364,43 @@ async fn bind(address: std::net::SocketAddr, flag: &'static str, patience: Durat
     }
 }
 
+/// Answers the CNI plug-in, and only then puts it on the node, until `stop`; the tasks never end then, as the agent goes on without them.
+fn answer_cni(
+    tasks: &mut JoinSet<&'static str>,
+    config: &Config,
+    directory: &Path,
+    answers: server::Server,
+    readiness: &Readiness,
+    installed: watch::Sender<installer::State>,
+    stop: &CancellationToken,
+) -> Result<(), AgentError> {
+    let path = cni::socket(directory);
+    let listener = server::bind(&path).map_err(|error| AgentError::Cni { path: path.clone(), error })?;
+    let (metrics, installer) = (answers.metrics.clone(), config.cni_installer(&path));
+    let stopped = stop.clone();
+    spawn(tasks, "answers to the CNI plug-in", async move {
+        answers.serve(listener, stopped.clone()).await;
+        if stopped.is_cancelled() {
+            std::future::pending().await
+        }
+    });
+    let Some(installer) = installer else { return Ok(()) };
+    let states = installed.subscribe();
+    metrics.collect(move |samples| {
+        let is = matches!(*states.borrow(), installer::State::Installed(_));
+        let help = "Whether the CNI plug-in is in the node's network configuration: 1 or 0.";
+        samples.family("nodemesh_cni_installed", help, Kind::Gauge).sample(&[], f64::from(u8::from(is)));
+    });
+    let (readiness, stop) = (readiness.clone(), stop.clone());
+    spawn(tasks, "upkeep of the CNI plug-in", async move {
+        installer.keep(readiness, installed, stop.clone()).await;
+        if stop.is_cancelled() {
+            std::future::pending().await
+        }
+    });
+    Ok(())
+}
+
 /// An endpoint for operators, until `stop` is cancelled; its task never ends then, as the agent goes on without it.
 fn page(
     tasks: &mut JoinSet<&'static str>,
@@ -398,6 +463,31 @@ fn admin(
             let secrets = shared.secrets.clone();
             move |query| Box::pin(std::future::ready(identity::renew_action(&secrets, &query)))
         })
+}
+
+/// The CNI plug-in's page.
+fn cni_pages(
+    admin: Admin,
+    config: &Config,
+    directory: &Path,
+    standings: watch::Receiver<Arc<Standings>>,
+    installed: watch::Receiver<installer::State>,
+) -> Admin {
+    let socket = cni::socket(directory);
+    let wanted = config.cni_places().is_some();
+    admin.provide("cni", "the CNI plug-in: where it is answered, whether it is on the node, what new pods wait for", move || {
+        let standings = standings.borrow();
+        let waiting = standings.pods.iter().filter_map(|(uid, standing)| match &standing.way {
+            cni::judge::Way::Waits(awaited) => Some((uid.to_string(), serde_json::Value::from(&**awaited))),
+            cni::judge::Way::Served | cni::judge::Way::Outside => None,
+        });
+        serde_json::json!({
+            "socket": socket,
+            "kernel": standings.unwritten,
+            "waiting": waiting.collect::<serde_json::Map<_, _>>(),
+            "plugin": if wanted { installed.borrow().describe() } else { serde_json::json!({ "state": "not asked for" }) },
+        })
+    })
 }
 
 /// Seconds since 1970.

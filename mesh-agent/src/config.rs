@@ -1,12 +1,14 @@
 //! The only reader of flags and environment.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use mesh_cni::conflist::{self, WithIstio};
 use mesh_sources::SourceSettings;
 
+use crate::capture::cni::installer::{Installer, Places};
 use crate::ops::access::{AccessFormat, AccessLevel};
 use crate::ops::log::LogFormat;
 
@@ -71,6 +73,26 @@ pub struct Config {
     /// supervisors that start again what has ended (Kubernetes): the older agent would come back and take its place back.
     #[arg(long, env = "NODEMESH_AFTER_HANDOVER", value_name = "exit|stay", default_value = "exit")]
     pub after_handover: AfterHandover,
+    /// The node's CNI plug-ins: a directory into which the mesh's own is put, which holds a pod's start until this agent has it in hand.
+    /// Goes with --cni-conf-dir.
+    #[arg(long, env = "NODEMESH_CNI_BIN_DIR", value_name = "DIR")]
+    pub cni_bin_dir: Option<PathBuf>,
+    /// The node's network configurations: a directory, in the first of which the mesh's CNI plug-in is kept. Goes with --cni-bin-dir.
+    #[arg(long, env = "NODEMESH_CNI_CONF_DIR", value_name = "DIR")]
+    pub cni_conf_dir: Option<PathBuf>,
+    /// The CNI plug-in that is put there.
+    #[arg(long, env = "NODEMESH_CNI_BINARY", value_name = "FILE", default_value = "/usr/lib/nodemesh/mesh-cni")]
+    pub cni_binary: PathBuf,
+    /// How long the CNI plug-in waits for this agent, before the kubelet is told to try again.
+    #[arg(long, env = "NODEMESH_CNI_TIMEOUT", value_name = "DURATION", default_value = "30s", value_parser = cni_timeout)]
+    pub cni_timeout: Duration,
+    /// What the CNI plug-in does with a new pod where no agent runs: hold it, or allow it to start, unknown to the mesh.
+    #[arg(long, env = "NODEMESH_CNI_ON_UNREACHABLE", value_name = "hold|allow-unmeshed", default_value = "hold")]
+    pub cni_on_unreachable: CniOnUnreachable,
+    /// What to do where Istio's CNI plug-in is in the node's network configuration: refuse to stand beside it, or coexist. A pod must then
+    /// be in one of the meshes only.
+    #[arg(long, env = "NODEMESH_CNI_WITH_ISTIO", value_name = "refuse|coexist", default_value = "refuse")]
+    pub cni_with_istio: CniWithIstio,
     /// The kernel programs.
     #[arg(long, env = "NODEMESH_BPF_OBJECT", value_name = "FILE", default_value = "/usr/lib/nodemesh/mesh-ebpf.o")]
     pub bpf_object: PathBuf,
@@ -138,6 +160,34 @@ pub enum AfterHandover {
     Stay,
 }
 
+/// What the CNI plug-in does with a new pod where no agent runs.
+#[derive(clap::ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CniOnUnreachable {
+    /// It waits, then fails: the kubelet tries again.
+    Hold,
+    /// It lets the pod start.
+    AllowUnmeshed,
+}
+
+impl CniOnUnreachable {
+    /// In the plug-in's configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            CniOnUnreachable::Hold => "hold",
+            CniOnUnreachable::AllowUnmeshed => "allow-unmeshed",
+        }
+    }
+}
+
+/// What to do where Istio's CNI plug-in is in the node's network configuration.
+#[derive(clap::ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CniWithIstio {
+    /// Leave the configuration alone.
+    Refuse,
+    /// Stand behind it.
+    Coexist,
+}
+
 /// What is missing or contradictory; all of it at once.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}", .0.join("\n"))]
@@ -186,6 +236,13 @@ impl Config {
         if let Err(error) = &source {
             missing.insert(0, error.in_words("NODEMESH_"));
         }
+        if self.cni_bin_dir.is_some() != self.cni_conf_dir.is_some() {
+            let (given, missed, variable) = match self.cni_bin_dir {
+                Some(_) => ("--cni-bin-dir", "--cni-conf-dir", "NODEMESH_CNI_CONF_DIR"),
+                None => ("--cni-conf-dir", "--cni-bin-dir", "NODEMESH_CNI_BIN_DIR"),
+            };
+            missing.push(format!("{missed} (or {variable}) is not set, and {given} is: the CNI plug-in needs both; give both or neither"));
+        }
         for address in &self.ca_address {
             if !address.starts_with("https://") {
                 missing.push(format!("--ca-address {address}: must begin with https://, certificates are not asked for in the clear"));
@@ -199,6 +256,21 @@ impl Config {
             }),
             _ => Err(ConfigError(missing)),
         }
+    }
+
+    /// Where the CNI plug-in goes, if it goes anywhere.
+    pub fn cni_places(&self) -> Option<Places> {
+        Some(Places { binaries: self.cni_bin_dir.clone()?, configurations: self.cni_conf_dir.clone()? })
+    }
+
+    /// The CNI plug-in on this node, whose socket `socket` is; `None` if it is not to be there.
+    pub fn cni_installer(&self, socket: &Path) -> Option<Installer> {
+        let with_istio = match self.cni_with_istio {
+            CniWithIstio::Refuse => WithIstio::Refuse,
+            CniWithIstio::Coexist => WithIstio::Coexist,
+        };
+        let entry = conflist::entry(socket, self.cni_on_unreachable.name(), self.cni_timeout.as_secs());
+        Some(Installer { places: self.cni_places()?, binary: self.cni_binary.clone(), entry, with_istio })
     }
 
     /// The pods' cgroup.
@@ -228,6 +300,13 @@ fn loopback(text: &str) -> Result<SocketAddr, String> {
         return Err("must be a loopback address: whoever reaches the admin endpoint can change the agent".into());
     }
     Ok(address)
+}
+
+/// What the plug-in takes: whole seconds, less than container runtimes wait.
+fn cni_timeout(text: &str) -> Result<Duration, String> {
+    let given = duration(text)?;
+    let fine = given.subsec_nanos() == 0 && (2..=200).contains(&given.as_secs());
+    fine.then_some(given).ok_or_else(|| "whole seconds, from 2s to 200s: container runtimes wait no longer".into())
 }
 
 /// A number and a unit: `500ms`, `30s`, `5m`, `24h`.

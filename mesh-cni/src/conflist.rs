@@ -78,6 +78,11 @@ pub fn is_in(text: &str) -> bool {
     elements(text).is_ok_and(|elements| elements.iter().any(|element| element.kind == PLUGIN))
 }
 
+/// Whether Istio's plug-in is in the list.
+pub fn has_istio(text: &str) -> bool {
+    elements(text).is_ok_and(|elements| elements.iter().any(|element| element.kind == ISTIO))
+}
+
 /// Puts the plug-in, as `entry` (a JSON object), behind all others, or in the place of an earlier entry of its own.
 pub fn insert(text: &str, entry: &str, with_istio: WithIstio) -> Result<String, EditError> {
     let elements = elements(text)?;

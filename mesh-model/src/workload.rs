@@ -70,3 +70,8 @@ pub struct PodNetwork {
 
 /// The networks of one node's pods.
 pub type PodNetworks = HashMap<WorkloadUid, PodNetwork>;
+
+/// Whether these are the same addresses. A container runtime and a pod's status may tell them in another order.
+pub fn same_addresses(a: &[IpAddr], b: &[IpAddr]) -> bool {
+    a.len() == b.len() && a.iter().all(|ip| b.contains(ip))
+}

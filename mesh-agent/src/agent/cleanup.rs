@@ -4,7 +4,10 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
+use mesh_cni::install::InstallError;
+
 use super::lock::{self, LockError, WriterLock};
+use crate::capture::cni::{self, installer};
 use crate::capture::load::{known_netns, remove_pins};
 use crate::config::Config;
 use crate::sys::netns::{self, Sysctls};
@@ -29,6 +32,9 @@ pub enum CleanupError {
         /// The lock's file.
         lock: PathBuf,
     },
+    /// The CNI plug-in.
+    #[error("the CNI plug-in cannot be taken out of the node: {0}")]
+    Cni(#[from] InstallError),
     /// The pins.
     #[error("instance {instance}: its pins cannot be removed: {error}")]
     Pins {
@@ -46,12 +52,16 @@ pub struct Done {
     known: usize,
     found: usize,
     restored: Vec<PathBuf>,
+    configurations: Vec<PathBuf>,
     /// Namespaces in which something is left.
     pub failed: Vec<(PathBuf, io::Error)>,
 }
 
 impl fmt::Display for Done {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for path in &self.configurations {
+            writeln!(f, "{}: the CNI plug-in taken out", path.display())?;
+        }
         for path in &self.restored {
             writeln!(f, "{}: the mesh's routing rule, route and settings taken back", path.display())?;
         }
@@ -76,9 +86,15 @@ pub async fn run(config: &Config) -> Result<Done, CleanupError> {
     let Some(_lock) = WriterLock::try_take(&directory)? else {
         return Err(CleanupError::Running { pid: WriterLock::holder(&directory), lock: lock::file(&directory), instance });
     };
+    // First of all: without its agent it holds every new pod.
+    let configurations = config.cni_places().map(|places| installer::remove(&places)).transpose()?.unwrap_or_default();
+    for kept in [cni::socket(&directory), cni::kept(&directory)] {
+        // What is left of them is of no consequence.
+        let _ = std::fs::remove_file(&kept).or_else(|_| std::fs::remove_dir_all(&kept));
+    }
     let known = known_netns(&config.bpffs, &instance);
     let sysctls = Sysctls::of(&config.host_proc);
-    let mut done = Done { instance, known: known.len(), found: 0, restored: Vec::new(), failed: Vec::new() };
+    let mut done = Done { instance, known: known.len(), found: 0, restored: Vec::new(), configurations, failed: Vec::new() };
     for (path, netns) in netns::find(&config.host_proc, |cookie| known.contains(&cookie)) {
         done.found += 1;
         match netns::restore(&netns, &sysctls, MARK).await {

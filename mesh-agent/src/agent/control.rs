@@ -20,6 +20,7 @@ use super::pods::Pods;
 use super::reports::{Reports, Revoker};
 use super::unix_seconds;
 use super::workers::Assign;
+use crate::capture::cni::judge::Standings;
 use crate::capture::desired::{Registry, desired, forget};
 use crate::capture::maps::Flows;
 use crate::config::Config;
@@ -56,6 +57,14 @@ pub struct Reins {
     pub hushed: CancellationToken,
 }
 
+/// What the loop shows of itself.
+pub struct Views {
+    /// For the admin endpoint.
+    pub status: watch::Sender<Arc<Value>>,
+    /// Where each pod stands.
+    pub standings: watch::Sender<Arc<Standings>>,
+}
+
 /// The loop's state.
 pub struct Control {
     config: Config,
@@ -70,7 +79,8 @@ pub struct Control {
     flows: Arc<Mutex<Flows>>,
     revoker: Revoker,
     reports: Option<Reports>,
-    status: watch::Sender<Arc<Value>>,
+    views: Views,
+    unwritten: Option<Arc<str>>,
     starting: Option<Blocker>,
     known: HashSet<WorkloadUid>,
     adopt_until: Option<Instant>,
@@ -90,7 +100,7 @@ impl Control {
         mut kernel: Kernel,
         secrets: Secrets,
         starting: Blocker,
-        status: watch::Sender<Arc<Value>>,
+        views: Views,
         predecessor: Option<Predecessor>,
     ) -> Result<Self, KernelError> {
         let names = Arc::new(ArcSwap::from_pointee(Directory::default()));
@@ -111,7 +121,8 @@ impl Control {
             flows,
             revoker: reports.revoker(),
             reports: Some(reports),
-            status,
+            views,
+            unwritten: None,
             starting: Some(starting),
             known: HashSet::new(),
             adopt_until,
@@ -148,6 +159,7 @@ impl Control {
                 changed = true;
                 self.write(&snapshot, changed);
             }
+            self.show_standings(&snapshot);
             self.revoke(changed);
             self.tidy().await;
             self.forget_adopted(&snapshot);
@@ -256,6 +268,7 @@ impl Control {
         agent.pods_ready.set(served as i64);
         if let Some(until) = self.adopt_until {
             if served < all && Instant::now() < until {
+                self.unwritten = Some("the pods of the agent before this one".into());
                 self.name(snapshot);
                 self.report_start(all, served);
                 return;
@@ -267,16 +280,18 @@ impl Control {
         let want = desired(snapshot, &self.config.node, &pods, &outside, &held, &mut self.registry);
         let log_direct = self.config.access_log != AccessLevel::Off;
         match self.kernel.apply(snapshot, log_direct, want) {
-            Ok(0) if !changed => {}
+            Ok(0) if !changed => self.unwritten = None,
             Ok(writes) => {
                 tracing::debug!(writes, version = snapshot.version(), "the kernel's maps are in step");
                 forget(snapshot, self.kernel.state(), &mut self.registry);
                 self.name(snapshot);
                 self.failing = None;
+                self.unwritten = None;
             }
             Err(error) => {
                 self.name(snapshot);
                 let message = error.to_string();
+                self.unwritten = Some(format!("the kernel's maps: {message}").into());
                 if self.failing.as_ref() != Some(&message) {
                     tracing::error!(%error, "the kernel's maps are not in step with the configuration; all else is, and it is tried again");
                     self.failing = Some(message);
@@ -344,8 +359,20 @@ impl Control {
         starting.progress(lines.join("; "));
     }
 
+    /// Tells those who wait for a pod's start.
+    fn show_standings(&self, snapshot: &Snapshot) {
+        let now = self.pods.standings(snapshot, self.unwritten.clone());
+        self.views.standings.send_if_modified(|standings| {
+            let differs = **standings != now;
+            if differs {
+                *standings = Arc::new(now);
+            }
+            differs
+        });
+    }
+
     fn publish_status(&self) {
-        self.status.send_if_modified(|status| {
+        self.views.status.send_if_modified(|status| {
             let now = self.pods.describe();
             let value = json!({ "workloads": now.0, "policies": now.1 });
             let differs = **status != value;

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use mesh_model::policy::{CompiledPolicy, SetInterner};
 use mesh_model::snapshot::Snapshot;
-use mesh_model::workload::{Workload, WorkloadUid};
+use mesh_model::workload::{Workload, WorkloadUid, same_addresses};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -23,6 +23,8 @@ use crate::policy::WorkloadPolicy;
 use crate::policy::live::publish;
 use crate::sys::netns::{self, Inode, Lead, Migration, NetNs, Sysctls, where_to};
 use crate::upstream::connect::MARK;
+
+mod standing;
 
 /// A pod that is served: what the workers need of it.
 pub struct LocalPod {
@@ -196,7 +198,7 @@ impl Pods {
                 now.enrolled
                     && now.node == self.node
                     && now.identity == entry.workload.identity
-                    && now.addresses == entry.workload.addresses
+                    && same_addresses(&now.addresses, &entry.workload.addresses)
                     && now.netns == entry.workload.netns
             })
         };

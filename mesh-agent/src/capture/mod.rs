@@ -2,6 +2,7 @@
 
 pub mod accept;
 pub mod cgroup;
+pub mod cni;
 pub mod desired;
 pub mod discovery;
 pub mod events;

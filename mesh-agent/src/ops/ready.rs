@@ -22,6 +22,7 @@ struct Shared {
 struct State {
     next: u64,
     awaited: BTreeMap<u64, (String, Option<String>)>,
+    remarks: BTreeMap<&'static str, String>,
 }
 
 /// Keeps the agent from being ready until dropped.
@@ -64,6 +65,20 @@ impl Readiness {
                 None => what.clone(),
             })
             .collect()
+    }
+
+    /// Notes what is wrong, and why, without being any less ready for it; `None`: it is no longer so.
+    pub fn remark(&self, what: &'static str, why: Option<String>) {
+        let mut state = self.shared.state.lock();
+        match why {
+            Some(why) => drop(state.remarks.insert(what, why)),
+            None => drop(state.remarks.remove(what)),
+        }
+    }
+
+    /// What is wrong.
+    pub fn remarks(&self) -> Vec<String> {
+        self.shared.state.lock().remarks.iter().map(|(what, why)| format!("{what}: {why}")).collect()
     }
 
     /// Whether nothing is awaited.

@@ -5,16 +5,19 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use mesh_model::snapshot::Snapshot;
-use mesh_sources::{NetnsPaths, OpenError, Source, SourceSettings, SourceStatus, first_snapshot};
-use tokio::sync::watch;
+use mesh_model::workload::PodNetworks;
+use mesh_sources::{OpenError, Source, SourceSettings, SourceStatus, first_snapshot};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::ops::metrics::{Kind, Metrics, Samples};
 use crate::ops::ready::Blocker;
 
+pub mod attachments;
 mod finder;
 
-use finder::Finder;
+pub use finder::Told;
+use finder::{Finder, Ground};
 
 /// Where this agent is, for a source that knows of all nodes.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -23,6 +26,8 @@ pub struct Node {
     pub name: Arc<str>,
     /// The host's `/proc`.
     pub proc: PathBuf,
+    /// Where is kept what the container runtime said.
+    pub kept: PathBuf,
 }
 
 /// A source that is being followed.
@@ -47,25 +52,24 @@ pub enum ConfigurationError {
 }
 
 /// Starts to follow a source, in a task of the agent, and waits for the first configuration; `waiting` says what for. A directory that
-/// cannot be read is an error, an API server that does not answer is waited for.
+/// cannot be read is an error, an API server that does not answer is waited for. `told`: what the container runtime says.
 pub async fn start(
     settings: &SourceSettings,
     node: Node,
+    told: mpsc::Receiver<Told>,
     tasks: &mut JoinSet<&'static str>,
     metrics: &Metrics,
     waiting: &Blocker,
 ) -> Result<Configuration, ConfigurationError> {
-    let paths = watch::Sender::new(NetnsPaths::default());
-    let source = Source::open(settings, Some(paths.subscribe())).await?;
+    let networks = watch::Sender::new(Arc::<PodNetworks>::default());
+    let source = Source::open(settings, Some(networks.subscribe())).await?;
     let (mut snapshots, status) = (source.subscribe(), source.status());
-    // An API server cannot tell them, manifests name them.
-    if matches!(settings, SourceSettings::Kubernetes { .. }) {
-        let finder = Finder::new(node.name, node.proc, paths).follow(source.subscribe());
-        tasks.spawn(async move {
-            finder.await;
-            "search for pods' network namespaces"
-        });
-    }
+    let ground = Ground { node: node.name, proc: node.proc, kept: node.kept, count: metrics.agent.cni_attachments.clone(), networks };
+    let finder = Finder::new(ground).follow(source.subscribe(), told);
+    tasks.spawn(async move {
+        finder.await;
+        "search for pods' network namespaces"
+    });
     let shown = status.clone();
     metrics.collect(move |samples| collect(samples, &shown.borrow(), Instant::now()));
     tasks.spawn(async move {

@@ -5,7 +5,7 @@ use crate::ops::metrics::{Format, MetricsConfig};
 use crate::ops::ready::Readiness;
 
 fn node() -> Node {
-    Node { name: "n1".into(), proc: "/proc".into() }
+    Node { name: "n1".into(), proc: "/proc".into(), kept: "/nowhere".into() }
 }
 
 #[tokio::test]
@@ -15,7 +15,7 @@ async fn a_directory_is_read_and_shown_in_the_metrics() {
     let (metrics, readiness, mut tasks) = (Metrics::new(MetricsConfig::default()), Readiness::new(), JoinSet::new());
     let waiting = readiness.block("the configuration");
     let settings = SourceSettings::Manifests(directory.path().into());
-    let configuration = start(&settings, node(), &mut tasks, &metrics, &waiting).await.unwrap();
+    let configuration = start(&settings, node(), mpsc::channel(1).1, &mut tasks, &metrics, &waiting).await.unwrap();
     assert!(configuration.first.node("n1").is_some());
     let text = metrics.expose(Format::OpenMetrics, Instant::now()).unwrap();
     assert!(text.contains("nodemesh_config_source_connected{source=\"manifests\"} 1"), "{text}");
@@ -42,7 +42,7 @@ async fn an_api_server_that_is_away_is_waited_for_in_words() {
         }
     };
     tokio::select! {
-        _ = start(&settings, node(), &mut tasks, &metrics, &waiting) => panic!("nothing was there to read"),
+        _ = start(&settings, node(), mpsc::channel(1).1, &mut tasks, &metrics, &waiting) => panic!("nothing was there to read"),
         () = told => {}
     }
     let awaited = readiness.awaited()[0].clone();

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod abi;
+mod cni;
 mod config;
 mod fail_closed;
 #[allow(dead_code, reason = "what one module of tests does not ask, another does")]

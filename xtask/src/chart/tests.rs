@@ -302,9 +302,6 @@ fn what_is_referred_to_exists() {
     }
 }
 
-/// Settings of parts that are not in this tree yet: tolerated until they are.
-const ARRIVING: [&str; 2] = ["NODEMESH_CNI_BIN_DIR", "NODEMESH_CNI_CONF_DIR"];
-
 #[test]
 fn programs_know_the_settings_that_they_are_given() {
     let known = |command: clap::Command| -> BTreeSet<String> {
@@ -315,7 +312,7 @@ fn programs_know_the_settings_that_they_are_given() {
     for objects in [defaults(), render(&everything(), &[]).unwrap()] {
         for (workload, known) in workloads(&objects).into_iter().zip([&agent, &control]) {
             for (variable, _) in environment(workload) {
-                assert!(known.contains(variable) || ARRIVING.contains(&variable), "{} knows no {variable}", name(workload));
+                assert!(known.contains(variable), "{} knows no {variable}", name(workload));
             }
         }
     }

@@ -21,11 +21,13 @@ pub const COREDNS_NAME: &str = "docker.io/nodemesh/lab-coredns:1";
 pub const TOOLS_NAME: &str = "docker.io/nodemesh/lab-tools:1";
 /// Where the agent's image has the kernel programs.
 const BPF_OBJECT: &str = "/usr/lib/nodemesh/mesh-ebpf.o";
+/// Where it has the CNI plug-in, which the agent puts on its node.
+const CNI_PLUGIN: &str = "/usr/lib/nodemesh/mesh-cni";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Agent and control plane, built for their images.
 pub fn mesh() -> Result<Built> {
-    static_build::build(&["mesh-agent", "mesh-control"])
+    static_build::build(&["mesh-agent", "mesh-cni", "mesh-control"])
 }
 
 /// The programs of a cluster that are ours, built for their images.
@@ -33,10 +35,11 @@ pub fn programs() -> Result<Built> {
     static_build::build(&["mesh-lab-programs"])
 }
 
-/// The agent with the kernel programs. It runs as root: it enters pods' namespaces and loads programs.
+/// The agent with the kernel programs and the CNI plug-in. It runs as root: it enters pods' namespaces and loads programs.
 pub fn agent(built: &Built, out: &Path) -> Result<Archive> {
     let object = build_ebpf::run(&build_ebpf::Arguments::default())?;
     let mut files = built.files("/usr/bin/mesh-agent", "mesh-agent")?;
+    files.extend(built.files(CNI_PLUGIN, "mesh-cni")?);
     files.push(File { path: BPF_OBJECT.to_owned(), mode: 0o644, owner: 0, content: Content::Copy(object) });
     files.push(File::directory("/tmp", 0o1777, 0));
     let config = Config {

@@ -7,6 +7,7 @@ use prometheus_client::encoding::{EncodeLabelSet, LabelSetEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
@@ -43,6 +44,9 @@ pub struct AgentMetrics {
     pub pods_held: Gauge<i64, AtomicI64>,
     /// Pods of this node that are enrolled and served.
     pub pods_ready: Gauge<i64, AtomicI64>,
+    /// Pods of this node whose network the container runtime has told.
+    pub cni_attachments: Gauge,
+    cni_adds: Family<Static<1>, Histogram, fn() -> Histogram>,
     access_lines: Counted<1>,
 }
 
@@ -61,6 +65,8 @@ impl AgentMetrics {
             config_problems: Gauge::default(),
             pods_held: Gauge::default(),
             pods_ready: Gauge::default(),
+            cni_attachments: Gauge::default(),
+            cni_adds: Family::new_with_constructor(cni_histogram),
             access_lines: Family::default(),
         };
         let m = &metrics;
@@ -86,6 +92,16 @@ impl AgentMetrics {
         registry.register("nodemesh_pods_held", "Pods of this node that are enrolled and not yet served", m.pods_held.clone());
         registry.register("nodemesh_pods_ready", "Pods of this node that are enrolled and served", m.pods_ready.clone());
         registry.register(
+            "nodemesh_cni_attachments",
+            "Pods of this node whose network the container runtime has told the agent",
+            m.cni_attachments.clone(),
+        );
+        registry.register(
+            "nodemesh_cni_add_seconds",
+            "Time from the CNI plug-in's question, as a pod starts, to the agent's answer",
+            m.cni_adds.clone(),
+        );
+        registry.register(
             "nodemesh_access_log_lines",
             "Lines of the access log: written, suppressed by the rate limit, lost because the writer was behind",
             m.access_lines.clone(),
@@ -98,6 +114,9 @@ impl AgentMetrics {
         // Series that alerts are built on exist from the start, or their first increase would be invisible.
         for result in [CertificateResult::Issued, CertificateResult::Failed] {
             drop(m.renewals.get_or_create(&result.labels()));
+        }
+        for result in [AddResult::Captured, AddResult::Outside, AddResult::Failed, AddResult::Abandoned] {
+            drop(m.cni_adds.get_or_create(&result.labels()));
         }
         for refused in [Refused::Outbound, Refused::Plaintext, Refused::Stream, Refused::Tunnel] {
             drop(m.overloads.get_or_create(&refused.labels()));
@@ -133,6 +152,11 @@ impl AgentMetrics {
         self.overloads.get_or_create(&refused.labels()).inc();
     }
 
+    /// Notes how long the start of a pod has waited for this agent.
+    pub fn cni_add(&self, result: AddResult, seconds: f64) {
+        self.cni_adds.get_or_create(&result.labels()).observe(seconds);
+    }
+
     pub(crate) fn access_lines(&self, result: LineResult) -> Counter {
         self.access_lines.get_or_create_owned(&result.labels())
     }
@@ -154,6 +178,38 @@ impl CertificateResult {
             match self {
                 CertificateResult::Issued => "issued",
                 CertificateResult::Failed => "failed",
+            },
+        )])
+    }
+}
+
+/// From a millisecond to the half minute after which a plug-in gives up.
+fn cni_histogram() -> Histogram {
+    Histogram::new([0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0])
+}
+
+/// What came of the question whether a pod may start.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum AddResult {
+    /// It may, in the mesh.
+    Captured,
+    /// It may, out of the mesh.
+    Outside,
+    /// It may not.
+    Failed,
+    /// Nobody waited for the answer, or another agent is to give it.
+    Abandoned,
+}
+
+impl AddResult {
+    fn labels(self) -> Static<1> {
+        Static([(
+            "result",
+            match self {
+                AddResult::Captured => "captured",
+                AddResult::Outside => "outside",
+                AddResult::Failed => "failed",
+                AddResult::Abandoned => "abandoned",
             },
         )])
     }

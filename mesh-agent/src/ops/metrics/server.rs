@@ -40,10 +40,11 @@ impl MetricsEndpoint {
             }
             "/healthz/ready" | "/readyz" => {
                 let awaited = self.readiness.awaited();
+                let remarks: String = self.readiness.remarks().iter().map(|remark| format!("{remark}\n")).collect();
                 if awaited.is_empty() {
-                    text(StatusCode::OK, "ready\n")
+                    text(StatusCode::OK, format!("ready\n{remarks}"))
                 } else {
-                    text(StatusCode::SERVICE_UNAVAILABLE, format!("waiting for: {}\n", awaited.join(", ")))
+                    text(StatusCode::SERVICE_UNAVAILABLE, format!("waiting for: {}\n{remarks}", awaited.join(", ")))
                 }
             }
             "/healthz/live" | "/livez" => text(StatusCode::OK, "live\n"),
