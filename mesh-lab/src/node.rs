@@ -53,7 +53,8 @@ impl Node {
         let mut lines = vec![
             "link set lo up".to_owned(),
             format!("link add fabric0 type veth peer name node{index} netns {fabric}"),
-            "link add pods0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0".to_owned(),
+            // An address of its own: it would take the lowest of its ports', and change it under the pods' feet as pods come and go.
+            format!("link add pods0 address 02:00:0a:0a:{index:02x}:01 type bridge stp_state 0 forward_delay 0 mcast_snooping 0"),
             format!("addr add 172.31.0.{index}/24 dev fabric0"),
             format!("addr add fd00:31::{index:x}/64 dev fabric0 nodad"),
             format!("addr add 10.10.{index}.1/24 dev pods0"),

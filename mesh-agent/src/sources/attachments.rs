@@ -165,7 +165,8 @@ impl Attachments {
         let kept = Kept { uid: uid.0.as_ref().into(), netns, device, inode, addresses };
         fs::create_dir_all(&self.directory)?;
         let temporary = self.directory.join(format!(".{}.new", attached.container));
-        let written = fs::write(&temporary, serde_json::to_vec(&kept)?).and_then(|()| fs::rename(&temporary, self.file(&attached.container)));
+        let written =
+            fs::write(&temporary, serde_json::to_vec(&kept)?).and_then(|()| fs::rename(&temporary, self.file(&attached.container)));
         written.inspect_err(|_| drop(fs::remove_file(&temporary)))
     }
 

@@ -206,7 +206,8 @@ impl Finder {
             self.compare(workload);
         }
         let ours = ours.iter().map(|w| (&w.uid, &w.netns));
-        let held = snapshot.held().iter().filter(|pod| pod.node.is_empty() || pod.node == self.ground.node).map(|pod| (&pod.uid, &pod.netns));
+        let held =
+            snapshot.held().iter().filter(|pod| pod.node.is_empty() || pod.node == self.ground.node).map(|pod| (&pod.uid, &pod.netns));
         let unnamed = ours.chain(held).filter(|(uid, netns)| netns.as_deref().is_none_or(is_ours) || self.knows(uid));
         let wanted: HashSet<WorkloadUid> = unnamed.map(|(uid, _)| uid.clone()).collect();
         self.ended.retain(|uid, _| wanted.contains(uid));
@@ -226,7 +227,12 @@ impl Finder {
         let (status, runtime) = (&workload.addresses, &attached.addresses);
         if !status.is_empty() && !runtime.is_empty() && !same_addresses(status, runtime) && self.differing.insert(workload.uid.clone()) {
             let (namespace, name) = (&workload.namespace, &workload.name);
-            tracing::warn!(pod = format!("{namespace}/{name}"), ?status, ?runtime, "a pod's status names other addresses than the runtime did: the status counts");
+            tracing::warn!(
+                pod = format!("{namespace}/{name}"),
+                ?status,
+                ?runtime,
+                "a pod's status names other addresses than the runtime did: the status counts"
+            );
         }
     }
 

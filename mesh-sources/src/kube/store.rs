@@ -17,7 +17,6 @@ use mesh_model::snapshot::Snapshot;
 use mesh_model::workload::PodNetworks;
 use serde_json::{Map, Value, json};
 
-
 /// What happened to a kind's objects. Objects are JSON of any form.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Event {
@@ -87,11 +86,7 @@ impl Entry {
 impl Store {
     /// Knows nothing yet of these kinds.
     pub fn new(kinds: impl IntoIterator<Item = Kind>) -> Store {
-        Store {
-            kinds: kinds.into_iter().map(|kind| (kind, Shelf::default())).collect(),
-            networks: Arc::default(),
-            problems: Vec::new(),
-        }
+        Store { kinds: kinds.into_iter().map(|kind| (kind, Shelf::default())).collect(), networks: Arc::default(), problems: Vec::new() }
     }
 
     /// Takes an event of a kind. Kinds that the store was not made for are not taken.
@@ -207,11 +202,7 @@ fn named(value: &Value) -> Option<NamespacedName> {
 }
 
 /// Reads an object. `before` finds the one that is in force under the same name.
-fn read<'b>(
-    kind: Kind,
-    mut value: Value,
-    before: impl FnOnce(&NamespacedName) -> Option<&'b Arc<Entry>>,
-) -> (NamespacedName, Entry) {
+fn read<'b>(kind: Kind, mut value: Value, before: impl FnOnce(&NamespacedName) -> Option<&'b Arc<Entry>>) -> (NamespacedName, Entry) {
     if !value.is_object() {
         value = Value::Object(Map::new());
     }

@@ -433,7 +433,10 @@ async fn network_namespaces_come_from_the_agent() {
     let mut followed = follow_with(&server, quick(), Some(paths.subscribe()));
     let netns = |snapshot: &Snapshot| snapshot.workload(&WorkloadUid("u-web".into())).and_then(|web| web.netns.clone());
     assert_eq!(netns(&*followed.until_pods(&["web"]).await), None);
-    paths.send_replace(Arc::new(HashMap::from([(WorkloadUid("u-web".into()), PodNetwork { netns: "/run/netns/web".into(), addresses: Vec::new() })])));
+    paths.send_replace(Arc::new(HashMap::from([(
+        WorkloadUid("u-web".into()),
+        PodNetwork { netns: "/run/netns/web".into(), addresses: Vec::new() },
+    )])));
     followed.until("the path", |snapshot| netns(snapshot) == Some("/run/netns/web".into())).await;
     // Nobody to tell any more: what was told stays.
     drop(paths);

@@ -226,7 +226,8 @@ async fn a_pods_network_comes_from_the_node_where_no_file_names_it() {
     let uid = WorkloadUid("u-web".into());
     let network = PodNetwork { netns: "/proc/self/fd/9".into(), addresses: vec!["10.0.0.9".parse().unwrap()] };
     networks.send_replace(Arc::new(PodNetworks::from([(uid.clone(), network.clone())])));
-    let has = |snapshot: &Arc<Snapshot>| snapshot.workload(&uid).is_some_and(|pod| pod.addresses == network.addresses && pod.netns.is_some());
+    let has =
+        |snapshot: &Arc<Snapshot>| snapshot.workload(&uid).is_some_and(|pod| pod.addresses == network.addresses && pod.netns.is_some());
     followed.until("its network", has).await;
     networks.send_replace(Arc::default());
     followed.until("its end", |snapshot| !has(snapshot)).await;

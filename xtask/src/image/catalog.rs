@@ -48,7 +48,7 @@ pub fn agent(built: &Built, out: &Path) -> Result<Archive> {
         labels: labels("The data plane of Nodemesh, one a node"),
         ..Config::default()
     };
-    write(&format!("nodemesh/agent:{VERSION}"), &files, &config, &out.join("agent.tar"))
+    write(&format!("nodemesh/agent:{VERSION}"), &libraries::unique(files), &config, &out.join("agent.tar"))
 }
 
 /// The control plane.

@@ -117,17 +117,24 @@ impl Installer {
             return;
         }
         match &state {
-            State::Waiting => tracing::info!(directory = %self.places.configurations.display(), "the node has no network configuration yet"),
-            State::Failed(error) => tracing::error!(%error, "the CNI plug-in is not installed: a new pod may start before its agent has it in hand"),
+            State::Waiting => {
+                tracing::info!(directory = %self.places.configurations.display(), "the node has no network configuration yet")
+            }
+            State::Failed(error) => {
+                tracing::error!(%error, "the CNI plug-in is not installed: a new pod may start before its agent has it in hand")
+            }
             State::Installed(file) if std::fs::read_to_string(file).is_ok_and(|text| has_istio(&text)) => {
                 tracing::warn!(file = %file.display(), "Istio's plug-in is in the same network configuration: a pod must be in one of the meshes only");
             }
             State::Unknown | State::Installed(_) => {}
         }
-        readiness.remark("the CNI plug-in is not installed", match &state {
-            State::Failed(error) => Some(error.clone()),
-            _ => None,
-        });
+        readiness.remark(
+            "the CNI plug-in is not installed",
+            match &state {
+                State::Failed(error) => Some(error.clone()),
+                _ => None,
+            },
+        );
         states.send_replace(state);
     }
 }

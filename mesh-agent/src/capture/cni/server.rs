@@ -250,7 +250,8 @@ async fn read(stream: &mut UnixStream) -> io::Result<Command> {
     }
     let Spoken { version } = decode(&body)?;
     if version != VERSION {
-        let message = format!("the plug-in speaks version {version} of the protocol, and the agent {VERSION}; one of them is being updated");
+        let message =
+            format!("the plug-in speaks version {version} of the protocol, and the agent {VERSION}; one of them is being updated");
         return Err(io::Error::new(io::ErrorKind::InvalidData, message));
     }
     Ok(decode::<Request>(&body)?.command)
@@ -281,7 +282,9 @@ fn open(path: &Path, proc: &Path) -> io::Result<(PathBuf, File)> {
     // What is no namespace may be a pipe, which must not be waited for.
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&here)?;
     if i128::from(rustix::fs::fstatfs(&file)?.f_type) != i128::from(NSFS) {
-        return refused("is no namespace on the agent's side; the host's directory must be mounted there with mountPropagation: HostToContainer");
+        return refused(
+            "is no namespace on the agent's side; the host's directory must be mounted there with mountPropagation: HostToContainer",
+        );
     }
     let own = std::fs::metadata("/proc/self/ns/net")?;
     if inode(&file) == Some((own.dev(), own.ino())) {

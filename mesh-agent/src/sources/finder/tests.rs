@@ -95,7 +95,10 @@ async fn the_runtimes_word_comes_first_and_outlives_the_agent() {
     let uid = WorkloadUid(UID.into());
     let attached = |container: &str, path: &Path| {
         let netns = File::open(path).unwrap();
-        Told::Attached(uid.clone(), Attached { container: container.into(), path: path.into(), netns, addresses: vec!["10.1.0.10".parse().unwrap()] })
+        Told::Attached(
+            uid.clone(),
+            Attached { container: container.into(), path: path.into(), netns, addresses: vec!["10.1.0.10".parse().unwrap()] },
+        )
     };
     let start = |snapshot| {
         let (snapshots, receiver) = watch::channel(snapshot);

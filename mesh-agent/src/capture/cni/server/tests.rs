@@ -19,7 +19,9 @@ fn netns() -> PathBuf {
 fn mesh(pods: &[&str]) -> Arc<Snapshot> {
     let mut set = ManifestSet::default();
     let pod = |name: &&str| {
-        format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: shop, uid: u-{name}}}\nspec: {{nodeName: n1, containers: []}}\n---\n")
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: shop, uid: u-{name}}}\nspec: {{nodeName: n1, containers: []}}\n---\n"
+        )
     };
     set.put(Path::new("a.yaml"), &pods.iter().map(pod).collect::<String>());
     Arc::new(set.snapshot(None))
@@ -68,7 +70,9 @@ impl Running {
     /// Asks as the plug-in does.
     fn ask(&self, command: Command) -> tokio::task::JoinHandle<Result<Answer, String>> {
         let socket = self.socket.clone();
-        tokio::task::spawn_blocking(move || ask(&socket, command, Instant::now() + Duration::from_secs(20)).map_err(|error| error.to_string()))
+        tokio::task::spawn_blocking(move || {
+            ask(&socket, command, Instant::now() + Duration::from_secs(20)).map_err(|error| error.to_string())
+        })
     }
 
     async fn attached(&mut self) -> (WorkloadUid, Attached) {
