@@ -146,9 +146,9 @@ fn temporary(path: &Path) -> PathBuf {
 
 fn write(path: &Path, bytes: &[u8], permissions: Permissions) -> io::Result<()> {
     let mut file = File::create(path)?;
-    file.set_permissions(permissions)?;
-    file.write_all(bytes)?;
-    file.sync_all()
+    let written = file.set_permissions(permissions).and_then(|()| file.write_all(bytes)).and_then(|()| file.sync_all());
+    // A full disk must not keep what there was no room for.
+    written.inspect_err(|_| drop(fs::remove_file(path)))
 }
 
 fn sync(path: &Path) -> io::Result<()> {

@@ -96,3 +96,24 @@ fn the_pods_cgroup_is_found_whichever_driver_the_kubelet_has() {
     config.pods_cgroup = Some("/elsewhere".into());
     assert_eq!(config.pods_cgroup(), PathBuf::from("/elsewhere"));
 }
+
+#[test]
+fn the_cni_plug_in_needs_both_directories_and_a_time_that_runtimes_wait() {
+    let complete = ["--manifests", "/m", "--ca-address", "https://a:1", "--ca-root", "/r", "--ca-token-file", "/t"];
+    let with = |more: &[&str]| parse(&[&complete[..], more].concat()).unwrap().config;
+    assert!(with(&[]).required().is_ok());
+    assert!(with(&[]).cni_installer(Path::new("/run/s")).is_none());
+    for (given, word) in [(["--cni-bin-dir", "/b"], "NODEMESH_CNI_CONF_DIR"), (["--cni-conf-dir", "/c"], "NODEMESH_CNI_BIN_DIR")] {
+        let error = with(&given).required().unwrap_err().to_string();
+        assert!(error.contains(word) && error.contains("give both or neither"), "{error}");
+    }
+    let config = with(&["--cni-bin-dir", "/b", "--cni-conf-dir", "/c", "--cni-timeout", "45s", "--cni-on-unreachable", "allow-unmeshed"]);
+    assert!(config.required().is_ok());
+    let installer = config.cni_installer(Path::new("/run/s")).unwrap();
+    for part in ["\"socket\":\"/run/s\"", "\"timeoutSeconds\":45", "\"onUnreachable\":\"allow-unmeshed\""] {
+        assert!(installer.entry.contains(part), "{part} in {}", installer.entry);
+    }
+    for time in ["1s", "1500ms", "201s", "soon"] {
+        assert!(parse(&["--cni-timeout", time]).is_err(), "{time}");
+    }
+}

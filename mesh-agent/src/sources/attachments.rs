@@ -84,11 +84,6 @@ impl Attachments {
         Attachments { directory, pods: HashMap::new(), complained: false }
     }
 
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.pods.len()
-    }
-
     /// A pod's.
     pub fn get(&self, uid: &WorkloadUid) -> Option<&Attached> {
         self.pods.get(uid)

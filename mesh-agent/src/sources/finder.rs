@@ -259,7 +259,7 @@ impl Finder {
     }
 
     fn publish(&self) {
-        self.ground.count.set(i64::try_from(self.attached.len()).unwrap_or(i64::MAX));
+        self.ground.count.set(i64::try_from(self.attached.iter().count()).unwrap_or(i64::MAX));
         let network = |netns: &File, addresses: &[IpAddr]| PodNetwork {
             netns: PathBuf::from(format!("{OWN_FILES}/{}", netns.as_raw_fd())),
             addresses: addresses.to_vec(),

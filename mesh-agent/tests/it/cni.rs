@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use mesh_lab::manifests::peer_authentication;
 use mesh_lab::process::wait_until;
-use mesh_lab::{Pod, PodSpec};
+use mesh_lab::{Agent, Pod, PodSpec};
 use serde_json::{Value, json};
 
 use crate::world::{Cluster, LIMIT, OUTSIDE, SOON, at, ground};
@@ -226,4 +226,29 @@ fn many_pods_start_at_once() {
     for (bucket, calls) in metrics.samples("nodemesh_cni_add_seconds_bucket", &[("result", "captured")]) {
         println!("ADD, all: {bucket}: {calls}");
     }
+}
+
+#[test]
+fn pods_start_while_one_agent_takes_the_place_of_another() {
+    let mut cluster = mesh("cnihand");
+    let runtime = Runtime::of(&cluster, 60);
+    let pods: Vec<Pod> = (0..8).map(|n| new_pod(&cluster, "shop", &format!("hand{n}"))).collect();
+    pods.iter().for_each(|pod| pending(&cluster, pod));
+    let (first, rest) = pods.split_first().unwrap();
+    allowed(&runtime.start(first).wait_with_output().unwrap());
+    let newer = Agent::start_as(&cluster.world, &cluster.node("n1"), "agent-newer", &cluster.options).unwrap();
+    for pod in rest {
+        allowed(&runtime.start(pod).wait_with_output().unwrap());
+    }
+    let mut older = cluster.mesh.replace(newer).unwrap();
+    cluster.mesh.agent("n1").unwrap().wait_ready(LIMIT).unwrap();
+    assert!(older.process.wait(LIMIT).unwrap().expect("it ends").success(), "{}", older.log());
+    // What the older one was told, the newer one knows.
+    cluster.wait_sum("n1", "nodemesh_cni_attachments", &[], pods.len() as f64);
+    pods.iter().for_each(|pod| cluster.wait_served(pod));
+    is_in_the_mesh(&cluster, first);
+    let last = new_pod(&cluster, "shop", "handlast");
+    pending(&cluster, &last);
+    allowed(&runtime.start(&last).wait_with_output().unwrap());
+    is_in_the_mesh(&cluster, &last);
 }

@@ -270,7 +270,7 @@ fn open(path: &Path, proc: &Path) -> io::Result<(PathBuf, File)> {
         return refused("is no absolute path");
     }
     let here = match path.strip_prefix("/proc") {
-        Ok(rest) if !rest.to_str().and_then(|rest| rest.split('/').next()).is_some_and(|pid| pid.parse::<u32>().is_ok()) => {
+        Ok(rest) if rest.to_str().and_then(|rest| rest.split('/').next()).is_none_or(|pid| pid.parse::<u32>().is_err()) => {
             return refused("is of no process that has a number");
         }
         Ok(rest) => proc.join(rest),

@@ -67,7 +67,7 @@ async fn the_plug_in_is_kept_on_the_node_until_it_is_removed() {
     stop.cancel();
     keeping.await.unwrap();
     assert!(mesh_cni::conflist::is_in(&fs::read_to_string(&file).unwrap()), "a node without an agent holds new pods");
-    assert_eq!(remove(&places).unwrap(), [file.clone()]);
+    assert_eq!(remove(&places).unwrap(), std::slice::from_ref(&file));
     assert_eq!(fs::read_to_string(&file).unwrap(), NETWORK);
     assert!(!places.binaries.join("mesh-cni").exists());
     assert_eq!(remove(&places).unwrap(), [""; 0].map(PathBuf::from));
