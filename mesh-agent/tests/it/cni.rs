@@ -154,7 +154,7 @@ fn a_pod_starts_once_it_is_captured_and_stays_so() {
     let (code, message) = refused(&Runtime::of(&cluster, 2).start(&other).wait_with_output().unwrap());
     assert!(code == 11 && message.contains("cannot be reached") && message.contains("shop/other"), "{code} {message}");
     assert!(begin.elapsed() >= Duration::from_secs(1), "an agent that is being replaced is waited for");
-    let mut waiting = runtime.start(&other);
+    let waiting = runtime.start(&other);
     let Cluster { mesh, ground } = &mut cluster;
     mesh.restart(&ground.world, "n1", &options).unwrap();
     cluster.wait_served(&pod);

@@ -72,9 +72,12 @@ fn parse(body: &str, open: bool) -> Exposition {
         } else {
             assert!(!line.starts_with('#'), "{line}");
             let sample = sample(line);
+            let of_histogram =
+                |name: &str| name.strip_prefix(&*family).filter(|rest| ["_bucket", "_sum", "_count"].contains(rest)).is_some();
             let expected = match (kind.as_str(), open) {
                 ("counter", true) => format!("{family}_total"),
                 ("info", true) => format!("{family}_info"),
+                ("histogram", _) if of_histogram(&sample.name) => sample.name.clone(),
                 _ => family.clone(),
             };
             assert_eq!(sample.name, expected, "a sample outside of its family");
