@@ -252,3 +252,62 @@ fn pods_start_while_one_agent_takes_the_place_of_another() {
     allowed(&runtime.start(&last).wait_with_output().unwrap());
     is_in_the_mesh(&cluster, &last);
 }
+
+#[test]
+fn the_agent_keeps_the_plug_in_on_its_node_until_it_is_cleaned() {
+    let ground = ground("cniplug", &[("n1", PodSpec::new("shop", "near"))]);
+    let (node, mut options) = (ground.node("n1"), ground.options.clone());
+    let [bin, conf] = ["cni-bin", "cni-conf"].map(|name| ground.world.directory().join(name));
+    for directory in [&bin, &conf] {
+        std::fs::create_dir(directory).unwrap();
+    }
+    let network = "{\"cniVersion\": \"1.0.0\", \"name\": \"net\", \"plugins\": [{\"type\": \"bridge\"}]}\n";
+    let file = conf.join("10-net.conflist");
+    std::fs::write(&file, network).unwrap();
+    let places = [format!("--cni-bin-dir={}", bin.display()), format!("--cni-conf-dir={}", conf.display())];
+    options.agent_flags.extend(places.clone());
+    options.agent_flags.push(format!("--cni-binary={}", options.binaries.join("mesh-cni").display()));
+    let _control = mesh_lab::Control::start(&ground.world, &options).unwrap();
+    let mut agent = Agent::start(&ground.world, &node, &options).unwrap();
+    agent.wait_ready(LIMIT).unwrap();
+    let entry = || {
+        let list: Value = serde_json::from_str(&std::fs::read_to_string(&file).ok()?).ok()?;
+        list["plugins"].as_array()?.iter().find(|plugin| plugin["type"] == "mesh-cni").cloned()
+    };
+    let is_in = || wait_until("the plug-in is in the list", SOON, || entry().is_some()).unwrap();
+    is_in();
+    // What was put there works: the agent is reached by what the entry says.
+    let mut input = entry().unwrap();
+    input["cniVersion"] = "1.1.0".into();
+    input["name"] = "net".into();
+    let mut child = Command::new(bin.join("mesh-cni"))
+        .env_clear()
+        .env("CNI_COMMAND", "STATUS")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(input.to_string().as_bytes()).unwrap();
+    let status = child.wait_with_output().unwrap();
+    assert!(status.status.success(), "{}", String::from_utf8_lossy(&status.stdout));
+    // The network's own installer writes its file anew.
+    std::fs::write(&file, network).unwrap();
+    is_in();
+    assert!(agent.metrics().unwrap().text().contains("nodemesh_cni_installed 1"));
+    assert!(agent.admin("/cni").unwrap().body.contains("installed"));
+    // Without an agent new pods are held, until the mesh is taken away.
+    assert!(agent.terminate(LIMIT).unwrap());
+    assert!(entry().is_some());
+    let mut words = vec![
+        options.binaries.join("mesh-agent").display().to_string(),
+        format!("--instance={}-n1", ground.world.id()),
+        format!("--run-dir={}", ground.world.directory().join("run").display()),
+    ];
+    words.extend(places);
+    words.push("cleanup".to_owned());
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let cleaned = node.exec_host(&words, LIMIT).unwrap();
+    assert!(cleaned.ok() && cleaned.stdout.contains("10-net.conflist: the CNI plug-in taken out"), "{cleaned:?}");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), network);
+    assert!(!bin.join("mesh-cni").exists());
+}
