@@ -14,6 +14,7 @@ use crate::ca::authority::ServerName;
 use crate::ca::hierarchy::CaFiles;
 use crate::ca::keeper::CaSource;
 use crate::ca::lifetime::Lifetimes;
+use crate::ca::objects::ObjectNames;
 use crate::ca::service::ServiceLimits;
 use crate::ca::token_review::ReviewSettings;
 use crate::log::{self, LogFormat};
@@ -50,7 +51,7 @@ pub struct Flags {
     #[arg(long, env = "NODEMESH_CONTROL_AGENT_NAMESPACE", default_value = "nodemesh-system", value_name = "NAME")]
     pub agent_namespace: String,
     /// Service account of the agents.
-    #[arg(long, env = "NODEMESH_CONTROL_AGENT_SERVICE_ACCOUNT", default_value = "nodemesh-agent", value_name = "NAME")]
+    #[arg(long, env = "NODEMESH_CONTROL_AGENT_SERVICE_ACCOUNT", default_value = "mesh-agent", value_name = "NAME")]
     pub agent_service_account: String,
     /// Audience that the agents' tokens must be made for.
     #[arg(long, env = "NODEMESH_CONTROL_TOKEN_AUDIENCE", default_value = "nodemesh-ca", value_name = "AUDIENCE")]
@@ -78,6 +79,13 @@ pub struct Flags {
     /// Where an authority that is made here is kept over restarts (mode 0700). Without it, it is lost with the process.
     #[arg(long, env = "NODEMESH_CONTROL_STATE_DIR", value_name = "DIR")]
     pub state_dir: Option<String>,
+    /// Secret that keeps the authority, in the namespace of --agent-namespace: filled if it is empty, else in the form of Istio's cacerts or
+    /// of cert-manager. Needs --kubernetes.
+    #[arg(long, env = "NODEMESH_CONTROL_CA_SECRET", value_name = "NAME")]
+    pub ca_secret: Option<String>,
+    /// ConfigMap beside it in which the roots are published, for the agents' --ca-root.
+    #[arg(long, env = "NODEMESH_CONTROL_BUNDLE_CONFIG_MAP", default_value = "nodemesh-ca-roots", value_name = "NAME")]
+    pub bundle_config_map: String,
     /// Where to write the roots in PEM, for the agents' --ca-root.
     #[arg(long, env = "NODEMESH_CONTROL_BUNDLE_OUT", value_name = "FILE")]
     pub bundle_out: Option<String>,
@@ -119,6 +127,8 @@ pub struct Config {
     pub names: Vec<ServerName>,
     /// Where the authority comes from.
     pub source: CaSource,
+    /// Objects of the cluster that keep the authority instead.
+    pub objects: Option<ObjectNames>,
     /// Where the roots are written.
     pub bundle_out: Option<PathBuf>,
     /// Lifetimes of workloads' certificates.
@@ -168,6 +178,7 @@ impl Config {
         let listen = errors.parsed("--listen", &flags.listen, "write e.g. [::]:15012");
         let admin = errors.parsed("--admin", &flags.admin, "write e.g. 127.0.0.1:15014");
         let mesh = errors.mesh(flags.manifests.as_deref(), flags.kubernetes, flags.kubeconfig.as_deref());
+        let namespace = flags.agent_namespace.clone();
         let review = errors.review(flags.token_audience, flags.agent_namespace, flags.agent_service_account);
         let agents = match flags.node_tokens.filter(|path| !path.is_empty()) {
             Some(path) => Some(AgentProof::NodeTokens(path.into())),
@@ -180,6 +191,15 @@ impl Config {
         };
         let names = errors.names(&flags.dns_names);
         let files = errors.ca_files(flags.ca_cert, flags.ca_key, flags.root_cert, flags.cert_chain);
+        let objects = flags.ca_secret.filter(|name| !name.is_empty()).map(|secret| {
+            if !flags.kubernetes {
+                errors.add("--ca-secret", Some(&secret), "is an object of a cluster: add --kubernetes");
+            }
+            if files.is_some() || flags.state_dir.is_some() {
+                errors.add("--ca-secret", Some(&secret), "and --ca-cert or --state-dir are different authorities: leave one out");
+            }
+            ObjectNames { namespace: namespace.into(), secret: secret.into(), bundle: flags.bundle_config_map.into() }
+        });
         let default = errors.lifetime("--default-lifetime", &flags.default_lifetime);
         let max = errors.lifetime("--max-lifetime", &flags.max_lifetime);
         if let (Some(default), Some(max)) = (default, max)
@@ -203,6 +223,7 @@ impl Config {
             agents,
             mesh,
             names,
+            objects,
             source: CaSource { files, state_dir: flags.state_dir.map(PathBuf::from) },
             bundle_out: flags.bundle_out.map(PathBuf::from),
             lifetimes: Lifetimes { default, max },

@@ -1,5 +1,7 @@
 //! The whole: builds the parts, owns their tasks, ends them in order.
 
+mod cluster;
+
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -22,7 +24,8 @@ use crate::admin::Admin;
 use crate::ca::authority::{AuthorityError, ServerName, Subject};
 use crate::ca::hierarchy::HierarchyError;
 use crate::ca::lifetime::Validity;
-use crate::ca::{Authenticator, Authority, CaService, Keeper, MeshInventory, NodeTokens, TokenReviews};
+use crate::ca::objects::ObjectError;
+use crate::ca::{Authenticator, Authority, CaService, Keeper, MeshInventory, NodeTokens, Objects, TokenReviews};
 use crate::config::{AgentProof, Config};
 use crate::files;
 use crate::metrics::Metrics;
@@ -42,6 +45,9 @@ pub enum ControlError {
     /// There is no authority.
     #[error("certificate authority: {0}")]
     Hierarchy(#[from] HierarchyError),
+    /// The cluster does not give it.
+    #[error("certificate authority: {0}")]
+    Objects(#[from] ObjectError),
     /// The server has no certificate.
     #[error("serving certificate: {0}")]
     Serving(String),
@@ -92,7 +98,21 @@ impl Control {
         metrics.show_source(status.clone());
         let metrics = Arc::new(metrics);
         let ready = Arc::new(Readiness::default());
-        let keeper = Arc::new(Keeper::open(&config.source, now)?);
+        let kubeconfig = match &config.mesh {
+            SourceSettings::Kubernetes { kubeconfig } => kubeconfig.as_deref(),
+            SourceSettings::Manifests(_) => None,
+        };
+        let objects = match &config.objects {
+            Some(names) => {
+                let (client, _) = mesh_sources::kube::client(kubeconfig).await.map_err(OpenError::from)?;
+                Some(Objects::new(client, names.clone()))
+            }
+            None => None,
+        };
+        let keeper = Arc::new(match &objects {
+            Some(objects) => cluster::open(objects, now).await?,
+            None => Keeper::open(&config.source, now)?,
+        });
         let serving = Arc::new(Serving::new(config.names.clone(), &keeper.current(), now)?);
         let tls = server::tls(serving.clone()).map_err(|error| ControlError::Serving(error.to_string()))?;
         let listen = |setting, address| async move {
@@ -119,10 +139,6 @@ impl Control {
                 tokens
             }
             AgentProof::TokenReview(settings) => {
-                let kubeconfig = match &config.mesh {
-                    SourceSettings::Kubernetes { kubeconfig } => kubeconfig.as_deref(),
-                    SourceSettings::Manifests(_) => None,
-                };
                 let (client, _) = mesh_sources::kube::client(kubeconfig).await.map_err(OpenError::from)?;
                 Arc::new(TokenReviews::new(client, settings.clone()))
             }
@@ -150,6 +166,9 @@ impl Control {
             ("the configuration source", Ok(()))
         });
         tasks.spawn(take_snapshots(snapshots, inventory, metrics.clone()));
+        if let Some(objects) = objects {
+            tasks.spawn(cluster::follow(objects, keeper.clone(), serving.clone(), metrics.clone()));
+        }
         tasks.spawn(maintain(keeper.clone(), serving, metrics.clone()));
         tracing::info!(ca = %ca_address, admin = %admin_address, "serving certificates");
         Ok(Control { ca_address, admin_address, keeper, metrics, stopping, tasks })
@@ -320,9 +339,11 @@ impl Serving {
     }
 
     fn maintain(&self, authority: &Authority, now: SystemTime) -> Result<(), String> {
-        if now >= self.current.load().1.half() {
-            self.current.store(Arc::new(Serving::make(&self.names, authority, now)?));
-        }
+        if now >= self.current.load().1.half() { self.renew(authority, now) } else { Ok(()) }
+    }
+
+    fn renew(&self, authority: &Authority, now: SystemTime) -> Result<(), String> {
+        self.current.store(Arc::new(Serving::make(&self.names, authority, now)?));
         Ok(())
     }
 }

@@ -396,6 +396,11 @@ pub struct Metrics {
 }
 
 impl Metrics {
+    /// A page in Prometheus' text format.
+    pub fn new(text: String) -> Self {
+        Metrics { text }
+    }
+
     /// The page.
     pub fn text(&self) -> &str {
         &self.text

@@ -24,10 +24,23 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
 pub fn helm() -> Result<Command> {
     let directory = go::HELM.provide()?;
     let mut helm = command::without_cargo_environment(directory.join("helm"));
-    for (variable, place) in [("HELM_CACHE_HOME", "cache"), ("HELM_CONFIG_HOME", "config"), ("HELM_DATA_HOME", "data")] {
-        helm.env(variable, home(&directory).join(place));
-    }
+    apart(&mut helm, &directory);
     Ok(helm)
+}
+
+/// Lets a program that runs Helm find this one, with files of its own.
+pub fn on_path(program: &mut Command) -> Result<()> {
+    let directory = go::HELM.provide()?;
+    let path = std::env::var("PATH").unwrap_or_default();
+    program.env("PATH", format!("{}:{path}", directory.display()));
+    apart(program, &directory);
+    Ok(())
+}
+
+fn apart(program: &mut Command, directory: &Path) {
+    for (variable, place) in [("HELM_CACHE_HOME", "cache"), ("HELM_CONFIG_HOME", "config"), ("HELM_DATA_HOME", "data")] {
+        program.env(variable, home(directory).join(place));
+    }
 }
 
 fn home(directory: &Path) -> PathBuf {

@@ -29,7 +29,8 @@ use crate::command;
 use crate::image::archive;
 use layout::Node;
 
-pub use client::{apply, ask, inside};
+pub use client::{apply, apply_in, ask, inside, kubectl};
+pub use layout::NODE_CGROUP;
 pub use node_files::PAUSE;
 
 /// A real Kubernetes on this machine.
@@ -108,6 +109,39 @@ pub fn up(nodes: u8) -> Result<()> {
     Ok(())
 }
 
+/// Makes the cluster of two nodes unless one runs, of however many.
+pub fn up_unless_running() -> Result<()> {
+    match lifecycle::running() {
+        Ok(_) => Ok(()),
+        Err(_) => up(2),
+    }
+}
+
+/// A program on a node: in its network, its mounts, its host name.
+pub fn on(name: &str, program: &str) -> Result<std::process::Command> {
+    let state = lifecycle::running()?;
+    let node = named(&state, name)?;
+    Ok(node::on(node, containerd(&state, node)?, program))
+}
+
+/// Kills the process of a node's agent, as its crash would; returns which it was.
+pub fn kill_agent(name: &str) -> Result<u32> {
+    let state = lifecycle::running()?;
+    let processes = cgroups::processes(&state.hierarchies.node(named(&state, name)?));
+    let agent = processes
+        .into_iter()
+        .find(|&pid| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == "mesh-agent"));
+    let pid = agent.with_context(|| format!("no agent runs on {name}"))?;
+    let process = rustix::process::Pid::from_raw(i32::try_from(pid)?).context("a process")?;
+    rustix::process::kill_process(process, rustix::process::Signal::KILL).context("killing an agent")?;
+    Ok(pid)
+}
+
+fn named(state: &state::State, name: &str) -> Result<Node> {
+    let names = || Node::all(state.nodes).map(Node::name).collect::<Vec<_>>().join(", ");
+    Node::all(state.nodes).find(|node| node.name() == name).with_context(|| format!("there is no node {name}; there are {}", names()))
+}
+
 /// Gives every node the images of an archive, and serves them to whoever pulls.
 pub fn load(archive: &Path) -> Result<()> {
     let state = lifecycle::running()?;
@@ -129,10 +163,7 @@ fn containerd(state: &state::State, node: Node) -> Result<u32> {
 
 fn enter(name: &str, words: &[String]) -> Result<()> {
     let state = lifecycle::running()?;
-    let Some(node) = Node::all(state.nodes).find(|node| node.name() == name) else {
-        let names: Vec<String> = Node::all(state.nodes).map(Node::name).collect();
-        bail!("there is no node {name}; there are {}", names.join(", "));
-    };
+    let node = named(&state, name)?;
     let process = containerd(&state, node)?;
     let shell = ["bash".to_owned()];
     become_words(|program| node::on(node, process, &program), if words.is_empty() { &shell } else { words })

@@ -1,6 +1,6 @@
 //! `cargo xtask demo`: the main job of the mesh, on real programs, each claim checked.
 
-mod console;
+pub mod console;
 mod stage;
 mod steps;
 

@@ -9,6 +9,7 @@ mod command;
 mod conformance;
 mod crds;
 mod demo;
+mod e2e;
 mod go;
 mod image;
 mod test;

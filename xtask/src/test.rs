@@ -6,9 +6,9 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
 
-use crate::{build_ebpf, command};
+use crate::{build_ebpf, command, e2e};
 
-/// Which tests to run. Without a flag: all of them.
+/// Which tests to run. Without a flag: all but those on a cluster.
 #[derive(clap::Args)]
 pub struct Arguments {
     /// Only the tests that need neither root nor the kernel programs.
@@ -17,6 +17,9 @@ pub struct Arguments {
     /// Only the tests in namespaces, on the real kernel (root).
     #[arg(long)]
     it: bool,
+    /// Only the end-to-end tests, on a real Kubernetes on this machine (root); see `cargo xtask cluster`.
+    #[arg(long, conflicts_with_all = ["unit", "it"])]
+    cluster: bool,
     /// Tests of namespaces at a time; each has nodes, agents and programs of its own.
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
@@ -35,6 +38,12 @@ struct Totals {
 /// Runs them; false if one failed or none ran.
 pub fn run(arguments: &Arguments) -> Result<bool> {
     let mut totals = Totals::default();
+    if arguments.cluster {
+        let steps = e2e::run(arguments.filter.as_deref())?;
+        totals.add(Totals { passed: steps.passed, failed: steps.failed, skipped: 0 });
+        println!("\n{}", totals.line());
+        return Ok(totals.good());
+    }
     if !arguments.it {
         heading("unit tests");
         let mut cargo = command::cargo();

@@ -39,6 +39,28 @@ pub struct CaFiles {
     pub chain: Option<PathBuf>,
 }
 
+/// Text in PEM, and where it was found, for messages.
+#[derive(Clone, Debug)]
+pub struct PemText {
+    /// A file, or a key of an object.
+    pub place: PathBuf,
+    /// The text.
+    pub text: String,
+}
+
+/// An authority that exists already; the parts are those of [`CaFiles`].
+#[derive(Clone, Debug)]
+pub struct Pem {
+    /// The signing certificate.
+    pub certificate: PemText,
+    /// Its key.
+    pub key: PemText,
+    /// The roots.
+    pub roots: Option<PemText>,
+    /// The certificates from the signing one upwards.
+    pub chain: Option<PemText>,
+}
+
 /// What the files hold.
 #[derive(Debug)]
 pub struct Given {
@@ -135,20 +157,36 @@ fn sign_error(error: rcgen::Error) -> AuthorityError {
 
 /// Reads the files of an authority.
 pub fn read(files: &CaFiles) -> Result<Given, HierarchyError> {
-    let signing = read_certificates(&files.certificate)?;
+    let load = |path: &PathBuf| Ok::<_, HierarchyError>(PemText { place: path.clone(), text: text(path)? });
+    given(&Pem {
+        certificate: load(&files.certificate)?,
+        key: load(&files.key)?,
+        roots: files.roots.as_ref().map(load).transpose()?,
+        chain: files.chain.as_ref().map(load).transpose()?,
+    })
+}
+
+/// Judges the parts of an authority.
+pub fn given(pem: &Pem) -> Result<Given, HierarchyError> {
+    let signing = certificates(&pem.certificate)?;
     let Some(certificate) = signing.first().cloned() else {
-        return Err(HierarchyError::content(&files.certificate, "holds no certificate"));
+        return Err(HierarchyError::content(&pem.certificate.place, "holds no certificate"));
     };
-    let key = read_key(&files.key)?;
-    let (self_signed, path_length) = judge(&files.certificate, &certificate, &key)?;
-    let roots = match &files.roots {
-        Some(path) => read_certificates(path)?,
+    let key = key(&pem.key)?;
+    let (self_signed, path_length) = judge(&pem.certificate.place, &certificate, &key)?;
+    let roots = match &pem.roots {
+        Some(text) => certificates(text)?,
         None if self_signed => vec![certificate.clone()],
-        None => return Err(HierarchyError::content(&files.certificate, "is no root: name the roots with --root-cert")),
+        None => {
+            return Err(HierarchyError::content(
+                &pem.certificate.place,
+                "is no root: give the roots too (--root-cert, ca.crt, root-cert.pem)",
+            ));
+        }
     };
     let mut chain: Vec<_> = signing.into_iter().skip(1).collect();
-    if let Some(path) = &files.chain {
-        chain.extend(read_certificates(path)?);
+    if let Some(text) = &pem.chain {
+        chain.extend(certificates(text)?);
     }
     let may_have_intermediate = self_signed && roots.contains(&certificate) && path_length != Some(0);
     Ok(Given { signer: Signer { certificate, key }, chain, roots, may_have_intermediate })
@@ -169,21 +207,27 @@ fn judge(path: &Path, certificate: &CertificateDer<'_>, key: &KeyPair) -> Result
 
 /// The certificates of a PEM file; at least one.
 pub(super) fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, HierarchyError> {
-    let text = text(path)?;
-    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
-    let all = all.map_err(|error| HierarchyError::content(path, format!("is not PEM: {error}")))?;
+    certificates(&PemText { place: path.into(), text: text(path)? })
+}
+
+fn certificates(pem: &PemText) -> Result<Vec<CertificateDer<'static>>, HierarchyError> {
+    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.text.as_bytes()).collect();
+    let all = all.map_err(|error| HierarchyError::content(&pem.place, format!("is not PEM: {error}")))?;
     if all.is_empty() {
-        return Err(HierarchyError::content(path, "holds no certificate in PEM"));
+        return Err(HierarchyError::content(&pem.place, "holds no certificate in PEM"));
     }
     Ok(all)
 }
 
 /// The private key of a PEM file.
 pub(super) fn read_key(path: &Path) -> Result<KeyPair, HierarchyError> {
-    let text = text(path)?;
-    let der = rustls_pki_types::PrivateKeyDer::from_pem_slice(text.as_bytes())
-        .map_err(|_| HierarchyError::content(path, "holds no unencrypted private key in PEM"))?;
-    KeyPair::try_from(&der).map_err(|error| HierarchyError::content(path, format!("the key cannot be used: {error}")))
+    key(&PemText { place: path.into(), text: text(path)? })
+}
+
+fn key(pem: &PemText) -> Result<KeyPair, HierarchyError> {
+    let der = rustls_pki_types::PrivateKeyDer::from_pem_slice(pem.text.as_bytes())
+        .map_err(|_| HierarchyError::content(&pem.place, "holds no unencrypted private key in PEM"))?;
+    KeyPair::try_from(&der).map_err(|error| HierarchyError::content(&pem.place, format!("the key cannot be used: {error}")))
 }
 
 fn text(path: &Path) -> Result<String, HierarchyError> {

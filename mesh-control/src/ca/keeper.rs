@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use rustls_pki_types::CertificateDer;
 
 use super::authority::Authority;
-use super::hierarchy::{self, CaFiles, HierarchyError, Signer, is_due, make_intermediate, make_root};
+use super::hierarchy::{self, CaFiles, Given, HierarchyError, Signer, is_due, make_intermediate, make_root};
 use super::state::StateDir;
 
 /// Where an authority comes from.
@@ -24,8 +25,10 @@ pub struct CaSource {
 #[derive(Debug)]
 pub struct Keeper {
     current: ArcSwap<Authority>,
+    /// The certificate that was given, of an authority that somebody else keeps.
+    signer: Mutex<Option<CertificateDer<'static>>>,
     /// A root whose key is here, so that intermediates can be made below it.
-    root: Option<Root>,
+    root: Mutex<Option<Root>>,
     state: Option<StateDir>,
 }
 
@@ -40,15 +43,17 @@ impl Keeper {
     pub fn open(source: &CaSource, now: SystemTime) -> Result<Keeper, HierarchyError> {
         let state = source.state_dir.as_deref().map(StateDir::open).transpose()?;
         let root = match &source.files {
-            Some(files) => {
-                let given = hierarchy::read(files)?;
-                if !given.may_have_intermediate {
-                    let hierarchy::Given { signer: Signer { certificate, key }, chain, roots, .. } = given;
-                    let authority = Authority::new(certificate, key, chain, roots, now)?;
-                    return Ok(Keeper { current: ArcSwap::from_pointee(authority), root: None, state });
+            Some(files) => match parts(hierarchy::read(files)?, now)? {
+                Parts::Signs(authority) => {
+                    return Ok(Keeper {
+                        current: ArcSwap::from_pointee(*authority),
+                        signer: Mutex::new(None),
+                        root: Mutex::new(None),
+                        state,
+                    });
                 }
-                Root { signer: given.signer, roots: given.roots }
-            }
+                Parts::Root(root) => root,
+            },
             None => own_root(state.as_ref(), now)?,
         };
         let kept = state.as_ref().map(StateDir::intermediate).transpose()?.flatten();
@@ -64,7 +69,31 @@ impl Keeper {
             Some(kept) => kept,
             None => successor(&root, state.as_ref(), now)?,
         };
-        Ok(Keeper { current: ArcSwap::from_pointee(authority), root: Some(root), state })
+        Ok(Keeper { current: ArcSwap::from_pointee(authority), signer: Mutex::new(None), root: Mutex::new(Some(root)), state })
+    }
+
+    /// An authority that somebody else keeps; what is made below it lives in memory.
+    pub fn given(given: Given, now: SystemTime) -> Result<Keeper, HierarchyError> {
+        let signer = given.signer.certificate.clone();
+        let (authority, root) = match parts(given, now)? {
+            Parts::Signs(authority) => (*authority, None),
+            Parts::Root(root) => (successor(&root, None, now)?, Some(root)),
+        };
+        Ok(Keeper { signer: Mutex::new(Some(signer)), current: ArcSwap::from_pointee(authority), root: Mutex::new(root), state: None })
+    }
+
+    /// Whether that is the authority in force, with the same roots.
+    pub fn is(&self, given: &Given) -> bool {
+        self.signer.lock().as_ref() == Some(&given.signer.certificate) && self.current().roots() == given.roots
+    }
+
+    /// Puts another authority in place of the present one. What that signed stays valid as long as its root is among the new one's.
+    pub fn take(&self, next: Keeper) {
+        // In the order in which `maintain` looks.
+        let mut root = self.root.lock();
+        *root = next.root.into_inner();
+        *self.signer.lock() = next.signer.into_inner();
+        self.current.store(next.current.load_full());
     }
 
     /// The authority in force.
@@ -74,13 +103,29 @@ impl Keeper {
 
     /// Puts a new intermediate in place if the present one is due; says whether it did. What the old one signed stays valid.
     pub fn maintain(&self, now: SystemTime) -> Result<bool, HierarchyError> {
-        let Some(root) = &self.root else { return Ok(false) };
+        let place = self.root.lock();
+        let Some(root) = place.as_ref() else { return Ok(false) };
         if !is_due(&self.current().validity(), now) {
             return Ok(false);
         }
         self.current.store(Arc::new(successor(root, self.state.as_ref(), now)?));
         Ok(true)
     }
+}
+
+enum Parts {
+    /// It signs leaves itself.
+    Signs(Box<Authority>),
+    /// An intermediate goes below it.
+    Root(Root),
+}
+
+fn parts(given: Given, now: SystemTime) -> Result<Parts, HierarchyError> {
+    if given.may_have_intermediate {
+        return Ok(Parts::Root(Root { signer: given.signer, roots: given.roots }));
+    }
+    let Given { signer: Signer { certificate, key }, chain, roots, .. } = given;
+    Ok(Parts::Signs(Box::new(Authority::new(certificate, key, chain, roots, now)?)))
 }
 
 fn own_root(state: Option<&StateDir>, now: SystemTime) -> Result<Root, HierarchyError> {

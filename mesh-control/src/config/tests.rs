@@ -98,10 +98,7 @@ fn every_flag_is_an_environment_variable() {
 fn in_a_cluster_the_api_server_judges_tokens() {
     let review = config(&["--kubernetes"]).unwrap();
     let AgentProof::TokenReview(settings) = review.agents else { panic!("{:?}", review.agents) };
-    assert_eq!(
-        (&*settings.audience, &*settings.namespace, &*settings.service_account),
-        ("nodemesh-ca", "nodemesh-system", "nodemesh-agent")
-    );
+    assert_eq!((&*settings.audience, &*settings.namespace, &*settings.service_account), ("nodemesh-ca", "nodemesh-system", "mesh-agent"));
     assert_eq!(review.service.patience, PATIENCE);
     assert_eq!(config(&["--kubernetes", "--node-tokens", "/t"]).unwrap().agents, AgentProof::NodeTokens("/t".into()));
     let wrong = config(&["--kubernetes", "--agent-namespace", "A", "--token-audience", ""]).unwrap_err();

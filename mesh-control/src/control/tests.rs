@@ -31,6 +31,7 @@ fn config(dir: &Path) -> Config {
     .unwrap();
     let hour = Duration::from_secs(3600);
     Config {
+        objects: None,
         listen: "127.0.0.1:0".parse().unwrap(),
         admin: "127.0.0.1:0".parse().unwrap(),
         agents: AgentProof::NodeTokens(dir.join("tokens")),

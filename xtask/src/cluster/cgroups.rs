@@ -164,6 +164,13 @@ pub fn remove(groups: &[PathBuf]) -> Result<()> {
     if failures.is_empty() { Ok(()) } else { bail!("{}", failures.join("; ")) }
 }
 
+/// Every process in a group and in those below it.
+pub fn processes(group: &Path) -> Vec<u32> {
+    let own = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+    let below = fs::read_dir(group).into_iter().flatten().flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    own.lines().filter_map(|line| line.parse().ok()).chain(below.flat_map(|entry| processes(&entry.path()))).collect()
+}
+
 fn clear(group: &Path) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {

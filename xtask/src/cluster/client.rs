@@ -24,7 +24,17 @@ pub fn kubectl() -> Command {
 
 /// `kubectl apply --server-side` of these documents.
 pub fn apply(manifests: &str) -> Result<()> {
+    apply_with(&[], manifests)
+}
+
+/// The same for objects that name no namespace.
+pub fn apply_in(namespace: &str, manifests: &str) -> Result<()> {
+    apply_with(&["-n", namespace], manifests)
+}
+
+fn apply_with(flags: &[&str], manifests: &str) -> Result<()> {
     let mut child = kubectl()
+        .args(flags)
         .args(["apply", "--server-side", "--force-conflicts", "-f", "-"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -67,7 +67,7 @@ impl Console {
 
     /// Notes a step that could not be tried.
     pub fn skipped(&mut self, name: &str) {
-        self.steps.push(Step { name: name.to_owned(), ok: false, detail: "not tried: the stage could not be set".to_owned() });
+        self.steps.push(Step { name: name.to_owned(), ok: false, detail: "not tried: what it stands on did not hold".to_owned() });
     }
 
     /// Draws who runs where.
@@ -118,6 +118,12 @@ impl Console {
     pub fn write_json(&self, file: &Path) -> Result<()> {
         let text = serde_json::to_string_pretty(&Steps { steps: &self.steps }).context("writing JSON")?;
         std::fs::write(file, text + "\n").with_context(|| format!("writing {}", file.display()))
+    }
+
+    /// How many steps held, and how many did not.
+    pub fn counts(&self) -> (u64, u64) {
+        let held = self.steps.iter().filter(|step| step.ok).count() as u64;
+        (held, self.steps.len() as u64 - held)
     }
 
     /// Prints the sum; true if every step held.

@@ -1,0 +1,133 @@
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use ::kube::client::Body;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::BodyExt as _;
+use parking_lot::Mutex;
+use serde_json::Value;
+
+use super::*;
+
+/// An API server with one Secret and one ConfigMap, which locks optimistically.
+#[derive(Default)]
+struct Server {
+    secret: Mutex<(u64, Value)>,
+    bundle: Mutex<Value>,
+    /// Writes by others that come before the next update.
+    rivals: Mutex<Vec<Value>>,
+    updates: AtomicUsize,
+}
+
+impl Server {
+    fn objects(self: &Arc<Self>) -> Objects {
+        let names = ObjectNames { namespace: "mesh".into(), secret: "ca".into(), bundle: "roots".into() };
+        Objects::new(Client::new(Service(self.clone()), "mesh"), names)
+    }
+
+    async fn answer(&self, request: Request<Body>) -> Response<Body> {
+        let (head, body) = request.into_parts();
+        let sent: Value = serde_json::from_slice(&body.collect().await.unwrap().to_bytes()).unwrap_or_default();
+        let answer =
+            |code: StatusCode, value: Value| Response::builder().status(code).body(Body::from(value.to_string().into_bytes())).unwrap();
+        match (head.method, head.uri.path()) {
+            (Method::GET, "/api/v1/namespaces/mesh/secrets/ca") => answer(StatusCode::OK, self.secret()),
+            (Method::PUT, "/api/v1/namespaces/mesh/secrets/ca") => {
+                self.updates.fetch_add(1, Ordering::Relaxed);
+                let mut secret = self.secret.lock();
+                if let Some(rival) = self.rivals.lock().pop() {
+                    *secret = (secret.0 + 1, rival);
+                }
+                if sent["metadata"]["resourceVersion"] != secret.0.to_string() {
+                    let status = json!({ "kind": "Status", "status": "Failure", "code": 409, "reason": "Conflict", "message": "changed" });
+                    return answer(StatusCode::CONFLICT, status);
+                }
+                *secret = (secret.0 + 1, sent["data"].clone());
+                answer(StatusCode::OK, sent)
+            }
+            (Method::GET, "/api/v1/namespaces/mesh/configmaps/roots") => answer(StatusCode::OK, self.bundle()),
+            (Method::PATCH, "/api/v1/namespaces/mesh/configmaps/roots") => {
+                *self.bundle.lock() = sent["data"].clone();
+                answer(StatusCode::OK, self.bundle())
+            }
+            other => panic!("{other:?} is not among mesh-control's permissions"),
+        }
+    }
+
+    fn secret(&self) -> Value {
+        let (version, data) = &*self.secret.lock();
+        json!({ "metadata": { "name": "ca", "namespace": "mesh", "resourceVersion": version.to_string() }, "data": data })
+    }
+
+    fn bundle(&self) -> Value {
+        json!({ "metadata": { "name": "roots", "namespace": "mesh" }, "data": &*self.bundle.lock() })
+    }
+}
+
+#[derive(Clone)]
+struct Service(Arc<Server>);
+
+impl tower_service::Service<Request<Body>> for Service {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = std::pin::Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), Infallible>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let server = self.0.clone();
+        Box::pin(async move { Ok(server.answer(request).await) })
+    }
+}
+
+fn data_of(root: &hierarchy::Signer) -> Value {
+    serde_json::to_value(secret::written(root)).unwrap()
+}
+
+#[tokio::test]
+async fn an_empty_secret_is_filled_once_and_read_by_all() {
+    let server = Arc::new(Server::default());
+    let now = SystemTime::now();
+    let first = server.objects().authority(now).await.unwrap();
+    let second = server.objects().authority(now).await.unwrap();
+    assert_eq!(first.signer.certificate, second.signer.certificate);
+    assert_eq!(server.updates.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn of_two_that_fill_it_at_once_both_use_the_first() {
+    let server = Arc::new(Server::default());
+    let now = SystemTime::now();
+    let rival = make_root(now).unwrap();
+    server.rivals.lock().push(data_of(&rival));
+    let given = server.objects().authority(now).await.unwrap();
+    assert_eq!(given.signer.certificate, rival.certificate);
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_said_and_not_overwritten() {
+    let server = Arc::new(Server::default());
+    server.secret.lock().1 = json!({ "tls.crt": "eA==" });
+    let error = server.objects().authority(SystemTime::now()).await.unwrap_err().to_string();
+    assert!(error.contains("Secret mesh/ca: has no key tls.key"), "{error}");
+    assert_eq!(server.updates.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn a_secret_that_somebody_empties_is_not_fought_over_for_ever() {
+    let server = Arc::new(Server::default());
+    server.rivals.lock().extend(std::iter::repeat_n(json!({}), 2 * ATTEMPTS));
+    assert!(matches!(server.objects().authority(SystemTime::now()).await, Err(ObjectError::Restless(_))));
+}
+
+#[tokio::test]
+async fn roots_are_published_where_others_are() {
+    let server = Arc::new(Server::default());
+    let objects = server.objects();
+    assert!(objects.publish("one").await.unwrap());
+    assert!(!objects.publish("one").await.unwrap());
+    assert!(objects.publish("two").await.unwrap());
+    assert_eq!(server.bundle()["data"][BUNDLE_KEY], "two");
+}

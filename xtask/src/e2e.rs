@@ -1,0 +1,83 @@
+//! `cargo xtask test --cluster`: the mesh on a real Kubernetes, from its install to its removal, as its users meet it.
+//!
+//! The steps stand on one another: what the first installs the last one removes. What is asserted is what a person would see: answers of
+//! programs in pods, metrics and access logs of the nodes, what `meshctl` says.
+
+pub mod bed;
+mod enrolment;
+mod lifecycle;
+mod pods;
+mod policy;
+mod view;
+mod walk;
+
+use anyhow::Result;
+
+use crate::command;
+use crate::demo::console::Console;
+use bed::Bed;
+
+/// A step: does it, and says what was seen.
+type Step = fn(&mut Bed) -> Result<String>;
+
+/// All steps by name, in order.
+const ALL: &[(&str, Step)] = &[
+    ("the chart installs and every node's agent is ready", lifecycle::install),
+    ("meshctl check finds nothing wrong", lifecycle::check),
+    ("before enrolment a pod reads hello-world on the other node, without the mesh", walk::before),
+    ("a label enrols running pods: the same call is mutual TLS, nothing was restarted", walk::enrol),
+    ("meshctl status and certs tell of both pods", walk::seen),
+    ("an AuthorizationPolicy denies the call on both nodes, and the log names it", walk::deny),
+    ("a wrong policy denies what it selects and says which field is wrong", policy::not_understood),
+    ("under STRICT a pod outside the mesh is refused; one inside is not", policy::strict),
+    ("probes by HTTP, TCP, gRPC and command pass under STRICT", pods::probes),
+    ("a pod that leaves the namespace's mesh by its own label is left alone", enrolment::opted_out),
+    ("a pod on the host's network is never captured", pods::host_network),
+    ("a headless Service is reached by a pod's own name, by mutual TLS", pods::headless),
+    ("IPv6 is by mutual TLS too, where the cluster has it", pods::dual_stack),
+    ("Services and DNS outside the mesh work from within, and the other way round", enrolment::unmeshed),
+    ("a Job's first connection is in the mesh, and what the Job had is freed at its end", pods::job),
+    ("a nonsense label is said, and its pod is not in the clear", enrolment::nonsense),
+    ("agents are replaced while calls go on: none fails, none is in the clear", lifecycle::upgrade),
+    ("an agent is killed: nothing passes in the clear, and a new one goes on", lifecycle::crash),
+    ("a label taken away lets running pods leave: the same call is without the mesh", walk::leave),
+    ("uninstalled: no program, pin, rule or plug-in is left, and the call still works", lifecycle::uninstall),
+];
+
+/// So many steps at the beginning are the ground of all others.
+const GROUND: usize = 4;
+
+/// What came of the steps.
+pub struct Totals {
+    /// Those that held.
+    pub passed: u64,
+    /// Those that did not.
+    pub failed: u64,
+}
+
+/// Runs the steps whose names contain the filter, which then must not need what others set up. The cluster is started if it does not run.
+///
+/// # Errors
+/// The cluster or what is to be installed cannot be had.
+pub fn run(filter: Option<&str>) -> Result<Totals> {
+    command::need_root("the cluster")?;
+    let mut bed = Bed::prepare()?;
+    let mut console = Console::new();
+    println!();
+    for (number, (name, step)) in ALL.iter().enumerate() {
+        if filter.is_some_and(|filter| !name.contains(filter)) {
+            continue;
+        }
+        console.step(name, || step(&mut bed));
+        // Nothing that follows could say anything.
+        if console.counts().1 > 0 && number < GROUND {
+            for (name, _) in ALL.iter().skip(number + 1) {
+                console.skipped(name);
+            }
+            break;
+        }
+    }
+    bed.clean();
+    let (passed, failed) = console.counts();
+    Ok(Totals { passed, failed })
+}

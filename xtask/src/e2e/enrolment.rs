@@ -1,0 +1,86 @@
+//! Who is in the mesh and who is not.
+
+use anyhow::{Result, bail};
+
+use super::bed::{Bed, DEMO, OUTSIDE, apply, curl, curl_until, exec, ready};
+use super::policy::STRICT_URL;
+use super::view::taken;
+use super::walk::{HELLO, URL};
+use crate::cluster;
+
+fn pod(name: &str, label: &str) -> String {
+    format!(
+        "
+apiVersion: v1
+kind: Pod
+metadata: {{name: {name}, labels: {{app: {name}, nodemesh.dev/mesh: {label}}}}}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers: [{{name: nginx, image: docker.io/nodemesh/lab-tools:1, imagePullPolicy: Never}}]
+"
+    )
+}
+
+pub fn opted_out(_: &mut Bed) -> Result<String> {
+    apply(DEMO, &pod("alone", "disabled"))?;
+    ready(DEMO, &["alone"])?;
+    let before = taken(DEMO, "none")?;
+    curl_until(DEMO, "alone", URL, |answer| answer.ok && answer.text.contains(HELLO))?;
+    if curl(DEMO, "alone", STRICT_URL)?.ok {
+        bail!("it was answered by a pod that accepts no plaintext");
+    }
+    if taken(DEMO, "none")? <= before {
+        bail!("its call was not counted as plaintext where it arrived");
+    }
+    cluster::ask(&["-n", DEMO, "delete", "pod", "alone"])?;
+    Ok("it calls in the clear: answered where that is permitted, refused under STRICT".into())
+}
+
+/// A pod with a web server outside the mesh.
+const OUTSIDER: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: web, labels: {app: web}}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers: [{name: nginx, image: docker.io/nodemesh/lab-tools:1, imagePullPolicy: Never}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}
+";
+
+pub fn unmeshed(_: &mut Bed) -> Result<String> {
+    apply(OUTSIDE, OUTSIDER)?;
+    ready(OUTSIDE, &["web"])?;
+    curl_until(DEMO, "client", "http://web.e2e-outside", |answer| answer.ok)?;
+    let inward = curl(OUTSIDE, "tools", "http://hello-world.e2e-demo")?;
+    if !inward.ok || !inward.text.contains(HELLO) {
+        bail!("a pod outside is not answered, though the namespace is PERMISSIVE: {}", inward.text.trim());
+    }
+    let name = exec(DEMO, "client", &["getent", "ahosts", "kubernetes.default.svc.cluster.local"])?;
+    if !name.ok {
+        bail!("the cluster's DNS does not answer: {}", name.text.trim());
+    }
+    let beside = curl(OUTSIDE, "tools", "http://web")?;
+    if !beside.ok {
+        bail!("a Service without a pod of the mesh does not work: {}", beside.text.trim());
+    }
+    Ok("in both directions, beside the mesh, and names by DNS".into())
+}
+
+pub fn nonsense(bed: &mut Bed) -> Result<String> {
+    apply(DEMO, &pod("odd", "perhaps"))?;
+    ready(DEMO, &["odd"])?;
+    let answer = curl(DEMO, "odd", URL)?;
+    if answer.ok {
+        bail!("its call was answered, though nobody can know whether it belongs into the mesh");
+    }
+    let problems = bed.says(&["check"])?;
+    cluster::ask(&["-n", DEMO, "delete", "pod", "odd"])?;
+    let Some(line) = problems.lines().find(|line| line.contains("e2e-demo/odd") && line.contains("nodemesh.dev/mesh")) else {
+        bail!("meshctl check names neither pod nor label:\n{problems}");
+    };
+    Ok(line.trim().to_owned())
+}

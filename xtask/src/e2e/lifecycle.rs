@@ -1,0 +1,99 @@
+//! Install, replacement, crash, removal.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use super::bed::{Bed, DEMO, MESH, curl, curl_until};
+use super::view::{nodes, taken};
+use super::walk::{HELLO, URL};
+use crate::cluster;
+
+pub fn install(bed: &mut Bed) -> Result<String> {
+    if Bed::is_installed()? {
+        bed.told(&["uninstall", "--purge"])?;
+    }
+    let took = bed.install()?;
+    let pods = cluster::ask(&["-n", MESH, "get", "pods", "-o", "wide", "--no-headers"])?;
+    Ok(format!("{:.1} s until ready\n{}", took.as_secs_f64(), pods.trim()))
+}
+
+pub fn check(bed: &mut Bed) -> Result<String> {
+    bed.told(&["check"])
+}
+
+/// Calls one after the other until told to end: how many, and what went wrong with those that failed.
+fn calls(stop: &Arc<AtomicBool>) -> std::thread::JoinHandle<Result<(usize, Vec<String>)>> {
+    let stop = stop.clone();
+    std::thread::spawn(move || {
+        let (mut made, mut failed) = (0, Vec::new());
+        while !stop.load(Ordering::Relaxed) {
+            made += 1;
+            let answer = curl(DEMO, "client", URL)?;
+            if !answer.ok || !answer.text.contains(HELLO) {
+                failed.push(answer.text.trim().to_owned());
+            }
+        }
+        Ok((made, failed))
+    })
+}
+
+pub fn upgrade(_: &mut Bed) -> Result<String> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let caller = calls(&stop);
+    let rolled = cluster::ask(&["-n", MESH, "rollout", "restart", "daemonset/mesh-agent"])
+        .and_then(|_| cluster::ask(&["-n", MESH, "rollout", "status", "daemonset/mesh-agent", "--timeout=120s"]));
+    std::thread::sleep(Duration::from_secs(2));
+    stop.store(true, Ordering::Relaxed);
+    let (made, failed) = caller.join().map_err(|_| anyhow::anyhow!("the caller panicked"))??;
+    rolled?;
+    if let Some(first) = failed.first() {
+        bail!("{} of {made} calls failed, the first: {first}", failed.len());
+    }
+    // The agents are new and so are their counters.
+    if taken(DEMO, "none")? > 0.0 {
+        bail!("a call arrived in the clear");
+    }
+    Ok(format!("{made} calls meanwhile, all answered"))
+}
+
+pub fn crash(_: &mut Bed) -> Result<String> {
+    let node = cluster::ask(&["-n", DEMO, "get", "pod", "client", "-o", "jsonpath={.spec.nodeName}"])?;
+    let killed = cluster::kill_agent(&node).context("killing the agent")?;
+    let start = Instant::now();
+    let mut refused = 0;
+    loop {
+        let answer = curl(DEMO, "client", URL)?;
+        if answer.ok {
+            break;
+        }
+        refused += 1;
+        if start.elapsed() > super::bed::LIMIT {
+            bail!("{node}: no agent after {:.0} s: {}", start.elapsed().as_secs_f64(), answer.text.trim());
+        }
+    }
+    if taken(DEMO, "none")? > 0.0 {
+        bail!("a call arrived in the clear");
+    }
+    Ok(format!(
+        "process {killed} of {node}: {refused} calls refused, then answered by mutual TLS after {:.1} s",
+        start.elapsed().as_secs_f64()
+    ))
+}
+
+pub fn uninstall(bed: &mut Bed) -> Result<String> {
+    let said = bed.told(&["uninstall", "--purge"])?;
+    for node in nodes()? {
+        let look = "ls -A /sys/fs/bpf; ls -A /run/nodemesh 2>/dev/null | grep -v '^$'; grep -l mesh-cni /etc/cni/net.d/* 2>/dev/null; ls /opt/cni/bin/mesh-cni 2>/dev/null; \
+                    for n in /run/netns/*; do nsenter --net=$n ip rule 2>/dev/null | grep 0x6e6d; done; true";
+        let output = cluster::on(&node, "sh")?.args(["-c", look]).output().context("looking at a node")?;
+        let left = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        if !left.is_empty() {
+            bail!("{node} still has:\n{left}");
+        }
+    }
+    curl_until(DEMO, "client", URL, |answer| answer.ok && answer.text.contains(HELLO))?;
+    Ok(said)
+}

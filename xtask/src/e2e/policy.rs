@@ -1,0 +1,65 @@
+//! Policies: what is not understood, and STRICT.
+
+use anyhow::{Result, bail};
+
+use super::bed::{Bed, DEMO, OUTSIDE, STRICT, apply, curl, curl_until, namespace, ready};
+use super::view::{logged, text};
+use super::walk::URL;
+use crate::cluster;
+
+const WRONG: &str = "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: wrong}
+spec:
+  selector: {matchLabels: {app: hello-world}}
+  action: ALLOW
+  rules: [{from: [{source: {ipBlocks: [10.0.0.0/99]}}]}]
+";
+
+pub fn not_understood(bed: &mut Bed) -> Result<String> {
+    apply(DEMO, WRONG)?;
+    curl_until(DEMO, "client", URL, |answer| !answer.ok)?;
+    let problems = bed.says(&["check"])?;
+    cluster::ask(&["-n", DEMO, "delete", "authorizationpolicy", "wrong"])?;
+    if !problems.contains("e2e-demo/wrong") || !problems.contains("ipBlocks") {
+        bail!("meshctl check names neither object nor field:\n{problems}");
+    }
+    curl_until(DEMO, "client", URL, |answer| answer.ok)?;
+    Ok(problems)
+}
+
+const SERVER: &str = "
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: default}
+spec: {mtls: {mode: STRICT}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: server, labels: {app: server}}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers: [{name: nginx, image: docker.io/nodemesh/lab-tools:1, imagePullPolicy: Never}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: server}
+spec: {selector: {app: server}, ports: [{port: 80, targetPort: 8080}]}
+";
+
+/// Where the pod that accepts no plaintext is called.
+pub const STRICT_URL: &str = "http://server.e2e-strict";
+
+pub fn strict(_: &mut Bed) -> Result<String> {
+    namespace(STRICT, "nodemesh.dev/mesh: enabled")?;
+    apply(STRICT, SERVER)?;
+    ready(STRICT, &["server"])?;
+    curl_until(DEMO, "client", STRICT_URL, |answer| answer.ok)?;
+    let outsider = curl(OUTSIDE, "tools", STRICT_URL)?;
+    if outsider.ok {
+        bail!("a pod outside the mesh was answered in the clear: {}", outsider.text);
+    }
+    let line = logged(&[("destination_workload", "e2e-strict/server"), ("outcome", "mtls_required")])?;
+    Ok(format!("{}: {}", text(&line, "outcome"), text(&line, "reason")))
+}

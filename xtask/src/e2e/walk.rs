@@ -1,0 +1,155 @@
+//! The walk of a newcomer, as in the README.
+
+use anyhow::{Context, Result, bail};
+
+use super::bed::{Bed, DEMO, OUTSIDE, apply, curl, curl_until, namespace, ready};
+use super::view::{lives, logged, sum, taken, text};
+use crate::{cluster, command};
+
+/// Where hello-world is called.
+pub const URL: &str = "http://hello-world";
+/// What it answers.
+pub const HELLO: &str = "Hello, Istio";
+
+const SERVICE: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: hello-world}
+spec: {selector: {app: hello-world}, ports: [{port: 80, targetPort: 5678}]}
+";
+
+/// A pod with curl that is not on hello-world's node.
+const CLIENT: &str = "
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: client}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: client, labels: {app: client}}
+spec:
+  serviceAccountName: client
+  terminationGracePeriodSeconds: 0
+  affinity:
+    podAntiAffinity:
+      requiredDuringSchedulingIgnoredDuringExecution:
+        - {topologyKey: kubernetes.io/hostname, labelSelector: {matchLabels: {app: hello-world}}}
+  containers:
+    - {name: tools, image: docker.io/nodemesh/lab-tools:1, imagePullPolicy: Never, command: [sleep, infinity]}
+";
+
+/// A pod with curl, anywhere.
+pub const TOOLS: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: tools}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+    - {name: tools, image: docker.io/nodemesh/lab-tools:1, imagePullPolicy: Never, command: [sleep, infinity]}
+";
+
+pub fn before(_: &mut Bed) -> Result<String> {
+    namespace(DEMO, "")?;
+    namespace(OUTSIDE, "")?;
+    let file = command::root().join("deploy/samples/hello-world.yaml");
+    apply(DEMO, &std::fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?)?;
+    apply(DEMO, SERVICE)?;
+    cluster::ask(&["-n", DEMO, "rollout", "status", "deployment/hello-world", "--timeout=60s"])?;
+    apply(DEMO, CLIENT)?;
+    apply(OUTSIDE, TOOLS)?;
+    ready(DEMO, &["--all"])?;
+    ready(OUTSIDE, &["--all"])?;
+    curl_until(DEMO, "client", URL, |answer| answer.ok && answer.text.contains(HELLO))?;
+    if sum("istio_tcp_connections_opened_total", &[("destination_workload_namespace", DEMO)])? > 0.0 {
+        bail!("an agent counted it: pods that nobody enrolled are none of the mesh's business");
+    }
+    Ok(format!("{HELLO:?} from {URL}, and no agent knows of it"))
+}
+
+pub fn enrol(_: &mut Bed) -> Result<String> {
+    let lived = lives(DEMO)?;
+    cluster::ask(&["label", "namespace", DEMO, "nodemesh.dev/mesh=enabled"])?;
+    let mut calls = 0;
+    let start = std::time::Instant::now();
+    while taken(DEMO, "mutual_tls")? < 1.0 {
+        calls += 1;
+        if start.elapsed() > super::bed::LIMIT {
+            bail!("{calls} calls and none by mutual TLS");
+        }
+        // It may be refused for the moment in which one of them is in the mesh and the other is not yet.
+        curl(DEMO, "client", URL)?;
+    }
+    let joined = start.elapsed();
+    let answer = curl(DEMO, "client", URL)?;
+    if !answer.ok || !answer.text.contains(HELLO) {
+        bail!("in the mesh it is answered no more: {}", answer.text.trim());
+    }
+    if lives(DEMO)? != lived {
+        bail!("pods were restarted:\n{lived}{}", lives(DEMO)?);
+    }
+    let line =
+        logged(&[("direction", "inbound"), ("source_workload", "e2e-demo/client"), ("security", "mutual_tls"), ("outcome", "completed")])?;
+    Ok(format!(
+        "{} → {}, {:.1} s after the label",
+        text(&line, "source_identity"),
+        text(&line, "destination_identity"),
+        joined.as_secs_f64()
+    ))
+}
+
+pub fn seen(bed: &mut Bed) -> Result<String> {
+    let status = bed.told(&["status"])?;
+    let certs = bed.told(&["certs"])?;
+    for identity in ["spiffe://cluster.local/ns/e2e-demo/sa/client", "spiffe://cluster.local/ns/e2e-demo/sa/default"] {
+        if !certs.contains(identity) {
+            bail!("meshctl certs does not name {identity}:\n{certs}");
+        }
+    }
+    Ok(status)
+}
+
+const DENY: &str = "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: no-client}
+spec:
+  selector: {matchLabels: {app: hello-world}}
+  action: DENY
+  rules: [{from: [{source: {principals: [cluster.local/ns/e2e-demo/sa/client]}}]}]
+";
+
+pub fn deny(_: &mut Bed) -> Result<String> {
+    apply(DEMO, DENY)?;
+    let effective = curl_until(DEMO, "client", URL, |answer| !answer.ok)?;
+    let line = logged(&[("direction", "inbound"), ("source_workload", "e2e-demo/client"), ("policy", "e2e-demo/no-client")])?;
+    cluster::ask(&["-n", DEMO, "delete", "authorizationpolicy", "no-client"])?;
+    let lifted = curl_until(DEMO, "client", URL, |answer| answer.ok)?;
+    Ok(format!(
+        "{}: {}; in force {:.2} s after `apply` ended, lifted {:.2} s after `delete` did (both with the call itself)",
+        text(&line, "outcome"),
+        text(&line, "reason"),
+        effective.as_secs_f64(),
+        lifted.as_secs_f64()
+    ))
+}
+
+pub fn leave(_: &mut Bed) -> Result<String> {
+    let lived = lives(DEMO)?;
+    cluster::ask(&["label", "namespace", DEMO, "nodemesh.dev/mesh-"])?;
+    let start = std::time::Instant::now();
+    loop {
+        let before = sum("istio_tcp_connections_opened_total", &[("destination_workload_namespace", DEMO)])?;
+        let answer = curl(DEMO, "client", URL)?;
+        if answer.ok && sum("istio_tcp_connections_opened_total", &[("destination_workload_namespace", DEMO)])? <= before {
+            break;
+        }
+        if start.elapsed() > super::bed::LIMIT {
+            bail!("calls are still in the mesh, or refused: {}", answer.text.trim());
+        }
+    }
+    if lives(DEMO)? != lived {
+        bail!("pods were restarted");
+    }
+    Ok(format!("without the mesh {:.1} s after the label went", start.elapsed().as_secs_f64()))
+}
