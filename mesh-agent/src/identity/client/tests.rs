@@ -41,6 +41,7 @@ async fn authority(dir: &Path) -> Control {
     std::fs::write(dir.join("manifests/pods.yaml"), pod("cart", "node-1") + &pod("web", "node-2")).unwrap();
     let hour = Duration::from_secs(3600);
     let config = Config {
+        objects: None,
         listen: "127.0.0.1:0".parse().unwrap(),
         admin: "127.0.0.1:0".parse().unwrap(),
         agents: mesh_control::config::AgentProof::NodeTokens(dir.join("tokens")),
