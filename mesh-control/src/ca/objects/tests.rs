@@ -38,7 +38,8 @@ impl Server {
                 if let Some(rival) = self.rivals.lock().pop() {
                     *secret = (secret.0 + 1, rival);
                 }
-                if sent["metadata"]["resourceVersion"] != secret.0.to_string() {
+                let version = sent["metadata"]["resourceVersion"].as_str().and_then(|version| version.parse::<u64>().ok());
+                if version != Some(secret.0) {
                     let status = json!({ "kind": "Status", "status": "Failure", "code": 409, "reason": "Conflict", "message": "changed" });
                     return answer(StatusCode::CONFLICT, status);
                 }
