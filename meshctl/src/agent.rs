@@ -99,6 +99,7 @@ pub struct Workload {
 
 /// A certificate of the agent's.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Certificate {
     /// Whose.
     pub identity: String,

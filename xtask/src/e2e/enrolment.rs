@@ -48,7 +48,7 @@ spec:
 apiVersion: v1
 kind: Service
 metadata: {name: web}
-spec: {selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}
+spec: {selector: {app: web}, ports: [{port: 80, targetPort: 80}]}
 ";
 
 pub fn unmeshed(_: &mut Bed) -> Result<String> {

@@ -19,8 +19,8 @@ spec:
       image: docker.io/nodemesh/lab-tools:1
       imagePullPolicy: Never
       startupProbe: {exec: {command: ['true']}, periodSeconds: 1}
-      readinessProbe: {httpGet: {port: 8080, path: /}, periodSeconds: 1, failureThreshold: 1}
-      livenessProbe: {tcpSocket: {port: 8080}, periodSeconds: 1, failureThreshold: 1}
+      readinessProbe: {httpGet: {port: 80, path: /}, periodSeconds: 1, failureThreshold: 1}
+      livenessProbe: {tcpSocket: {port: 80}, periodSeconds: 1, failureThreshold: 1}
     - name: echo
       image: registry.k8s.io/gateway-api/echo-advanced:v1.5.1
       imagePullPolicy: Never
@@ -72,7 +72,7 @@ const HEADLESS: &str = "
 apiVersion: v1
 kind: Service
 metadata: {name: peers}
-spec: {clusterIP: None, selector: {app: peers}, ports: [{port: 8080}]}
+spec: {clusterIP: None, selector: {app: peers}, ports: [{port: 80}]}
 ---
 apiVersion: apps/v1
 kind: StatefulSet
@@ -93,7 +93,7 @@ pub fn headless(_: &mut Bed) -> Result<String> {
     apply(DEMO, HEADLESS)?;
     cluster::ask(&["-n", DEMO, "rollout", "status", "statefulset/peers", "--timeout=60s"])?;
     for name in ["peers-0", "peers-1"] {
-        curl_until(DEMO, "client", &format!("http://{name}.peers:8080"), |answer| answer.ok && answer.text.contains(name))?;
+        curl_until(DEMO, "client", &format!("http://{name}.peers"), |answer| answer.ok && answer.text.contains(name))?;
     }
     let labels = [("reporter", "destination"), ("destination_workload", "peers"), ("connection_security_policy", "mutual_tls")];
     let across = sum("istio_tcp_connections_opened_total", &labels)?;

@@ -45,7 +45,7 @@ spec:
 apiVersion: v1
 kind: Service
 metadata: {name: server}
-spec: {selector: {app: server}, ports: [{port: 80, targetPort: 8080}]}
+spec: {selector: {app: server}, ports: [{port: 80, targetPort: 80}]}
 ";
 
 /// Where the pod that accepts no plaintext is called.
