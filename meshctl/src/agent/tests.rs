@@ -19,7 +19,7 @@ fn answers_of_the_admin_endpoint_are_read() {
     let workloads: Vec<Workload> = list(workloads, "/workloads").unwrap();
     assert_eq!(workloads[0].awaited.as_deref(), Some("a certificate"));
     let certificates: Vec<Certificate> =
-        list(json!([{"identity": "spiffe://a", "state": "ready", "serial": "1", "not_after": 7, "failures": 0}]), "/certs").unwrap();
+        list(json!([{"identity": "spiffe://a", "state": "ready", "serial": "1", "notAfter": 7, "failures": 0}]), "/certs").unwrap();
     assert_eq!(certificates[0].not_after, Some(7));
     assert_eq!(list::<Certificate>(Value::Null, "/certs").unwrap(), []);
     assert!(list::<Certificate>(json!([{"x": 1}]), "/certs").unwrap_err().to_string().contains("version"));
