@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use mesh_cni::install::InstallError;
 
 use super::lock::{self, LockError, WriterLock};
-use crate::capture::cni::{self, installer};
+use crate::capture::cni::installer;
 use crate::capture::load::{known_netns, remove_pins};
 use crate::config::Config;
 use crate::sys::netns::{self, Sysctls};
@@ -83,15 +83,11 @@ impl fmt::Display for Done {
 pub async fn run(config: &Config) -> Result<Done, CleanupError> {
     let instance = config.instance.clone();
     let directory = lock::directory(&config.run_dir, &instance)?;
-    let Some(_lock) = WriterLock::try_take(&directory)? else {
+    let Some(lock) = WriterLock::try_take(&directory)? else {
         return Err(CleanupError::Running { pid: WriterLock::holder(&directory), lock: lock::file(&directory), instance });
     };
     // First of all: without its agent it holds every new pod.
     let configurations = config.cni_places().map(|places| installer::remove(&places)).transpose()?.unwrap_or_default();
-    for kept in [cni::socket(&directory), cni::kept(&directory)] {
-        // What is left of them is of no consequence.
-        let _ = std::fs::remove_file(&kept).or_else(|_| std::fs::remove_dir_all(&kept));
-    }
     let known = known_netns(&config.bpffs, &instance);
     let sysctls = Sysctls::of(&config.host_proc);
     let mut done = Done { instance, known: known.len(), found: 0, restored: Vec::new(), configurations, failed: Vec::new() };
@@ -103,8 +99,9 @@ pub async fn run(config: &Config) -> Result<Done, CleanupError> {
             Err(error) => done.failed.push((path, error)),
         }
     }
-    match remove_pins(&config.bpffs, &done.instance) {
-        Ok(()) => Ok(done),
-        Err(error) => Err(CleanupError::Pins { instance: done.instance, error }),
+    if let Err(error) = remove_pins(&config.bpffs, &done.instance) {
+        return Err(CleanupError::Pins { instance: done.instance, error });
     }
+    lock.remove(&directory)?;
+    Ok(done)
 }

@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -41,20 +41,46 @@ pub fn file(directory: &Path) -> PathBuf {
     directory.join("lock")
 }
 
+enum Attempt {
+    Taken(WriterLock),
+    Held,
+    Removed,
+}
+
 impl WriterLock {
     /// Takes the lock; `None` if somebody holds it. The file then bears our pid, for whoever wants to know.
     pub fn try_take(directory: &Path) -> Result<Option<WriterLock>, LockError> {
+        loop {
+            match Self::attempt(directory)? {
+                Attempt::Taken(lock) => return Ok(Some(lock)),
+                Attempt::Held => return Ok(None),
+                Attempt::Removed => {}
+            }
+        }
+    }
+
+    fn attempt(directory: &Path) -> Result<Attempt, LockError> {
         let path = file(directory);
         let failed = |error| LockError { path: path.clone(), error };
         let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(failed)?;
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
+            Err(rustix::io::Errno::WOULDBLOCK) => return Ok(Attempt::Held),
             Err(error) => return Err(failed(error.into())),
+        }
+        // Whoever held it may have removed it meanwhile: then another file is the lock.
+        let same = |now: std::fs::Metadata| file.metadata().is_ok_and(|own| (own.dev(), own.ino()) == (now.dev(), now.ino()));
+        if !std::fs::metadata(&path).is_ok_and(same) {
+            return Ok(Attempt::Removed);
         }
         let written = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
         written.map_err(failed)?;
-        Ok(Some(WriterLock { _file: file }))
+        Ok(Attempt::Taken(WriterLock { _file: file }))
+    }
+
+    /// Removes all that agents of the instance kept, and the lock last, while it is held.
+    pub fn remove(self, directory: &Path) -> Result<(), LockError> {
+        std::fs::remove_dir_all(directory).map_err(|error| LockError { path: directory.into(), error })
     }
 
     /// As [`WriterLock::try_take`], waiting up to `limit` for it to be let go.

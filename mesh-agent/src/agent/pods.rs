@@ -1,7 +1,6 @@
 //! This node's pods on their way into the mesh: namespace opened and captured, sockets there, certificate there, then served.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -24,44 +23,10 @@ use crate::policy::live::publish;
 use crate::sys::netns::{self, Inode, Lead, Migration, NetNs, Sysctls, where_to};
 use crate::upstream::connect::MARK;
 
+mod local;
 mod standing;
 
-/// A pod that is served: what the workers need of it.
-pub struct LocalPod {
-    /// The pod.
-    pub workload: Arc<Workload>,
-    /// Its namespace.
-    pub netns: Arc<NetNs>,
-    /// What may reach it.
-    pub policy: watch::Receiver<Arc<WorkloadPolicy>>,
-    /// Its certificate.
-    pub certificate: CertificateWatch,
-    /// Cancelled when it is no longer served.
-    pub gone: CancellationToken,
-    /// Places for its connections, in and out.
-    pub connections: Arc<Budget>,
-    /// Places for tunnels to it.
-    pub tunnels: Arc<Budget>,
-    /// What peers are told of it, once anybody was.
-    pub baggage: OnceLock<Arc<str>>,
-}
-
-impl LocalPod {
-    /// `namespace/name`.
-    pub fn name(&self) -> String {
-        format!("{}/{}", self.workload.namespace, self.workload.name)
-    }
-
-    /// As the configuration has it now: its labels may have changed since it was first served.
-    pub fn current(&self, snapshot: &Snapshot) -> Arc<Workload> {
-        snapshot.workload(&self.workload.uid).unwrap_or(&self.workload).clone()
-    }
-
-    /// Its address of the same family as `like`.
-    pub fn address(&self, like: IpAddr) -> Option<IpAddr> {
-        self.workload.addresses.iter().copied().find(|own| own.is_ipv4() == like.is_ipv4())
-    }
-}
+pub use local::LocalPod;
 
 /// How far a pod has come.
 struct Entry {
@@ -145,8 +110,8 @@ impl Pods {
             let Some(entry) = self.entries.remove(uid) else { continue };
             if let Some(served) = &entry.served {
                 withdraw(served, kernel);
+                tracing::info!(pod = %name(&entry.workload), "pod is no longer served as it was");
             }
-            tracing::info!(pod = %name(&entry.workload), "pod is no longer served as it was");
             let Some(netns) = entry.netns else { continue };
             match snapshot.workload(uid) {
                 // The only way out of the mesh for a pod that runs on.

@@ -232,9 +232,15 @@ fn with_causes(error: &dyn std::error::Error) -> String {
 
 /// Takes away everything an instance pinned: programs are detached, maps are freed. For `mesh-agent cleanup`.
 pub fn remove_pins(bpffs: &Path, instance: &str) -> io::Result<()> {
-    match std::fs::remove_dir_all(instance_dir(bpffs, instance)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
+    let directory = instance_dir(bpffs, instance);
+    match std::fs::remove_dir_all(&directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    // That of all instances goes with the last.
+    match directory.parent().map(std::fs::remove_dir) {
+        Some(Err(error)) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => Err(error),
+        _ => Ok(()),
     }
 }
 

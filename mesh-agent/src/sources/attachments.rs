@@ -8,11 +8,12 @@ use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io;
 use std::net::IpAddr;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use mesh_model::workload::WorkloadUid;
 use serde::{Deserialize, Serialize};
+
+use crate::sys::netns::{Inode, Lead, inode, where_to};
 
 /// A pod's network, as the runtime made it.
 #[derive(Debug)]
@@ -28,16 +29,17 @@ pub struct Attached {
 }
 
 impl Attached {
-    /// The namespace's device and inode. Namespaces are told apart by them as long as they are held open.
-    pub fn inode(&self) -> Option<(u64, u64)> {
-        inode(&self.netns)
+    /// The namespace, without keeping it alive.
+    pub fn inode(&self) -> Option<Inode> {
+        inode(&self.netns).ok()
     }
 
     /// Whether the path still leads to the namespace. A path of a process leads nowhere once that has ended, which says nothing.
     fn is_there(&self) -> bool {
-        match fs::metadata(&self.path) {
-            Ok(now) => Some((now.dev(), now.ino())) == self.inode(),
-            Err(_) => is_of_a_process(&self.path),
+        match self.inode().map(|inode| where_to(&self.path, inode)) {
+            Some(Lead::There) => true,
+            Some(Lead::Nowhere) => is_of_a_process(&self.path),
+            Some(Lead::Elsewhere) | None => false,
         }
     }
 }
@@ -47,11 +49,6 @@ fn is_of_a_process(path: &Path) -> bool {
     let mut parts = path.components().rev().map(|part| part.as_os_str().as_encoded_bytes());
     let of = (parts.next(), parts.next(), parts.next());
     matches!(of, (Some(b"net"), Some(b"ns"), Some(pid)) if pid.iter().all(u8::is_ascii_digit))
-}
-
-/// Device and inode of an open file.
-pub fn inode(file: &File) -> Option<(u64, u64)> {
-    file.metadata().ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
 /// Whether a runtime's name for a sandbox is one by the CNI specification, and so can be a file's name.

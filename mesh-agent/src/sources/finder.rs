@@ -22,8 +22,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
-use super::attachments::{Attached, Attachments, inode};
+use super::attachments::{Attached, Attachments};
 use crate::capture::discovery::{pod_of, started};
+use crate::sys::netns::{Inode, inode};
 
 /// Wait after a search that did not find all; it doubles up to [`SLOWLY`].
 const FIRST: Duration = Duration::from_millis(50);
@@ -66,7 +67,7 @@ pub struct Finder {
     found: HashMap<WorkloadUid, File>,
     attached: Attachments,
     /// Namespaces whose end was told, of pods that are still in the configuration: their last processes do not bring them back.
-    ended: HashMap<WorkloadUid, (u64, u64)>,
+    ended: HashMap<WorkloadUid, Inode>,
     retired: Vec<(Instant, File)>,
     /// Pods whose addresses are not what the runtime said.
     differing: HashSet<WorkloadUid>,
@@ -241,11 +242,11 @@ impl Finder {
         let mut news = false;
         for (uid, netns) in found {
             // The runtime may have spoken since the search began.
-            if self.attached.get(&uid).is_some() || self.ended.get(&uid).is_some_and(|ended| inode(&netns) == Some(*ended)) {
+            if self.attached.get(&uid).is_some() || self.ended.get(&uid).is_some_and(|ended| inode(&netns).ok() == Some(*ended)) {
                 continue;
             }
             match self.found.get(&uid) {
-                Some(known) if inode(known) == inode(&netns) => {}
+                Some(known) if matches!((inode(known), inode(&netns)), (Ok(known), Ok(found)) if known == found) => {}
                 _ => {
                     news = true;
                     replaced.extend(self.found.insert(uid, netns));
@@ -306,7 +307,7 @@ fn search(proc: &Path, wanted: &HashSet<WorkloadUid>) -> io::Result<HashMap<Work
         let Ok(netns) = openat(&directory, "ns/net", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) else { continue };
         let netns = File::from(netns);
         // A sandbox that is just being made still has its maker's.
-        if inode(&netns).is_some_and(|(_, inode)| inode != own) {
+        if inode(&netns).is_ok_and(|(_, inode)| inode != own) {
             found.insert(uid, (start, netns));
         }
     }

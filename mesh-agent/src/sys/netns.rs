@@ -63,8 +63,7 @@ impl NetNs {
 
     /// The namespace's inode, by which [`where_to`] knows it. Unique only as long as the namespace lives.
     pub fn inode(&self) -> io::Result<Inode> {
-        let stat = rustix::fs::fstat(&self.file)?;
-        Ok(Inode { device: stat.st_dev, number: stat.st_ino })
+        inode(&self.file)
     }
 
     /// Runs `f` on this thread inside the namespace. `f` must not block: the thread serves other pods.
@@ -84,11 +83,13 @@ impl NetNs {
     }
 }
 
-/// A namespace without keeping it alive.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Inode {
-    device: u64,
-    number: u64,
+/// A namespace without keeping it alive: device and inode. Namespaces are told apart by it as long as they are held open.
+pub type Inode = (u64, u64);
+
+/// That of an open namespace.
+pub fn inode(file: impl AsFd) -> io::Result<Inode> {
+    let stat = rustix::fs::fstat(file)?;
+    Ok((stat.st_dev, stat.st_ino))
 }
 
 /// Where a path leads.
@@ -105,7 +106,7 @@ pub enum Lead {
 /// Whether `path` leads to the namespace of that inode.
 pub fn where_to(path: &Path, inode: Inode) -> Lead {
     match rustix::fs::stat(path) {
-        Ok(stat) if (Inode { device: stat.st_dev, number: stat.st_ino }) == inode => Lead::There,
+        Ok(stat) if (stat.st_dev, stat.st_ino) == inode => Lead::There,
         Ok(_) => Lead::Elsewhere,
         Err(_) => Lead::Nowhere,
     }

@@ -28,3 +28,16 @@ fn a_directory_that_cannot_be_made_is_named_with_the_flag() {
     let error = directory(file.path(), "one").unwrap_err().to_string();
     assert!(error.contains(&file.path().display().to_string()) && error.contains("--run-dir"), "{error}");
 }
+
+#[test]
+fn a_lock_whose_file_was_removed_is_not_held_by_the_next() {
+    let run_dir = tempfile::tempdir().unwrap();
+    let path = directory(run_dir.path(), "one").unwrap();
+    let first = WriterLock::try_take(&path).unwrap().expect("it is free");
+    std::fs::write(path.join("cni.sock"), "").unwrap();
+    first.remove(&path).unwrap();
+    assert!(!path.exists());
+    let path = directory(run_dir.path(), "one").unwrap();
+    let _held = WriterLock::try_take(&path).unwrap().expect("it is free");
+    assert!(WriterLock::try_take(&path).unwrap().is_none());
+}

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use mesh_model::snapshot::Snapshot;
 
 use super::Pods;
-use crate::capture::cni::judge::{Inode, Standing, Standings, Way};
-use crate::sys::netns::NetNs;
+use crate::capture::cni::judge::{Standing, Standings, Way};
+use crate::sys::netns::{Inode, NetNs};
 
 impl Pods {
     /// Where every pod stands. `unwritten`: why the kernel does not know of all of it.
@@ -30,6 +30,5 @@ impl Pods {
 }
 
 fn inode(netns: &NetNs) -> Option<Inode> {
-    let stat = rustix::fs::fstat(netns).ok()?;
-    Some((stat.st_dev, stat.st_ino))
+    netns.inode().ok()
 }

@@ -7,8 +7,7 @@ use mesh_cni::protocol::{Answer, PodName};
 use mesh_model::snapshot::Snapshot;
 use mesh_model::workload::WorkloadUid;
 
-/// Device and inode of a namespace that is open.
-pub type Inode = (u64, u64);
+use crate::sys::netns::Inode;
 
 /// Where a pod of this node stands.
 #[derive(Clone, PartialEq, Eq, Debug)]

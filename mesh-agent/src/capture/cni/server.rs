@@ -17,11 +17,12 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::judge::{Inode, Standings, find, judge};
+use super::judge::{Standings, find, judge};
 use crate::ops::metrics::Metrics;
 use crate::ops::metrics::agent::AddResult;
 use crate::sources::Told;
-use crate::sources::attachments::{Attached, inode, is_container};
+use crate::sources::attachments::{Attached, is_container};
+use crate::sys::netns::{Inode, inode};
 
 /// Questions at once; more wait in the socket's queue.
 const PLACES: usize = 512;
@@ -186,7 +187,10 @@ impl Server {
             Ok(opened) => opened,
             Err(error) => return failed(format!("its network namespace {}: {error}", netns.display()), true),
         };
-        let Some(asked) = inode(&file) else { return failed("its network namespace cannot be told by its inode".to_owned(), true) };
+        let asked = match inode(&file) {
+            Ok(asked) => asked,
+            Err(error) => return failed(format!("its network namespace {}: {error}", netns.display()), true),
+        };
         let mut network = Some(Attached { container, path, netns: file, addresses });
         let mut uid = None;
         let (mut snapshots, mut standings) = (self.snapshots.clone(), self.standings.clone());
@@ -226,7 +230,7 @@ impl Server {
     fn check(&self, attachment: &Attachment) -> Answer {
         let opened = open(&attachment.netns, &self.proc).map_err(|error| format!("its network namespace: {error}"));
         let judged = opened.and_then(|(_, file)| {
-            let netns: Inode = inode(&file).ok_or("its network namespace cannot be told by its inode")?;
+            let netns: Inode = inode(&file).map_err(|error| format!("its network namespace: {error}"))?;
             let uid = find(&self.snapshots.borrow(), &self.node, &attachment.pod)?;
             judge(&self.standings.borrow(), &uid, netns)
         });
@@ -287,7 +291,7 @@ fn open(path: &Path, proc: &Path) -> io::Result<(PathBuf, File)> {
         );
     }
     let own = std::fs::metadata("/proc/self/ns/net")?;
-    if inode(&file) == Some((own.dev(), own.ino())) {
+    if inode(&file)? == (own.dev(), own.ino()) {
         return refused("is the node's own");
     }
     Ok((here, file))
