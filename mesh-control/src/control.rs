@@ -36,6 +36,8 @@ use crate::server;
 const LOOK: Duration = Duration::from_millis(250);
 /// How often the authority's own certificates are looked at.
 const MAINTAIN: Duration = Duration::from_secs(30);
+/// What is awaited from the start, for readiness; its reader begins once all else is there.
+const CONFIGURATION: &str = "configuration";
 /// Lifetime of the certificate that the server shows.
 const SERVING_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
@@ -98,6 +100,21 @@ impl Control {
         metrics.show_source(status.clone());
         let metrics = Arc::new(metrics);
         let ready = Arc::new(Readiness::default());
+        ready.wait_for(CONFIGURATION, "to be read");
+        let mut tasks = JoinSet::new();
+        let listen = |setting, address| async move {
+            let failed = |error| ControlError::Listen { setting, address, error };
+            let listener = TcpListener::bind(address).await.map_err(failed)?;
+            let local = listener.local_addr().map_err(failed)?;
+            Ok::<_, ControlError>((listener, local))
+        };
+        // First of all: whoever waits for an authority wants to know what it waits for itself.
+        let (admin_listener, admin_address) = listen("--admin", config.admin).await?;
+        let admin = Admin { metrics: metrics.clone(), ready: ready.clone() };
+        tasks.spawn(async move {
+            admin.serve(admin_listener).await;
+            ("the operators' endpoint", Ok(()))
+        });
         let kubeconfig = match &config.mesh {
             SourceSettings::Kubernetes { kubeconfig } => kubeconfig.as_deref(),
             SourceSettings::Manifests(_) => None,
@@ -110,19 +127,12 @@ impl Control {
             None => None,
         };
         let keeper = Arc::new(match &objects {
-            Some(objects) => cluster::open(objects, now).await?,
+            Some(objects) => cluster::open(objects, &ready, now).await?,
             None => Keeper::open(&config.source, now)?,
         });
         let serving = Arc::new(Serving::new(config.names.clone(), &keeper.current(), now)?);
         let tls = server::tls(serving.clone()).map_err(|error| ControlError::Serving(error.to_string()))?;
-        let listen = |setting, address| async move {
-            let failed = |error| ControlError::Listen { setting, address, error };
-            let listener = TcpListener::bind(address).await.map_err(failed)?;
-            let local = listener.local_addr().map_err(failed)?;
-            Ok::<_, ControlError>((listener, local))
-        };
         let (ca_listener, ca_address) = listen("--listen", config.listen).await?;
-        let (admin_listener, admin_address) = listen("--admin", config.admin).await?;
         // Written once the sockets stand: who waits for the file may connect.
         if let Some(path) = &config.bundle_out {
             files::write(path, keeper.current().roots_pem().as_bytes(), files::PUBLIC)
@@ -146,18 +156,12 @@ impl Control {
         note_expiry(&metrics, &keeper, &serving);
         let service = CaService::new(keeper.clone(), authenticator, inventory.clone(), config.lifetimes, config.service, metrics.clone());
         let stopping = CancellationToken::new();
-        let mut tasks = JoinSet::new();
         let (limits, counted, stop) = (config.server, metrics.clone(), stopping.clone());
         tasks.spawn(async move {
             let served = server::serve(ca_listener, tls, service, limits, counted, stop.cancelled()).await;
             ("the certificate service", served.map_err(|error| error.to_string()))
         });
         tasks.spawn(await_source(snapshots.clone(), status, ready.clone()));
-        let admin = Admin { metrics: metrics.clone(), ready };
-        tasks.spawn(async move {
-            admin.serve(admin_listener).await;
-            ("the operators' endpoint", Ok(()))
-        });
         if let Some(follower) = follower {
             tasks.spawn(async move { ("the follower of tokens", follower.run().await) });
         }
@@ -229,11 +233,10 @@ async fn await_source(
     status: watch::Receiver<SourceStatus>,
     ready: Arc<Readiness>,
 ) -> (&'static str, Result<(), String>) {
-    const WHAT: &str = "configuration";
-    if mesh_sources::first_snapshot(&mut snapshots, status, |awaited| ready.wait_for(WHAT, awaited)).await.is_none() {
+    if mesh_sources::first_snapshot(&mut snapshots, status, |awaited| ready.wait_for(CONFIGURATION, awaited)).await.is_none() {
         return ("the configuration source", Err("ended before it was read".into()));
     }
-    ready.done(WHAT);
+    ready.done(CONFIGURATION);
     std::future::pending().await
 }
 

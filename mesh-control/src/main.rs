@@ -32,12 +32,16 @@ fn start(config: Config) -> anyhow::Result<()> {
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        let control = Control::start(config).await?;
-        let stop = async move {
+        let mut stop = std::pin::pin!(async move {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
             }
+        });
+        // A start may wait for an API server, longer than a pod's end may take.
+        let control = tokio::select! {
+            started = Control::start(config) => started?,
+            () = &mut stop => return Ok(()),
         };
         Ok(control.run(stop).await?)
     })

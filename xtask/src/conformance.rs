@@ -10,6 +10,8 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
+use crate::e2e::bed::Bed;
+use crate::e2e::view::mutual;
 use crate::image::catalog;
 use crate::{cluster, command, go};
 use results::Judgement;
@@ -64,8 +66,10 @@ const FEATURES: [&str; 17] = [
     "HTTPRoute308RedirectStatusCode",
 ];
 
-/// Where the mesh is installed.
-const MESH_NAMESPACE: &str = "nodemesh-system";
+/// Where the suite's pods are.
+const NAMESPACE: &str = "gateway-conformance-mesh";
+/// A suite that passes without the mesh having seen a call is run again: its few calls may have gone to the caller's own pod.
+const RUNS: usize = 5;
 
 /// The Gateway API's own conformance suite for meshes.
 #[derive(clap::Args)]
@@ -85,8 +89,9 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<bool> {
     command::need_root("the conformance suite")?;
     let asked = asked(arguments)?;
-    if !arguments.without_mesh {
-        need_mesh()?;
+    if !arguments.without_mesh && !Bed::is_installed()? {
+        println!("no mesh is installed: installing it");
+        Bed::prepare()?.install()?;
     }
     let suite = go::CONFORMANCE.provide()?;
     let crds = crds(&suite)?;
@@ -99,16 +104,30 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
     let (report, log) = (directory.join("report.yaml"), directory.join("log.txt"));
     let _ = fs::remove_file(&report);
     println!("running {} of {} tests; the whole output is {}", asked.len(), ALL.len(), log.display());
-    let start = Instant::now();
-    let (text, success) = execute(&suite.join("mesh.test"), &asked, &report, &log)?;
-    let judgement = Judgement::new(&asked, &results::parse(&text), success);
-    print!("\n{judgement}");
-    println!(
-        "{:.0} s; report: {}",
-        start.elapsed().as_secs_f64(),
-        if report.is_file() { report.display().to_string() } else { "none".into() }
-    );
-    Ok(judgement.good())
+    for left in (0..RUNS).rev() {
+        let start = Instant::now();
+        let before = if arguments.without_mesh { 0.0 } else { mutual(NAMESPACE)? };
+        let (text, success) = execute(&suite.join("mesh.test"), &asked, &report, &log)?;
+        let judgement = Judgement::new(&asked, &results::parse(&text), success);
+        print!("\n{judgement}");
+        println!(
+            "{:.0} s; report: {}",
+            start.elapsed().as_secs_f64(),
+            if report.is_file() { report.display().to_string() } else { "none".into() }
+        );
+        if arguments.without_mesh || !judgement.good() {
+            return Ok(judgement.good());
+        }
+        let seen = mutual(NAMESPACE)? - before;
+        println!("the suite's pods took {seen} connections by mutual TLS");
+        if seen > 0.0 {
+            return Ok(true);
+        }
+        if left > 0 {
+            println!("its client may have been given its own pod each time, which is none of the mesh's business: running it again");
+        }
+    }
+    Ok(false)
 }
 
 fn asked(arguments: &Arguments) -> Result<Vec<&str>> {
@@ -122,14 +141,6 @@ fn asked(arguments: &Arguments) -> Result<Vec<&str>> {
         bail!("the suite has no test {unknown}; it has {}", ALL.join(", "));
     }
     Ok(arguments.run_test.iter().map(String::as_str).collect())
-}
-
-fn need_mesh() -> Result<()> {
-    let agents = cluster::ask(&["get", "daemonsets", "-n", MESH_NAMESPACE, "-o", "name"])?;
-    if agents.trim().is_empty() {
-        bail!("no mesh is installed in namespace {MESH_NAMESPACE}: install it first, or ask for --without-mesh");
-    }
-    Ok(())
 }
 
 /// The definitions of the suite's release, kept beside it.

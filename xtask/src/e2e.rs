@@ -8,7 +8,7 @@ mod enrolment;
 mod lifecycle;
 mod pods;
 mod policy;
-mod view;
+pub mod view;
 mod walk;
 
 use anyhow::Result;

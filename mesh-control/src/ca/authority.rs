@@ -101,10 +101,7 @@ impl Authority {
             root_validity = Some(root_validity.filter(|first| first.not_after <= this.not_after).unwrap_or(this));
         }
         let root_validity = root_validity.ok_or(AuthorityError::NoRoot)?;
-        let mut trust = RootCertStore::empty();
-        for root in &roots {
-            trust.add(root.clone()).map_err(|error| AuthorityError::Certificate("root certificate", error.to_string()))?;
-        }
+        let trust = store(&roots)?;
         let mut above = Vec::with_capacity(chain.len() + 1);
         for certificate in std::iter::once(issuing.clone()).chain(chain) {
             if !roots.contains(&certificate) && !above.contains(&certificate) {
@@ -114,21 +111,26 @@ impl Authority {
         let issuer = Issuer::from_ca_cert_der(&issuing, key)
             .map_err(|error| AuthorityError::Certificate("issuing certificate", error.to_string()))?;
         let authority = Authority { issuer, validity, root_validity, chain: above, roots, trust };
-        authority.prove(now)?;
+        authority.prove(&authority.trust, now)?;
         Ok(authority)
     }
 
     /// Signs and verifies a certificate that nobody gets, without names, so that constraints on names don't matter.
-    fn prove(&self, now: SystemTime) -> Result<(), AuthorityError> {
+    fn prove(&self, trust: &RootCertStore, now: SystemTime) -> Result<(), AuthorityError> {
         let wrong = |error: webpki::Error| AuthorityError::Chain(error.to_string());
         let key = KeyPair::generate().map_err(|error| AuthorityError::Sign(error.to_string()))?;
         let issued = self.issue(&key, Vec::new(), WORKLOAD_USAGE.to_vec(), Duration::from_secs(60), now)?;
         let leaf = EndEntityCert::try_from(&issued.leaf).map_err(wrong)?;
         let time = UnixTime::since_unix_epoch(now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default());
         for usage in [KeyUsage::server_auth(), KeyUsage::client_auth()] {
-            leaf.verify_for_usage(ALL_VERIFICATION_ALGS, &self.trust.roots, &self.chain, time, usage, None, None).map_err(wrong)?;
+            leaf.verify_for_usage(ALL_VERIFICATION_ALGS, &trust.roots, &self.chain, time, usage, None, None).map_err(wrong)?;
         }
         Ok(())
+    }
+
+    /// Whether whoever trusts these roots trusts what is signed here.
+    pub fn is_trusted_by(&self, roots: &[CertificateDer<'static>], now: SystemTime) -> Result<(), AuthorityError> {
+        self.prove(&store(roots)?, now)
     }
 
     /// Signs a certificate for `key`, for `lifetime` from `now` or as long as the issuing certificate allows.
@@ -216,6 +218,14 @@ impl Authority {
 /// A certificate in PEM (RFC 7468), with a line end at its end.
 pub fn pem(der: &[u8]) -> String {
     crate::files::pem("CERTIFICATE", der)
+}
+
+fn store(roots: &[CertificateDer<'static>]) -> Result<RootCertStore, AuthorityError> {
+    let mut trust = RootCertStore::empty();
+    for root in roots {
+        trust.add(root.clone()).map_err(|error| AuthorityError::Certificate("root certificate", error.to_string()))?;
+    }
+    Ok(trust)
 }
 
 fn ia5(text: String) -> Result<Ia5String, AuthorityError> {

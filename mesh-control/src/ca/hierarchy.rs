@@ -93,6 +93,11 @@ pub enum HierarchyError {
         /// What is wrong.
         message: String,
     },
+    /// Agents would refuse it.
+    #[error(
+        "the authority in the Secret is not the one that agents are told to trust ({0}): put the earlier one back; or, if the mesh is to begin anew, empty the ConfigMap with the roots too"
+    )]
+    Distrusted(String),
     /// The parts don't fit together.
     #[error(transparent)]
     Authority(#[from] AuthorityError),
@@ -210,7 +215,8 @@ pub(super) fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'stati
     certificates(&PemText { place: path.into(), text: text(path)? })
 }
 
-fn certificates(pem: &PemText) -> Result<Vec<CertificateDer<'static>>, HierarchyError> {
+/// The certificates of a text in PEM; at least one.
+pub fn certificates(pem: &PemText) -> Result<Vec<CertificateDer<'static>>, HierarchyError> {
     let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.text.as_bytes()).collect();
     let all = all.map_err(|error| HierarchyError::content(&pem.place, format!("is not PEM: {error}")))?;
     if all.is_empty() {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -21,12 +21,35 @@ pub struct CaSource {
     pub state_dir: Option<PathBuf>,
 }
 
+/// How long it takes at most until what was published has reached every agent: the kubelet's period of a minute, and its cache's.
+pub const PROJECTION: Duration = Duration::from_secs(120);
+
+/// Why another authority does not take the place of the present one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum NotYet {
+    /// Nobody would trust it.
+    #[error(
+        "the signing certificate was replaced by one below a root that agents do not know: put the old one back and add the new root beside the old among the roots (ca.crt, root-cert.pem) first"
+    )]
+    Untrusted,
+    /// What the old one signed would be refused.
+    #[error(
+        "the signing certificate was replaced and a root taken away at once: leave the old root among the roots until all certificates below it are renewed"
+    )]
+    RootDropped,
+    /// Not everybody trusts it yet.
+    #[error(
+        "the signing certificate was replaced soon after its root was published: agents may not know it yet; it is taken two minutes after"
+    )]
+    TooYoung,
+}
+
 /// The authority in force.
 #[derive(Debug)]
 pub struct Keeper {
     current: ArcSwap<Authority>,
-    /// The certificate that was given, of an authority that somebody else keeps.
-    signer: Mutex<Option<CertificateDer<'static>>>,
+    /// The certificates that were given, of an authority that somebody else keeps: the signing one, and those above it.
+    given: Mutex<Option<Vec<CertificateDer<'static>>>>,
     /// A root whose key is here, so that intermediates can be made below it.
     root: Mutex<Option<Root>>,
     state: Option<StateDir>,
@@ -47,7 +70,7 @@ impl Keeper {
                 Parts::Signs(authority) => {
                     return Ok(Keeper {
                         current: ArcSwap::from_pointee(*authority),
-                        signer: Mutex::new(None),
+                        given: Mutex::new(None),
                         root: Mutex::new(None),
                         state,
                     });
@@ -69,22 +92,49 @@ impl Keeper {
             Some(kept) => kept,
             None => successor(&root, state.as_ref(), now)?,
         };
-        Ok(Keeper { current: ArcSwap::from_pointee(authority), signer: Mutex::new(None), root: Mutex::new(Some(root)), state })
+        Ok(Keeper { current: ArcSwap::from_pointee(authority), given: Mutex::new(None), root: Mutex::new(Some(root)), state })
     }
 
     /// An authority that somebody else keeps; what is made below it lives in memory.
     pub fn given(given: Given, now: SystemTime) -> Result<Keeper, HierarchyError> {
-        let signer = given.signer.certificate.clone();
+        let own = own_of(&given);
         let (authority, root) = match parts(given, now)? {
             Parts::Signs(authority) => (*authority, None),
             Parts::Root(root) => (successor(&root, None, now)?, Some(root)),
         };
-        Ok(Keeper { signer: Mutex::new(Some(signer)), current: ArcSwap::from_pointee(authority), root: Mutex::new(root), state: None })
+        Ok(Keeper { given: Mutex::new(Some(own)), current: ArcSwap::from_pointee(authority), root: Mutex::new(root), state: None })
     }
 
     /// Whether that is the authority in force, with the same roots.
     pub fn is(&self, given: &Given) -> bool {
-        self.signer.lock().as_ref() == Some(&given.signer.certificate) && self.current().roots() == given.roots
+        self.given.lock().as_ref() == Some(&own_of(given)) && self.current().roots() == given.roots
+    }
+
+    /// Whether agents that trust these roots trust what is signed here.
+    pub fn is_trusted_by(&self, roots: &[CertificateDer<'static>], now: SystemTime) -> Result<(), HierarchyError> {
+        let distrusted = |error| HierarchyError::Distrusted(format!("{error}"));
+        self.current().is_trusted_by(roots, now).map_err(distrusted)
+    }
+
+    /// Whether another authority may take the place of the present one without a certificate being refused; `age` is how long the present
+    /// roots have been published. Roots may come and go as the user says; a new signer must be trusted everywhere before, and the roots of the
+    /// old one must stay.
+    pub fn may_give_way_to(&self, next: &Keeper, age: Duration, now: SystemTime) -> Result<(), NotYet> {
+        let (present, coming) = (self.current(), next.current());
+        let signer = |keeper: &Keeper| keeper.given.lock().as_ref().and_then(|given| given.first().cloned());
+        if signer(self) == signer(next) {
+            return Ok(());
+        }
+        if coming.is_trusted_by(present.roots(), now).is_err() {
+            return Err(NotYet::Untrusted);
+        }
+        if !present.roots().iter().all(|root| coming.roots().contains(root)) {
+            return Err(NotYet::RootDropped);
+        }
+        match PROJECTION.checked_sub(age) {
+            Some(left) if !left.is_zero() => Err(NotYet::TooYoung),
+            _ => Ok(()),
+        }
     }
 
     /// Puts another authority in place of the present one. What that signed stays valid as long as its root is among the new one's.
@@ -92,7 +142,7 @@ impl Keeper {
         // In the order in which `maintain` looks.
         let mut root = self.root.lock();
         *root = next.root.into_inner();
-        *self.signer.lock() = next.signer.into_inner();
+        *self.given.lock() = next.given.into_inner();
         self.current.store(next.current.load_full());
     }
 
@@ -111,6 +161,10 @@ impl Keeper {
         self.current.store(Arc::new(successor(root, self.state.as_ref(), now)?));
         Ok(true)
     }
+}
+
+fn own_of(given: &Given) -> Vec<CertificateDer<'static>> {
+    std::iter::once(&given.signer.certificate).chain(&given.chain).cloned().collect()
 }
 
 enum Parts {

@@ -1,29 +1,31 @@
 //! The authority in the cluster: its key in a Secret that every replica reads, its roots in a ConfigMap that every agent mounts.
 //!
-//! Only the root is shared; each replica makes an intermediate of its own below it. Whoever finds the Secret empty makes a root; of several
-//! that do so at once the API server takes one (optimistic locking by `resourceVersion`), and the others use it. What is there and cannot be
-//! read is never overwritten.
+//! Only the root is shared; each replica makes an intermediate of its own below it. Whoever finds both empty makes a root; of several that do
+//! so at once the API server takes one (optimistic locking by `resourceVersion`), and the others use it. What is there and cannot be read is
+//! never overwritten, and no root is made while agents trust another.
 //!
-//! Permissions, each on one object by name: get, list, watch and update on the Secret, get and patch on the ConfigMap.
+//! Permissions, each on one object by name: get and update on the Secret, get and patch on the ConfigMap.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use ::kube::api::{Api, Patch, PatchParams, PostParams};
-use ::kube::runtime::{WatchStreamExt as _, watcher};
 use ::kube::{Client, ResourceExt as _};
-use futures_util::{Stream, StreamExt as _};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use rustls_pki_types::CertificateDer;
 use serde_json::json;
 
-use super::hierarchy::{self, Given, HierarchyError, make_root};
+use super::hierarchy::{self, Given, HierarchyError, PemText, make_root};
 use super::secret;
 
 /// Key of the ConfigMap; Istio's and ours.
 pub const BUNDLE_KEY: &str = "root-cert.pem";
 /// Attempts at filling an empty Secret: the second one finds what another replica wrote.
 const ATTEMPTS: usize = 5;
+/// Longest time for an answer: the client itself waits for ever.
+const ANSWER: Duration = Duration::from_secs(10);
 const CONFLICT: u16 = 409;
+const FORBIDDEN: u16 = 403;
 
 /// Where they are.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -40,7 +42,7 @@ pub struct ObjectNames {
 #[derive(Debug, thiserror::Error)]
 pub enum ObjectError {
     /// The API server.
-    #[error("{verb} {object}: {error}; the chart makes it, and lets mesh-control {verb} it")]
+    #[error("{verb} {object}: {error}")]
     Api {
         /// What was asked for.
         verb: &'static str,
@@ -49,12 +51,42 @@ pub enum ObjectError {
         /// What it answered.
         error: Box<::kube::Error>,
     },
+    /// The API server is silent.
+    #[error("{verb} {object}: no answer within {} s", ANSWER.as_secs())]
+    Silent {
+        /// What was asked for.
+        verb: &'static str,
+        /// Of which object.
+        object: String,
+    },
     /// What it holds.
     #[error(transparent)]
     Hierarchy(#[from] HierarchyError),
+    /// It cannot be filled.
+    #[error(
+        "{0} is empty, and this process may not fill it: put an authority there, as tls.crt and tls.key or as ca-cert.pem and ca-key.pem"
+    )]
+    NotOurs(String),
     /// Others are always faster, and what they write is gone again.
-    #[error("Secret {0} is empty each time it is read, and cannot be filled: somebody else empties it")]
+    #[error("{0} is empty each time it is read, and cannot be filled: somebody else empties it")]
     Restless(String),
+    /// A new root would split the mesh.
+    #[error(
+        "{secret} is empty, but {bundle} tells agents to trust the authority that it held: put that back; or, if the mesh is to begin anew, empty {bundle} too"
+    )]
+    Emptied {
+        /// The Secret.
+        secret: String,
+        /// The ConfigMap.
+        bundle: String,
+    },
+}
+
+impl ObjectError {
+    /// Whether it may be better with time and nothing else.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, ObjectError::Api { .. } | ObjectError::Silent { .. })
+    }
 }
 
 /// The two objects.
@@ -74,56 +106,87 @@ impl Objects {
         Api::namespaced(self.client.clone(), &self.names.namespace)
     }
 
-    fn error(&self, verb: &'static str, kind: &str, name: &str) -> impl FnOnce(::kube::Error) -> ObjectError {
-        let object = format!("{kind} {}/{name}", self.names.namespace);
-        move |error| ObjectError::Api { verb, object, error: Box::new(error) }
+    fn bundles(&self) -> Api<ConfigMap> {
+        Api::namespaced(self.client.clone(), &self.names.namespace)
     }
 
-    /// The authority of the Secret; a root is made and kept there if it is empty.
+    fn secret_name(&self) -> String {
+        format!("Secret {}/{}", self.names.namespace, self.names.secret)
+    }
+
+    fn bundle_name(&self) -> String {
+        format!("ConfigMap {}/{}", self.names.namespace, self.names.bundle)
+    }
+
+    async fn secret(&self) -> Result<Secret, ObjectError> {
+        answered("get", self.secret_name(), self.secrets().get(&self.names.secret)).await
+    }
+
+    /// What the Secret holds; `None` if it is empty.
+    pub async fn read(&self) -> Result<Option<Given>, ObjectError> {
+        Ok(given(&self.secret().await?)?)
+    }
+
+    /// The authority of the Secret; a root is made and kept there if it is empty and agents trust none yet.
     pub async fn authority(&self, now: SystemTime) -> Result<Given, ObjectError> {
-        let name = &*self.names.secret;
         for _ in 0..ATTEMPTS {
-            let found = self.secrets().get(name).await.map_err(self.error("get", "Secret", name))?;
+            let found = self.secret().await?;
             if let Some(given) = given(&found)? {
                 return Ok(given);
+            }
+            if self.published().await?.is_some() {
+                // Another replica may have filled both in between.
+                let again = self.read().await?;
+                return again.ok_or_else(|| ObjectError::Emptied { secret: self.secret_name(), bundle: self.bundle_name() });
             }
             let root = make_root(now).map_err(HierarchyError::from)?;
             let mut filled = found;
             filled.data = Some(secret::written(&root));
-            match self.secrets().replace(name, &PostParams::default(), &filled).await {
+            let (name, secrets) = (self.secret_name(), self.secrets());
+            match answered("update", name, secrets.replace(&self.names.secret, &PostParams::default(), &filled)).await {
                 Ok(_) => tracing::info!(secret = %self.secret_name(), "a root was made and is kept there"),
-                Err(::kube::Error::Api(status)) if status.code == CONFLICT => {}
-                Err(error) => return Err(self.error("update", "Secret", name)(error)),
+                Err(error) if error.is(CONFLICT) => {}
+                Err(error) if error.is(FORBIDDEN) => return Err(ObjectError::NotOurs(self.secret_name())),
+                Err(error) => return Err(error),
             }
         }
         Err(ObjectError::Restless(self.secret_name()))
     }
 
-    fn secret_name(&self) -> String {
-        format!("{}/{}", self.names.namespace, self.names.secret)
+    async fn bundle(&self) -> Result<Option<String>, ObjectError> {
+        let found = answered("get", self.bundle_name(), self.bundles().get(&self.names.bundle)).await?;
+        Ok(found.data.and_then(|mut data| data.remove(BUNDLE_KEY)).filter(|text| !text.trim().is_empty()))
+    }
+
+    /// The roots that agents are told to trust, if they are told of any.
+    pub async fn published(&self) -> Result<Option<Vec<CertificateDer<'static>>>, ObjectError> {
+        let place = || format!("{}, key {BUNDLE_KEY}", self.bundle_name()).into();
+        let text = self.bundle().await?.map(|text| hierarchy::certificates(&PemText { place: place(), text }));
+        Ok(text.transpose()?)
     }
 
     /// Puts the roots where agents look for them, if others are there. True if they were.
     pub async fn publish(&self, roots: &str) -> Result<bool, ObjectError> {
-        let name = &*self.names.bundle;
-        let maps: Api<ConfigMap> = Api::namespaced(self.client.clone(), &self.names.namespace);
-        let found = maps.get(name).await.map_err(self.error("get", "ConfigMap", name))?;
-        if found.data.is_some_and(|data| data.get(BUNDLE_KEY).is_some_and(|known| known == roots)) {
+        if self.bundle().await?.is_some_and(|known| known == roots) {
             return Ok(false);
         }
-        let patch = Patch::Merge(json!({ "data": { BUNDLE_KEY: roots } }));
-        maps.patch(name, &PatchParams::default(), &patch).await.map_err(self.error("patch", "ConfigMap", name))?;
+        let (patch, bundles) = (Patch::Merge(json!({ "data": { BUNDLE_KEY: roots } })), self.bundles());
+        answered("patch", self.bundle_name(), bundles.patch(&self.names.bundle, &PatchParams::default(), &patch)).await?;
         Ok(true)
     }
+}
 
-    /// What the Secret holds, whenever it changes: the first item is how it is. Never ends; an error says that it cannot be followed at the
-    /// moment, or that what it holds is of no use.
-    pub fn changes(&self) -> impl Stream<Item = Result<Option<Given>, String>> + Send + use<> {
-        let only = watcher::Config::default().fields(&format!("metadata.name={}", self.names.secret));
-        watcher(self.secrets(), only).default_backoff().applied_objects().map(|found| match found {
-            Ok(found) => given(&found).map_err(|error| error.to_string()),
-            Err(error) => Err(error.to_string()),
-        })
+impl ObjectError {
+    fn is(&self, code: u16) -> bool {
+        matches!(self, ObjectError::Api { error, .. } if matches!(&**error, ::kube::Error::Api(status) if status.code == code))
+    }
+}
+
+async fn answered<T>(verb: &'static str, object: String, ask: impl Future<Output = Result<T, ::kube::Error>>) -> Result<T, ObjectError> {
+    match tokio::time::timeout(ANSWER, ask).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(error)) => Err(ObjectError::Api { verb, object, error: Box::new(error) }),
+        Err(_) => Err(ObjectError::Silent { verb, object }),
     }
 }
 
@@ -131,11 +194,6 @@ fn given(found: &Secret) -> Result<Option<Given>, HierarchyError> {
     let name = format!("{}/{}", found.namespace().unwrap_or_default(), found.name_any());
     let pem = secret::read(&name, found.data.as_ref().unwrap_or(&Default::default()))?;
     pem.as_ref().map(hierarchy::given).transpose()
-}
-
-/// Waits a little longer each time.
-pub fn patience(attempt: u32) -> Duration {
-    Duration::from_millis(200).saturating_mul(1 << attempt.min(7))
 }
 
 #[cfg(test)]

@@ -139,6 +139,34 @@ pub fn ready(namespace: &str, selector: &[&str]) -> Result<()> {
     cluster::ask(&words).map(drop)
 }
 
+/// A pod with a web server that answers with the pod's name on port 80, and with curl; `labels` beside that of its name.
+pub fn web(name: &str, labels: &str) -> String {
+    format!(
+        "
+apiVersion: v1
+kind: Pod
+metadata: {{name: {name}, labels: {{app: {name}{labels}}}}}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers: [{{name: nginx, image: docker.io/nodemesh/lab-tools:1, imagePullPolicy: Never}}]
+---
+"
+    )
+}
+
+/// A Service on port 80 of the pods with that label `app`, which listen on `target`; `more` of its spec.
+pub fn service(name: &str, app: &str, target: u16, more: &str) -> String {
+    format!(
+        "
+apiVersion: v1
+kind: Service
+metadata: {{name: {name}}}
+spec: {{selector: {{app: {app}}}, ports: [{{port: 80, targetPort: {target}}}]{more}}}
+---
+"
+    )
+}
+
 /// A namespace with labels.
 pub fn namespace(name: &str, labels: &str) -> Result<()> {
     cluster::apply(&format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: {name}, labels: {{{labels}}}}}}}"))

@@ -2,57 +2,29 @@
 
 use anyhow::{Result, bail};
 
-use super::bed::{Bed, DEMO, OUTSIDE, apply, curl, curl_until, exec, ready};
+use super::bed::{Bed, DEMO, OUTSIDE, apply, curl, curl_until, exec, ready, service, web};
 use super::policy::STRICT_URL;
-use super::view::taken;
+use super::view::in_the_clear;
 use super::walk::{HELLO, URL};
 use crate::cluster;
 
-fn pod(name: &str, label: &str) -> String {
-    format!(
-        "
-apiVersion: v1
-kind: Pod
-metadata: {{name: {name}, labels: {{app: {name}, nodemesh.dev/mesh: {label}}}}}
-spec:
-  terminationGracePeriodSeconds: 0
-  containers: [{{name: nginx, image: docker.io/nodemesh/lab-tools:1, imagePullPolicy: Never}}]
-"
-    )
-}
-
 pub fn opted_out(_: &mut Bed) -> Result<String> {
-    apply(DEMO, &pod("alone", "disabled"))?;
+    apply(DEMO, &web("alone", ", nodemesh.dev/mesh: disabled"))?;
     ready(DEMO, &["alone"])?;
-    let before = taken(DEMO, "none")?;
+    let before = in_the_clear(DEMO)?;
     curl_until(DEMO, "alone", URL, |answer| answer.ok && answer.text.contains(HELLO))?;
     if curl(DEMO, "alone", STRICT_URL)?.ok {
         bail!("it was answered by a pod that accepts no plaintext");
     }
-    if taken(DEMO, "none")? <= before {
+    if in_the_clear(DEMO)? <= before {
         bail!("its call was not counted as plaintext where it arrived");
     }
     cluster::ask(&["-n", DEMO, "delete", "pod", "alone"])?;
     Ok("it calls in the clear: answered where that is permitted, refused under STRICT".into())
 }
 
-/// A pod with a web server outside the mesh.
-const OUTSIDER: &str = "
-apiVersion: v1
-kind: Pod
-metadata: {name: web, labels: {app: web}}
-spec:
-  terminationGracePeriodSeconds: 0
-  containers: [{name: nginx, image: docker.io/nodemesh/lab-tools:1, imagePullPolicy: Never}]
----
-apiVersion: v1
-kind: Service
-metadata: {name: web}
-spec: {selector: {app: web}, ports: [{port: 80, targetPort: 80}]}
-";
-
 pub fn unmeshed(_: &mut Bed) -> Result<String> {
-    apply(OUTSIDE, OUTSIDER)?;
+    apply(OUTSIDE, &(web("web", "") + &service("web", "web", 80, "")))?;
     ready(OUTSIDE, &["web"])?;
     curl_until(DEMO, "client", "http://web.e2e-outside", |answer| answer.ok)?;
     let inward = curl(OUTSIDE, "tools", "http://hello-world.e2e-demo")?;
@@ -71,11 +43,11 @@ pub fn unmeshed(_: &mut Bed) -> Result<String> {
 }
 
 pub fn nonsense(bed: &mut Bed) -> Result<String> {
-    apply(DEMO, &pod("odd", "perhaps"))?;
+    apply(DEMO, &web("odd", ", nodemesh.dev/mesh: perhaps"))?;
     ready(DEMO, &["odd"])?;
-    let before = taken(DEMO, "none")?;
+    let before = in_the_clear(DEMO)?;
     let answer = curl(DEMO, "odd", URL)?;
-    if taken(DEMO, "none")? > before {
+    if in_the_clear(DEMO)? > before {
         bail!("its call arrived in the clear: {}", answer.text.trim());
     }
     let problems = bed.says(&["check"])?;

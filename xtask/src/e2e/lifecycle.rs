@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::bed::{Bed, DEMO, MESH, curl, curl_until};
-use super::view::{nodes, taken};
+use super::view::{in_the_clear, nodes};
 use super::walk::{HELLO, URL};
 use crate::cluster;
 
@@ -53,7 +53,7 @@ pub fn upgrade(_: &mut Bed) -> Result<String> {
         bail!("{} of {made} calls failed, the first: {first}", failed.len());
     }
     // The agents are new and so are their counters.
-    if taken(DEMO, "none")? > 0.0 {
+    if in_the_clear(DEMO)? > 0.0 {
         bail!("a call arrived in the clear");
     }
     Ok(format!("{made} calls meanwhile, all answered"))
@@ -74,7 +74,7 @@ pub fn crash(_: &mut Bed) -> Result<String> {
             bail!("{node}: no agent after {:.0} s: {}", start.elapsed().as_secs_f64(), answer.text.trim());
         }
     }
-    if taken(DEMO, "none")? > 0.0 {
+    if in_the_clear(DEMO)? > 0.0 {
         bail!("a call arrived in the clear");
     }
     Ok(format!(
@@ -86,7 +86,7 @@ pub fn crash(_: &mut Bed) -> Result<String> {
 pub fn uninstall(bed: &mut Bed) -> Result<String> {
     let said = bed.told(&["uninstall", "--purge"])?;
     for node in nodes()? {
-        let look = "ls -A /sys/fs/bpf; ls -A /run/nodemesh 2>/dev/null | grep -v '^$'; grep -l mesh-cni /etc/cni/net.d/* 2>/dev/null; ls /opt/cni/bin/mesh-cni 2>/dev/null; \
+        let look = "ls -A /sys/fs/bpf | grep -v debug$; ls -A /run/nodemesh 2>/dev/null | grep -v '^$'; grep -l '\"mesh-cni\"' /etc/cni/net.d/* 2>/dev/null; ls /opt/cni/bin/mesh-cni 2>/dev/null; \
                     for n in /run/netns/*; do nsenter --net=$n ip rule 2>/dev/null | grep 0x6e6d; done; true";
         let output = cluster::on(&node, "sh")?.args(["-c", look]).output().context("looking at a node")?;
         let left = String::from_utf8_lossy(&output.stdout).trim().to_owned();

@@ -2,8 +2,8 @@
 
 use anyhow::{Result, bail};
 
-use super::bed::{Bed, DEMO, STRICT, apply, curl, curl_until, ready};
-use super::view::{logged, sum, taken, text};
+use super::bed::{Bed, DEMO, STRICT, apply, curl, curl_until, ready, service};
+use super::view::{in_the_clear, logged, mutual, sum, text};
 use super::walk::{HELLO, URL};
 use crate::cluster;
 
@@ -90,6 +90,7 @@ spec:
 ";
 
 pub fn headless(_: &mut Bed) -> Result<String> {
+    let before = in_the_clear(DEMO)?;
     apply(DEMO, HEADLESS)?;
     cluster::ask(&["-n", DEMO, "rollout", "status", "statefulset/peers", "--timeout=60s"])?;
     for name in ["peers-0", "peers-1"] {
@@ -97,26 +98,18 @@ pub fn headless(_: &mut Bed) -> Result<String> {
     }
     let labels = [("reporter", "destination"), ("destination_workload", "peers"), ("connection_security_policy", "mutual_tls")];
     let across = sum("istio_tcp_connections_opened_total", &labels)?;
-    let labels = [("destination_workload", "peers"), ("connection_security_policy", "none"), ("reporter", "destination")];
-    let unnamed = super::view::sum("istio_tcp_connections_opened_total", &[&labels[..], &[("source_principal", "unknown")]].concat())?;
+    let unnamed = in_the_clear(DEMO)? - before;
     if across < 1.0 || unnamed > 0.0 {
         bail!("{across} connections by mutual TLS and {unnamed} without the client's identity");
     }
     Ok("by the name of each of its pods, on both nodes".into())
 }
 
-const DUAL: &str = "
-apiVersion: v1
-kind: Service
-metadata: {name: hello-six}
-spec: {ipFamilyPolicy: SingleStack, ipFamilies: [IPv6], selector: {app: hello-world}, ports: [{port: 80, targetPort: 5678}]}
-";
-
 pub fn dual_stack(_: &mut Bed) -> Result<String> {
-    apply(DEMO, DUAL)?;
-    let before = taken(DEMO, "mutual_tls")?;
+    apply(DEMO, &service("hello-six", "hello-world", 5678, ", ipFamilyPolicy: SingleStack, ipFamilies: [IPv6]"))?;
+    let before = mutual(DEMO)?;
     curl_until(DEMO, "client", "http://hello-six", |answer| answer.ok && answer.text.contains(HELLO))?;
-    if taken(DEMO, "mutual_tls")? <= before {
+    if mutual(DEMO)? <= before {
         bail!("not by mutual TLS");
     }
     let line = logged(&[("service", "hello-six.e2e-demo.svc.cluster.local"), ("direction", "outbound"), ("outcome", "completed")])?;
@@ -141,13 +134,13 @@ spec:
 
 pub fn job(_: &mut Bed) -> Result<String> {
     let in_mesh = || Ok::<_, anyhow::Error>(sum("nodemesh_pods_ready", &[])? + sum("nodemesh_pods_held", &[])?);
-    let (before, plain) = (in_mesh()?, taken(DEMO, "none")?);
+    let (before, plain) = (in_mesh()?, in_the_clear(DEMO)?);
     apply(DEMO, JOB)?;
     if cluster::ask(&["-n", DEMO, "wait", "--for=condition=Complete", "--timeout=40s", "job/once"]).is_err() {
         let said = cluster::ask(&["-n", DEMO, "logs", "-l", "app=once", "--all-containers", "--prefix"]).unwrap_or_default();
         bail!("the Job did not complete:\n{said}");
     }
-    if taken(DEMO, "none")? > plain {
+    if in_the_clear(DEMO)? > plain {
         bail!("a connection of the Job arrived in the clear");
     }
     cluster::ask(&["-n", DEMO, "delete", "job", "once", "--wait=true"])?;

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 
-use super::bed::{Bed, DEMO, OUTSIDE, STRICT, apply, curl, curl_until, namespace, ready};
+use super::bed::{Bed, DEMO, OUTSIDE, STRICT, apply, curl, curl_until, namespace, ready, service, web};
 use super::view::{logged, text};
 use super::walk::URL;
 use crate::cluster;
@@ -29,23 +29,12 @@ pub fn not_understood(bed: &mut Bed) -> Result<String> {
     Ok(problems)
 }
 
-const SERVER: &str = "
+const DEMAND: &str = "
 apiVersion: security.istio.io/v1
 kind: PeerAuthentication
 metadata: {name: default}
 spec: {mtls: {mode: STRICT}}
 ---
-apiVersion: v1
-kind: Pod
-metadata: {name: server, labels: {app: server}}
-spec:
-  terminationGracePeriodSeconds: 0
-  containers: [{name: nginx, image: docker.io/nodemesh/lab-tools:1, imagePullPolicy: Never}]
----
-apiVersion: v1
-kind: Service
-metadata: {name: server}
-spec: {selector: {app: server}, ports: [{port: 80, targetPort: 80}]}
 ";
 
 /// Where the pod that accepts no plaintext is called.
@@ -53,7 +42,7 @@ pub const STRICT_URL: &str = "http://server.e2e-strict";
 
 pub fn strict(_: &mut Bed) -> Result<String> {
     namespace(STRICT, "nodemesh.dev/mesh: enabled")?;
-    apply(STRICT, SERVER)?;
+    apply(STRICT, &(DEMAND.to_owned() + &web("server", "") + &service("server", "server", 80, "")))?;
     ready(STRICT, &["server"])?;
     curl_until(DEMO, "client", STRICT_URL, |answer| answer.ok)?;
     let outsider = curl(OUTSIDE, "tools", STRICT_URL)?;

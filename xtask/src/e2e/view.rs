@@ -36,10 +36,20 @@ pub fn sum(name: &str, labels: &[(&str, &str)]) -> Result<f64> {
     Ok(sum)
 }
 
-/// Connections that servers of a namespace took, by how they were secured.
-pub fn taken(namespace: &str, security: &str) -> Result<f64> {
-    let labels = [("reporter", "destination"), ("destination_workload_namespace", namespace), ("connection_security_policy", security)];
-    sum("istio_tcp_connections_opened_total", &labels)
+/// Connections that servers of a namespace took by mutual TLS.
+pub fn mutual(namespace: &str) -> Result<f64> {
+    taken(namespace, &[("connection_security_policy", "mutual_tls")])
+}
+
+/// Connections that servers of a namespace took from nobody that is known. What the kernel judged between two pods of one node is not among
+/// them: it is not encrypted, but both are known.
+pub fn in_the_clear(namespace: &str) -> Result<f64> {
+    taken(namespace, &[("connection_security_policy", "none"), ("source_principal", "unknown")])
+}
+
+fn taken(namespace: &str, labels: &[(&str, &str)]) -> Result<f64> {
+    let those = [("reporter", "destination"), ("destination_workload_namespace", namespace)];
+    sum("istio_tcp_connections_opened_total", &[&those[..], labels].concat())
 }
 
 /// The newest line of any agent's access log that bears all these fields.

@@ -2,21 +2,14 @@
 
 use anyhow::{Context, Result, bail};
 
-use super::bed::{Bed, DEMO, OUTSIDE, apply, curl, curl_until, namespace, ready};
-use super::view::{lives, logged, sum, taken, text};
+use super::bed::{Bed, DEMO, OUTSIDE, apply, curl, curl_until, namespace, ready, service, web};
+use super::view::{lives, logged, mutual, sum, text};
 use crate::{cluster, command};
 
 /// Where hello-world is called.
 pub const URL: &str = "http://hello-world";
 /// What it answers.
 pub const HELLO: &str = "Hello, Istio";
-
-const SERVICE: &str = "
-apiVersion: v1
-kind: Service
-metadata: {name: hello-world}
-spec: {selector: {app: hello-world}, ports: [{port: 80, targetPort: 5678}]}
-";
 
 /// A pod with curl that is not on hello-world's node.
 const CLIENT: &str = "
@@ -38,26 +31,15 @@ spec:
     - {name: tools, image: docker.io/nodemesh/lab-tools:1, imagePullPolicy: Never, command: [sleep, infinity]}
 ";
 
-/// A pod with curl, anywhere.
-pub const TOOLS: &str = "
-apiVersion: v1
-kind: Pod
-metadata: {name: tools}
-spec:
-  terminationGracePeriodSeconds: 0
-  containers:
-    - {name: tools, image: docker.io/nodemesh/lab-tools:1, imagePullPolicy: Never, command: [sleep, infinity]}
-";
-
 pub fn before(_: &mut Bed) -> Result<String> {
     namespace(DEMO, "")?;
     namespace(OUTSIDE, "")?;
     let file = command::root().join("deploy/samples/hello-world.yaml");
     apply(DEMO, &std::fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?)?;
-    apply(DEMO, SERVICE)?;
+    apply(DEMO, &service("hello-world", "hello-world", 5678, ""))?;
     cluster::ask(&["-n", DEMO, "rollout", "status", "deployment/hello-world", "--timeout=60s"])?;
     apply(DEMO, CLIENT)?;
-    apply(OUTSIDE, TOOLS)?;
+    apply(OUTSIDE, &web("tools", ""))?;
     ready(DEMO, &["--all"])?;
     ready(OUTSIDE, &["--all"])?;
     curl_until(DEMO, "client", URL, |answer| answer.ok && answer.text.contains(HELLO))?;
@@ -72,7 +54,7 @@ pub fn enrol(_: &mut Bed) -> Result<String> {
     cluster::ask(&["label", "namespace", DEMO, "nodemesh.dev/mesh=enabled"])?;
     let mut calls = 0;
     let start = std::time::Instant::now();
-    while taken(DEMO, "mutual_tls")? < 1.0 {
+    while mutual(DEMO)? < 1.0 {
         calls += 1;
         if start.elapsed() > super::bed::LIMIT {
             bail!("{calls} calls and none by mutual TLS");

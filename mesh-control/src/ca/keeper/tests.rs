@@ -2,6 +2,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
+use rcgen::KeyPair;
+
 use super::*;
 use crate::ca::authority::pem;
 use crate::ca::testing::moment;
@@ -87,4 +89,46 @@ fn a_given_root_gets_an_intermediate_that_is_kept() {
     put("c", pem(&other.certificate));
     put("k", other.key.serialize_pem());
     assert_ne!(open().1, first.1);
+}
+
+fn given(signer: &Signer, roots: &[&Signer]) -> Given {
+    let key = KeyPair::from_pem(&signer.key.serialize_pem()).unwrap();
+    Given {
+        signer: Signer { certificate: signer.certificate.clone(), key },
+        chain: Vec::new(),
+        roots: roots.iter().map(|root| root.certificate.clone()).collect(),
+        may_have_intermediate: true,
+    }
+}
+
+#[test]
+fn a_root_is_changed_in_steps_and_no_step_out_of_order() {
+    let now = SystemTime::now();
+    let (old, new) = (make_root(now).unwrap(), make_root(now).unwrap());
+    let keeper = |signer: &Signer, roots: &[&Signer]| Keeper::given(given(signer, roots), now).unwrap();
+    let present = keeper(&old, &[&old]);
+    let judged = |next: Keeper, age: Duration| present.may_give_way_to(&next, age, now);
+    // All at once: nobody would trust anybody.
+    assert_eq!(judged(keeper(&new, &[&new]), PROJECTION), Err(NotYet::Untrusted));
+    assert_eq!(judged(keeper(&new, &[&old, &new]), PROJECTION), Err(NotYet::Untrusted));
+    assert_eq!(judged(keeper(&old, &[&old, &new]), Duration::ZERO), Ok(()));
+    present.take(keeper(&old, &[&old, &new]));
+    assert_eq!(present.may_give_way_to(&keeper(&new, &[&old, &new]), Duration::from_secs(1), now), Err(NotYet::TooYoung));
+    assert_eq!(present.may_give_way_to(&keeper(&new, &[&new]), PROJECTION, now), Err(NotYet::RootDropped));
+    assert_eq!(present.may_give_way_to(&keeper(&new, &[&old, &new]), PROJECTION, now), Ok(()));
+    present.take(keeper(&new, &[&old, &new]));
+    assert!(present.is(&given(&new, &[&old, &new])) && !present.is(&given(&new, &[&new, &old])));
+    // Then the order, which has certificates renewed, and the old root.
+    assert_eq!(present.may_give_way_to(&keeper(&new, &[&new, &old]), Duration::ZERO, now), Ok(()));
+    assert_eq!(present.may_give_way_to(&keeper(&new, &[&new]), Duration::ZERO, now), Ok(()));
+}
+
+#[test]
+fn an_authority_that_agents_were_not_told_of_is_said_to_be_another() {
+    let now = SystemTime::now();
+    let (told, other) = (make_root(now).unwrap(), make_root(now).unwrap());
+    let keeper = Keeper::given(given(&other, &[&other]), now).unwrap();
+    assert!(keeper.is_trusted_by(std::slice::from_ref(&other.certificate), now).is_ok());
+    let error = keeper.is_trusted_by(std::slice::from_ref(&told.certificate), now).unwrap_err().to_string();
+    assert!(error.contains("begin anew"), "{error}");
 }

@@ -14,6 +14,8 @@ use super::*;
 struct Server {
     secret: Mutex<(u64, Value)>,
     bundle: Mutex<Value>,
+    /// Whether the Secret may be read only.
+    read_only: std::sync::atomic::AtomicBool,
     /// Writes by others that come before the next update.
     rivals: Mutex<Vec<Value>>,
     updates: AtomicUsize,
@@ -33,6 +35,10 @@ impl Server {
         match (head.method, head.uri.path()) {
             (Method::GET, "/api/v1/namespaces/mesh/secrets/ca") => answer(StatusCode::OK, self.secret()),
             (Method::PUT, "/api/v1/namespaces/mesh/secrets/ca") => {
+                if self.read_only.load(Ordering::Relaxed) {
+                    let status = json!({ "kind": "Status", "status": "Failure", "code": 403, "reason": "Forbidden", "message": "no" });
+                    return answer(StatusCode::FORBIDDEN, status);
+                }
                 self.updates.fetch_add(1, Ordering::Relaxed);
                 let mut secret = self.secret.lock();
                 if let Some(rival) = self.rivals.lock().pop() {
@@ -131,4 +137,22 @@ async fn roots_are_published_where_others_are() {
     assert!(!objects.publish("one").await.unwrap());
     assert!(objects.publish("two").await.unwrap());
     assert_eq!(server.bundle()["data"][BUNDLE_KEY], "two");
+}
+
+#[tokio::test]
+async fn no_root_is_made_while_agents_trust_another() {
+    let server = Arc::new(Server::default());
+    let root = make_root(SystemTime::now()).unwrap();
+    server.objects().publish(&crate::files::pem("CERTIFICATE", &root.certificate)).await.unwrap();
+    let error = server.objects().authority(SystemTime::now()).await.unwrap_err();
+    assert!(matches!(error, ObjectError::Emptied { .. }) && !error.may_pass(), "{error}");
+    assert_eq!(server.updates.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn a_users_empty_secret_is_said_to_be_theirs_to_fill() {
+    let server = Arc::new(Server::default());
+    server.read_only.store(true, Ordering::Relaxed);
+    let error = server.objects().authority(SystemTime::now()).await.unwrap_err();
+    assert!(matches!(&error, ObjectError::NotOurs(name) if name == "Secret mesh/ca"), "{error}");
 }
