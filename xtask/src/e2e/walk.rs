@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 
-use super::bed::{Bed, DEMO, OUTSIDE, apply, curl, curl_until, namespace, ready, service, web};
+use super::bed::{Bed, DEMO, OUTSIDE, apply, curl, curl_until, namespace, ready, web};
 use super::view::{lives, logged, mutual, sum, text};
 use crate::{cluster, command};
 
@@ -11,34 +11,18 @@ pub const URL: &str = "http://hello-world";
 /// What it answers.
 pub const HELLO: &str = "Hello, Istio";
 
-/// A pod with curl that is not on hello-world's node.
-const CLIENT: &str = "
-apiVersion: v1
-kind: ServiceAccount
-metadata: {name: client}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: client, labels: {app: client}}
-spec:
-  serviceAccountName: client
-  terminationGracePeriodSeconds: 0
-  affinity:
-    podAntiAffinity:
-      requiredDuringSchedulingIgnoredDuringExecution:
-        - {topologyKey: kubernetes.io/hostname, labelSelector: {matchLabels: {app: hello-world}}}
-  containers:
-    - {name: tools, image: docker.io/nodemesh/lab-tools:1, imagePullPolicy: Never, command: [sleep, infinity]}
-";
+/// What a newcomer applies.
+fn sample(file: &str) -> Result<String> {
+    let path = command::root().join("deploy/samples").join(file);
+    std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))
+}
 
 pub fn before(_: &mut Bed) -> Result<String> {
     namespace(DEMO, "")?;
     namespace(OUTSIDE, "")?;
-    let file = command::root().join("deploy/samples/hello-world.yaml");
-    apply(DEMO, &std::fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?)?;
-    apply(DEMO, &service("hello-world", "hello-world", 5678, ""))?;
+    apply(DEMO, &sample("hello-world.yaml")?)?;
     cluster::ask(&["-n", DEMO, "rollout", "status", "deployment/hello-world", "--timeout=60s"])?;
-    apply(DEMO, CLIENT)?;
+    apply(DEMO, &sample("client.yaml")?)?;
     apply(OUTSIDE, &web("tools", ""))?;
     ready(DEMO, &["--all"])?;
     ready(OUTSIDE, &["--all"])?;
@@ -91,18 +75,8 @@ pub fn seen(bed: &mut Bed) -> Result<String> {
     Ok(status)
 }
 
-const DENY: &str = "
-apiVersion: security.istio.io/v1
-kind: AuthorizationPolicy
-metadata: {name: no-client}
-spec:
-  selector: {matchLabels: {app: hello-world}}
-  action: DENY
-  rules: [{from: [{source: {principals: [cluster.local/ns/e2e-demo/sa/client]}}]}]
-";
-
 pub fn deny(_: &mut Bed) -> Result<String> {
-    apply(DEMO, DENY)?;
+    apply(DEMO, &sample("policy/no-client.yaml")?)?;
     let effective = curl_until(DEMO, "client", URL, |answer| !answer.ok)?;
     let line = logged(&[("direction", "inbound"), ("source_workload", "e2e-demo/client"), ("policy", "e2e-demo/no-client")])?;
     cluster::ask(&["-n", DEMO, "delete", "authorizationpolicy", "no-client"])?;
