@@ -26,7 +26,6 @@ use crate::capture::maps::Flows;
 use crate::config::Config;
 use crate::identity::Secrets;
 use crate::ops::PeerInfo;
-use crate::ops::access::AccessLevel;
 use crate::ops::ready::Blocker;
 use crate::outcome::{Outcome, Side};
 use crate::shared::Shared;
@@ -85,6 +84,7 @@ pub struct Control {
     known: HashSet<WorkloadUid>,
     adopt_until: Option<Instant>,
     sweeps: u8,
+    ends_read: watch::Receiver<bool>,
     failing: Option<String>,
     predecessor: Option<Predecessor>,
     relieved: Option<CancellationToken>,
@@ -110,6 +110,7 @@ impl Control {
         let adopted = Adopted::of(kernel.state(), flows.lock().live());
         Ok(Control {
             pods: Pods::of(&config),
+            ends_read: shared.telemetry.access().reads_all(),
             config,
             shared,
             kernel,
@@ -170,6 +171,7 @@ impl Control {
                 () = async { relieved.unwrap_or_default().cancelled().await } => self.forget_former(),
                 _ = tick.tick() => {}
                 _ = certificates.changed() => {}
+                _ = self.ends_read.changed() => {}
                 news = snapshots.changed() => {
                     if news.is_err() {
                         return;
@@ -278,8 +280,9 @@ impl Control {
         }
         let (pods, outside, held) = self.pods.status();
         let want = desired(snapshot, &self.config.node, &pods, &outside, &held, &mut self.registry);
-        let log_direct = self.config.access_log != AccessLevel::Off;
-        match self.kernel.apply(snapshot, log_direct, want) {
+        // Of what is ended for a change, it is told in any case.
+        let report_ends = *self.ends_read.borrow_and_update() || changed || self.sweeps > 0;
+        match self.kernel.apply(snapshot, report_ends, want) {
             Ok(0) if !changed => self.unwritten = None,
             Ok(writes) => {
                 tracing::debug!(writes, version = snapshot.version(), "the kernel's maps are in step");

@@ -127,14 +127,14 @@ impl Kernel {
         }
     }
 
-    /// Brings the maps to `want`, then (the first time) attaches the programs. A write that fails is reported and tried again at the next
-    /// call; all others are done.
-    pub fn apply(&mut self, snapshot: &Snapshot, log_direct: bool, want: KernelState) -> Result<usize, KernelError> {
+    /// Brings the maps to `want`, then (the first time) attaches the programs. With `report_ends` the kernel reports each connection that
+    /// ends, without it refusals only. A write that fails is reported and tried again at the next call; all others are done.
+    pub fn apply(&mut self, snapshot: &Snapshot, report_ends: bool, want: KernelState) -> Result<usize, KernelError> {
         let mut flags = SETTINGS_READY;
         if snapshot.settings().unknown_pods == UnknownPods::Deny {
             flags |= SETTINGS_DENY_UNKNOWN;
         }
-        if log_direct {
+        if report_ends {
             flags |= SETTINGS_LOG_DIRECT;
         }
         // What was incomplete stays so until all of it could be written.

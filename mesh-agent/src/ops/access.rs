@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 use mesh_model::service::NamespacedName;
 use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
+use tokio::sync::watch;
 
 use super::metrics::agent::{AgentMetrics, LineResult};
 use super::metrics::labels::PeerInfo;
@@ -173,6 +174,7 @@ struct Class {
 pub struct AccessLog {
     node: AtomicU8,
     overrides: ArcSwap<HashMap<NamespacedName, AccessLevel>>,
+    read: watch::Sender<bool>,
     format: AccessFormat,
     /// Denials, others: a flood of the one must not hide the other.
     classes: [Mutex<Class>; 2],
@@ -203,6 +205,7 @@ impl AccessLog {
         Ok(AccessLog {
             node: AtomicU8::new(config.level as u8),
             overrides: ArcSwap::default(),
+            read: watch::Sender::new(config.level == AccessLevel::All),
             format: config.format,
             classes: [class(), class()],
             writer,
@@ -219,6 +222,20 @@ impl AccessLog {
     /// Changes the level of the node.
     pub fn set_level(&self, level: AccessLevel) {
         self.node.store(level as u8, Ordering::Relaxed);
+        self.settle();
+    }
+
+    /// Whether a connection that was no denial may have a line, at the node's level or at a workload's: what is worth reporting of them.
+    /// Follows the levels.
+    pub fn reads_all(&self) -> watch::Receiver<bool> {
+        self.read.subscribe()
+    }
+
+    fn settle(&self) {
+        self.read.send_if_modified(|read| {
+            let now = self.level() == AccessLevel::All || self.overrides.load().values().any(|level| *level == AccessLevel::All);
+            std::mem::replace(read, now) != now
+        });
     }
 
     /// Workloads with a level of their own.
@@ -246,6 +263,7 @@ impl AccessLog {
             }
             next
         });
+        self.settle();
         if full { Err(TooManyOverrides) } else { Ok(()) }
     }
 

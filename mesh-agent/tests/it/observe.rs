@@ -129,7 +129,7 @@ fn operators_see_what_happened() {
     bytes_and_labels(&cluster, &client, &near, &outsider, &server);
     the_agents_own_metrics(&cluster, &client, &near, &server);
     admin(&cluster, &client, &server);
-    access_levels(&cluster, &client, &server);
+    access_levels(&cluster, &client, &near, &server);
 }
 
 /// 1000 bytes up and 15 down, by the Service: the same at both reporters and on every way, and never the wrong way round.
@@ -303,7 +303,7 @@ fn admin(cluster: &Cluster, client: &Pod, server: &Pod) {
 }
 
 /// The access log can be made to say less, or more of one workload.
-fn access_levels(cluster: &Cluster, client: &Pod, server: &Pod) {
+fn access_levels(cluster: &Cluster, client: &Pod, near: &Pod, server: &Pod) {
     let set = |query: &str| assert_eq!(cluster.agent("n2").admin_post(&format!("/log?{query}"), "").unwrap().status, 200, "{query}");
     let line_of = |report: &mesh_lab::peer::Report| {
         let client = canonical(report.local.unwrap()).to_string();
@@ -323,7 +323,16 @@ fn access_levels(cluster: &Cluster, client: &Pod, server: &Pod) {
     let silent = client.connect(at(server, 7009), "x").unwrap();
     std::thread::sleep(Duration::from_millis(300));
     assert_eq!(line_of(&silent), None);
+    let unheard = near.connect(at(server, 7001), "x").unwrap();
     set("access=all");
     let told = client.connect(at(server, 7001), "x").unwrap();
     cluster.access_of("n2", "inbound", &told);
+    // What only the kernel sees end it reports again a moment later.
+    wait_until("a line of a connection within the node", SOON, || {
+        let told = near.connect(at(server, 7001), "x").unwrap();
+        std::thread::sleep(Duration::from_millis(300));
+        line_of(&told).is_some_and(|line| text(&line, "direction") == "local")
+    })
+    .unwrap();
+    assert_eq!(line_of(&unheard), None);
 }

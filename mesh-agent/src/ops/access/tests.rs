@@ -113,6 +113,23 @@ fn a_workload_may_have_a_level_of_its_own() {
 }
 
 #[test]
+fn whether_anybody_reads_of_all_connections_follows_the_levels() {
+    let world = with(AccessLevel::Denied, AccessFormat::Text);
+    let log = world.telemetry.access();
+    let mut read = log.reads_all();
+    assert!(!*read.borrow_and_update());
+    log.set_override(named("shop/cart"), Some(AccessLevel::Denied)).unwrap();
+    assert!(!read.has_changed().unwrap());
+    log.set_override(named("shop/web-a"), Some(AccessLevel::All)).unwrap();
+    assert!(*read.borrow_and_update());
+    log.set_level(AccessLevel::All);
+    log.set_override(named("shop/web-a"), None).unwrap();
+    assert!(!read.has_changed().unwrap() && *read.borrow());
+    log.set_level(AccessLevel::Off);
+    assert!(!*read.borrow_and_update());
+}
+
+#[test]
 fn overrides_are_bounded() {
     let world = with(AccessLevel::Off, AccessFormat::Text);
     let log = world.telemetry.access();
