@@ -112,6 +112,11 @@ pub struct Certificate {
     pub failures: u32,
     /// Why the last one failed.
     pub last_error: Option<String>,
+    /// Fingerprint of the root that it leads to.
+    pub root: Option<String>,
+    /// Fingerprints of the roots below which its holder believes peers.
+    #[serde(default)]
+    pub trusted: Vec<String>,
 }
 
 /// What an agent says, in whole or with the error that kept it from saying.

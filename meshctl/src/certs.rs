@@ -1,4 +1,4 @@
-//! `meshctl certs`: whose certificates the agents hold, and until when.
+//! `meshctl certs`: whose certificates the agents hold, and until when. The root's rotation is in [`crate::rotate`].
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -20,6 +20,8 @@ pub struct Arguments {
 enum Command {
     /// Lists the certificates of every node (what is done without a command).
     List,
+    /// Gives the mesh a new root, with traffic running: prepare, activate, taint, revoke.
+    Rotate(crate::rotate::Arguments),
 }
 
 /// A certificate on a node.
@@ -35,8 +37,9 @@ struct OnNode<'a> {
 /// # Errors
 /// The API server's.
 pub async fn run(target: &Target, output: Output, arguments: &Arguments) -> Result<bool> {
-    match arguments.command {
+    match &arguments.command {
         None | Some(Command::List) => {}
+        Some(Command::Rotate(arguments)) => return crate::rotate::run(target, output, arguments).await,
     }
     let reports = agent::reports(&target.connect().await?).await?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();

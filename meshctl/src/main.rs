@@ -11,6 +11,7 @@ mod config;
 mod finding;
 mod install;
 mod output;
+mod rotate;
 mod status;
 mod uninstall;
 

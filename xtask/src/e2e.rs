@@ -39,6 +39,7 @@ const ALL: &[(&str, Step)] = &[
     ("a Job's first connection is in the mesh, and what the Job had is freed at its end", pods::job),
     ("a nonsense label is said, and its pod is not in the clear", enrolment::nonsense),
     ("agents are replaced while calls go on: none fails, none is in the clear", lifecycle::upgrade),
+    ("the mesh's root is rotated while calls go on: none fails, none is in the clear", lifecycle::rotate),
     ("an agent is killed: nothing passes in the clear, and a new one goes on", lifecycle::crash),
     ("a label taken away lets running pods leave: the same call is without the mesh", walk::leave),
     ("uninstalled: no program, pin, rule or plug-in is left, and the call still works", lifecycle::uninstall),

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use aws_lc_rs::digest::{SHA256, digest};
 use mesh_model::identity::Identity;
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, SanType};
 use rustls::RootCertStore;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::{PrivateKeyDer, UnixTime};
-use webpki::{ALL_VERIFICATION_ALGS, EndEntityCert, KeyUsage};
+use webpki::{ALL_VERIFICATION_ALGS, EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::issuer::IssuedChain;
@@ -31,6 +32,15 @@ pub struct Certificate {
     pub issued: SystemTime,
     /// Its serial number in hexadecimal digits.
     pub serial: String,
+    /// Fingerprint of the root that its chain ends in.
+    pub root: Option<String>,
+    /// Fingerprints of [`Certificate::roots`].
+    pub trusted: Vec<String>,
+}
+
+/// SHA-256 of a certificate, in lower-case hexadecimal digits.
+fn fingerprint(certificate: &[u8]) -> String {
+    digest(&SHA256, certificate).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Why what was issued is not used.
@@ -101,10 +111,15 @@ pub fn accept(identity: &Identity, key: &KeyPair, chain: IssuedChain, now: Syste
     }
     let serial = parsed.raw_serial().iter().map(|byte| format!("{byte:02x}")).collect();
     let trust = trust(&roots)?;
+    let mut root = None;
     let time = UnixTime::since_unix_epoch(now.duration_since(UNIX_EPOCH).unwrap_or_default());
     for (role, usage) in [("client", KeyUsage::client_auth()), ("server", KeyUsage::server_auth())] {
         EndEntityCert::try_from(leaf)
-            .and_then(|leaf| leaf.verify_for_usage(ALL_VERIFICATION_ALGS, &trust.roots, intermediates, time, usage, None, None).map(drop))
+            .and_then(|leaf| {
+                let path = leaf.verify_for_usage(ALL_VERIFICATION_ALGS, &trust.roots, intermediates, time, usage, None, None)?;
+                root = roots.iter().find(|root| anchor_from_trusted_cert(root).is_ok_and(|anchor| anchor == *path.anchor()));
+                Ok(())
+            })
             .map_err(|error| ChainError::Chain(role, error.to_string()))?;
     }
     let secret = PrivateKeyDer::Pkcs8(key.serialize_der().into());
@@ -112,6 +127,8 @@ pub fn accept(identity: &Identity, key: &KeyPair, chain: IssuedChain, now: Syste
     Ok(Certificate {
         identity: identity.clone(),
         key: Arc::new(certified.map_err(|error| ChainError::Tls(error.to_string()))?),
+        root: root.map(|root| fingerprint(root)),
+        trusted: roots.iter().filter(|root| anchor_from_trusted_cert(root).is_ok()).map(|root| fingerprint(root)).collect(),
         roots: Arc::new(trust),
         not_before,
         not_after,

@@ -101,6 +101,11 @@ pub struct CertInfo {
     /// Last second of its validity.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub not_after: Option<u64>,
+    /// SHA-256 of the root that its chain ends in, in lower-case hexadecimal digits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub root: Option<String>,
+    /// The same of each root below which peers are believed with it.
+    pub trusted: Vec<String>,
     /// When the next attempt is made.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_attempt: Option<u64>,
@@ -135,6 +140,8 @@ impl CertInfo {
             serial: certificate.map(|certificate| certificate.serial.clone()),
             not_before: certificate.map(|certificate| seconds(certificate.not_before)),
             not_after: certificate.map(|certificate| seconds(certificate.not_after)),
+            root: certificate.and_then(|certificate| certificate.root.clone()),
+            trusted: certificate.map(|certificate| certificate.trusted.clone()).unwrap_or_default(),
             next_attempt: notes.next_attempt.map(seconds),
             failures: notes.failures,
             last_error: notes.last_error.clone(),

@@ -10,6 +10,7 @@ pub mod lifetime;
 pub mod limit;
 pub mod objects;
 pub mod refusal;
+pub mod rotation;
 pub mod secret;
 pub mod service;
 pub mod state;

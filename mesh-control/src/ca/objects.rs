@@ -4,6 +4,8 @@
 //! so at once the API server takes one (optimistic locking by `resourceVersion`), and the others use it. What is there and cannot be read is
 //! never overwritten, and no root is made while agents trust another.
 //!
+//! A step of the root's rotation is asked for by an annotation of the ConfigMap: who may write it decides already whom agents trust.
+//!
 //! Permissions, each on one object by name: get and update on the Secret, get and patch on the ConfigMap.
 
 use std::sync::Arc;
@@ -13,13 +15,19 @@ use ::kube::api::{Api, Patch, PatchParams, PostParams};
 use ::kube::{Client, ResourceExt as _};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use rustls_pki_types::CertificateDer;
+use serde::Serialize;
 use serde_json::json;
 
 use super::hierarchy::{self, Given, HierarchyError, PemText, make_root};
+use super::rotation::{self, Refused, State, Step};
 use super::secret;
 
 /// Key of the ConfigMap; Istio's and ours.
 pub const BUNDLE_KEY: &str = "root-cert.pem";
+/// Annotation of the ConfigMap by which a step of a rotation is asked for: `STEP/NAME`, with a name that no earlier request had.
+pub const REQUEST: &str = "nodemesh.dev/rotate";
+/// Annotation of the ConfigMap that says where the rotation stands, and what came of the request: [`Answer`] in JSON.
+pub const ANSWER_TO: &str = "nodemesh.dev/rotation";
 /// Attempts at filling an empty Secret: the second one finds what another replica wrote.
 const ATTEMPTS: usize = 5;
 /// Longest time for an answer: the client itself waits for ever.
@@ -173,6 +181,87 @@ impl Objects {
         let (patch, bundles) = (Patch::Merge(json!({ "data": { BUNDLE_KEY: roots } })), self.bundles());
         answered("patch", self.bundle_name(), bundles.patch(&self.names.bundle, &PatchParams::default(), &patch)).await?;
         Ok(true)
+    }
+}
+
+/// What came of a request for a step.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Answer {
+    /// The request's name.
+    request: String,
+    /// Why the step was not made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refused: Option<String>,
+    /// Seconds after which it may be made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_after: Option<u64>,
+    /// Where the rotation stands.
+    state: State,
+}
+
+/// The step and the name of a request.
+fn request(text: &str) -> Result<(Step, &str), String> {
+    let fits = |name: &&str| !name.is_empty() && name.len() <= 64 && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    let parts = text.split_once('/').filter(|(_, name)| fits(name));
+    let step = parts.and_then(|(step, name)| Some((step.parse().ok()?, name)));
+    step.ok_or_else(|| {
+        format!("{REQUEST} is not STEP/NAME with a step of prepare, activate, taint, revoke and abort: use `meshctl certs rotate`")
+    })
+}
+
+impl Objects {
+    /// Makes the step of a rotation that is asked for, if one is, and answers. Of several replicas that do so at once one makes it; whoever
+    /// finds it made only answers. What it changes in the Secret is taken up as any change of it.
+    pub async fn rotate(&self, now: SystemTime) -> Result<Option<Answer>, ObjectError> {
+        let bundle = answered("get", self.bundle_name(), self.bundles().get(&self.names.bundle)).await?;
+        let Some(text) = bundle.annotations().get(REQUEST) else { return Ok(None) };
+        let parsed = request(text);
+        let name = parsed.as_ref().map_or(text.as_str(), |(_, name)| name);
+        let known = bundle.annotations().get(ANSWER_TO).and_then(|known| serde_json::from_str::<serde_json::Value>(known).ok());
+        if known.is_some_and(|known| known.get("request").and_then(serde_json::Value::as_str) == Some(name)) {
+            return Ok(None);
+        }
+        let mut found = self.secret().await?;
+        let (secret, data) = (format!("{}/{}", self.names.namespace, self.names.secret), found.data.clone().unwrap_or_default());
+        let before = rotation::state(&secret, &data);
+        let refused = |why: String, retry_after| Answer {
+            request: name.to_owned(),
+            refused: Some(why),
+            retry_after,
+            state: before.as_ref().ok().cloned().unwrap_or_default(),
+        };
+        let answer = match parsed {
+            Err(why) => refused(why, None),
+            Ok((_, name)) if before.as_ref().is_ok_and(|before| before.request == name) => {
+                Answer { request: name.to_owned(), refused: None, retry_after: None, state: before.unwrap_or_default() }
+            }
+            Ok((step, name)) => match rotation::step(&secret, &data, step, name, now) {
+                Err(why @ Refused::TooSoon { left, .. }) => refused(why.to_string(), Some(left.as_secs() + 1)),
+                Err(why) => refused(why.to_string(), None),
+                Ok((next, state)) => {
+                    found.data = Some(next);
+                    let update = self.secrets();
+                    match answered("update", self.secret_name(), update.replace(&self.names.secret, &PostParams::default(), &found)).await {
+                        Ok(_) => {
+                            tracing::info!(%step, phase = %state.phase, request = name, "a step of the root's rotation was made");
+                            Answer { request: name.to_owned(), refused: None, retry_after: None, state }
+                        }
+                        // Another replica was faster, or the Secret was changed: it is looked at again.
+                        Err(error) if error.is(CONFLICT) => return Ok(None),
+                        Err(error) if error.is(FORBIDDEN) => refused(Refused::NotOurs(self.secret_name()).to_string(), None),
+                        Err(error) => return Err(error),
+                    }
+                }
+            },
+        };
+        if let Some(why) = &answer.refused {
+            tracing::warn!(request = name, why, "a step of the root's rotation is refused");
+        }
+        let text = serde_json::to_string(&answer).unwrap_or_default();
+        let (patch, bundles) = (Patch::Merge(json!({ "metadata": { "annotations": { ANSWER_TO: text } } })), self.bundles());
+        answered("patch", self.bundle_name(), bundles.patch(&self.names.bundle, &PatchParams::default(), &patch)).await?;
+        Ok(Some(answer))
     }
 }
 

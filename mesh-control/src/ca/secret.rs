@@ -11,14 +11,15 @@ use super::hierarchy::{HierarchyError, Pem, PemText, Signer};
 use crate::files;
 
 /// Names of the keys of one form.
-struct Form {
-    certificate: &'static str,
-    key: &'static str,
-    roots: &'static str,
+pub(super) struct Form {
+    pub(super) certificate: &'static str,
+    pub(super) key: &'static str,
+    pub(super) roots: &'static str,
     chain: Option<&'static str>,
 }
 
-const TLS: Form = Form { certificate: "tls.crt", key: "tls.key", roots: "ca.crt", chain: None };
+/// What is written here.
+pub(super) const TLS: Form = Form { certificate: "tls.crt", key: "tls.key", roots: "ca.crt", chain: None };
 const CACERTS: Form = Form { certificate: "ca-cert.pem", key: "ca-key.pem", roots: "root-cert.pem", chain: Some("cert-chain.pem") };
 
 /// What a Secret holds; `None` if it is empty, as the chart makes it.

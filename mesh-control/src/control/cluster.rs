@@ -56,6 +56,9 @@ pub(super) async fn follow(
     let mut complaint = String::new();
     loop {
         tokio::time::sleep(LOOK).await;
+        if let Err(error) = objects.rotate(SystemTime::now()).await {
+            tracing::warn!(%error, "whether a rotation of the root is asked for is not known");
+        }
         match look(&objects, &keeper, &serving, &mut roots_since).await {
             Ok(()) => complaint.clear(),
             Err(error) if error == complaint => {}

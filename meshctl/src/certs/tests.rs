@@ -8,6 +8,8 @@ fn the_table_says_until_when() {
         not_after,
         failures: last_error.iter().count() as u32,
         last_error: last_error.map(str::to_owned),
+        root: None,
+        trusted: Vec::new(),
     };
     let reports = [Report {
         node: "n1".into(),

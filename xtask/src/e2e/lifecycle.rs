@@ -1,5 +1,6 @@
 //! Install, replacement, crash, removal.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -40,23 +41,65 @@ fn calls(stop: &Arc<AtomicBool>) -> std::thread::JoinHandle<Result<(usize, Vec<S
     })
 }
 
-pub fn upgrade(_: &mut Bed) -> Result<String> {
+/// Does something while calls go on, all of which must be answered: how many there were, and what was done.
+fn under_traffic<T>(act: impl FnOnce() -> Result<T>) -> Result<(usize, T)> {
     let stop = Arc::new(AtomicBool::new(false));
     let caller = calls(&stop);
-    let rolled = cluster::ask(&["-n", MESH, "rollout", "restart", "daemonset/mesh-agent"])
-        .and_then(|_| cluster::ask(&["-n", MESH, "rollout", "status", "daemonset/mesh-agent", "--timeout=120s"]));
+    let done = act();
     std::thread::sleep(Duration::from_secs(2));
     stop.store(true, Ordering::Relaxed);
     let (made, failed) = caller.join().map_err(|_| anyhow::anyhow!("the caller panicked"))??;
-    rolled?;
-    if let Some(first) = failed.first() {
-        bail!("{} of {made} calls failed, the first: {first}", failed.len());
+    let done = done?;
+    match failed.first() {
+        Some(first) => bail!("{} of {made} calls failed, the first: {first}", failed.len()),
+        None => Ok((made, done)),
     }
+}
+
+pub fn upgrade(_: &mut Bed) -> Result<String> {
+    let (made, _) = under_traffic(|| {
+        cluster::ask(&["-n", MESH, "rollout", "restart", "daemonset/mesh-agent"])?;
+        cluster::ask(&["-n", MESH, "rollout", "status", "daemonset/mesh-agent", "--timeout=120s"])
+    })?;
     // The agents are new and so are their counters.
     if in_the_clear(DEMO)? > 0.0 {
         bail!("a call arrived in the clear");
     }
     Ok(format!("{made} calls meanwhile, all answered"))
+}
+
+/// The roots that the certificates of all nodes lead to, and those that are believed with them.
+fn roots(bed: &Bed) -> Result<(BTreeSet<String>, BTreeSet<String>)> {
+    let all: Vec<serde_json::Value> = serde_json::from_str(&bed.told(&["certs", "-o", "json"])?).context("meshctl certs")?;
+    let word = |value: &serde_json::Value| value.as_str().map(str::to_owned);
+    let leads = all.iter().filter_map(|certificate| word(&certificate["root"])).collect();
+    let trusted = all.iter().flat_map(|certificate| certificate["trusted"].as_array().into_iter().flatten()).filter_map(word).collect();
+    Ok((leads, trusted))
+}
+
+pub fn rotate(bed: &mut Bed) -> Result<String> {
+    let (before, _) = roots(bed)?;
+    if let Ok(said) = bed.told(&["certs", "rotate", "revoke"]) {
+        bail!("a step out of its order was made: {said}");
+    }
+    let start = Instant::now();
+    let (made, said) = under_traffic(|| bed.told(&["certs", "rotate"]))?;
+    let took = start.elapsed();
+    // Agents drop the old root as soon as they hear of it, and not before.
+    let (leads, trusted) = loop {
+        let (leads, trusted) = roots(bed)?;
+        if trusted.len() == 1 || start.elapsed() > took + Duration::from_secs(180) {
+            break (leads, trusted);
+        }
+        std::thread::sleep(Duration::from_secs(3));
+    };
+    if leads.len() != 1 || !leads.is_disjoint(&before) || trusted != leads {
+        bail!("certificates led to {before:?}; now to {leads:?}, and {trusted:?} are trusted");
+    }
+    if in_the_clear(DEMO)? > 0.0 {
+        bail!("a call arrived in the clear");
+    }
+    Ok(format!("{made} calls meanwhile, all answered; {:.0} s\n{said}", took.as_secs_f64()))
 }
 
 pub fn crash(_: &mut Bed) -> Result<String> {

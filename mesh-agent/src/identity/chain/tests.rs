@@ -18,6 +18,19 @@ fn takes_what_is_right() {
     assert_eq!((certificate.not_before, certificate.not_after), (moment() - HOUR, moment() + HOUR));
     assert_eq!((certificate.roots.len(), certificate.key.cert.len()), (1, 1));
     certificate.key.keys_match().unwrap();
+    assert_eq!((certificate.root.as_ref(), certificate.trusted.len()), (certificate.trusted.first(), 1));
+}
+
+#[test]
+fn tells_which_root_it_leads_to_and_which_are_trusted() {
+    let (authority, other) = (Authority::new("a"), Authority::new("b"));
+    let (key, csr) = request(&id(CART)).unwrap();
+    let mut chain = authority.sign(&csr, moment() - HOUR, moment() + HOUR, |_| {});
+    chain.roots.insert(0, other.root.clone());
+    chain.roots.push(vec![1, 2].into());
+    let certificate = accept(&id(CART), &key, chain, moment()).unwrap();
+    assert_eq!(certificate.trusted, [fingerprint(&other.root), fingerprint(&authority.root)]);
+    assert_eq!(certificate.root, Some(fingerprint(&authority.root)));
 }
 
 #[test]

@@ -14,6 +14,7 @@ use super::*;
 struct Server {
     secret: Mutex<(u64, Value)>,
     bundle: Mutex<Value>,
+    annotations: Mutex<serde_json::Map<String, Value>>,
     /// Whether the Secret may be read only.
     read_only: std::sync::atomic::AtomicBool,
     /// Writes by others that come before the next update.
@@ -54,7 +55,11 @@ impl Server {
             }
             (Method::GET, "/api/v1/namespaces/mesh/configmaps/roots") => answer(StatusCode::OK, self.bundle()),
             (Method::PATCH, "/api/v1/namespaces/mesh/configmaps/roots") => {
-                *self.bundle.lock() = sent["data"].clone();
+                if let Some(annotations) = sent["metadata"]["annotations"].as_object() {
+                    self.annotations.lock().extend(annotations.clone());
+                } else {
+                    *self.bundle.lock() = sent["data"].clone();
+                }
                 answer(StatusCode::OK, self.bundle())
             }
             other => panic!("{other:?} is not among mesh-control's permissions"),
@@ -67,7 +72,8 @@ impl Server {
     }
 
     fn bundle(&self) -> Value {
-        json!({ "metadata": { "name": "roots", "namespace": "mesh" }, "data": &*self.bundle.lock() })
+        let annotations = &*self.annotations.lock();
+        json!({ "metadata": { "name": "roots", "namespace": "mesh", "annotations": annotations }, "data": &*self.bundle.lock() })
     }
 }
 
@@ -155,4 +161,76 @@ async fn a_users_empty_secret_is_said_to_be_theirs_to_fill() {
     server.read_only.store(true, Ordering::Relaxed);
     let error = server.objects().authority(SystemTime::now()).await.unwrap_err();
     assert!(matches!(&error, ObjectError::NotOurs(name) if name == "Secret mesh/ca"), "{error}");
+}
+
+impl Server {
+    fn ask(&self, request: &str) {
+        self.annotations.lock().insert(REQUEST.into(), request.into());
+    }
+
+    fn answered(&self) -> Value {
+        serde_json::from_str(self.annotations.lock()[ANSWER_TO].as_str().unwrap()).unwrap()
+    }
+}
+
+#[tokio::test]
+async fn a_step_of_a_rotation_is_made_once_and_answered() {
+    let server = Arc::new(Server::default());
+    let now = SystemTime::now();
+    let before = server.objects().authority(now).await.unwrap();
+    assert_eq!(server.objects().rotate(now).await.unwrap(), None, "nobody asked");
+    server.ask("prepare/one");
+    server.objects().rotate(now).await.unwrap().unwrap();
+    let answer = server.answered();
+    assert_eq!((&answer["request"], &answer["state"]["phase"], answer.get("refused")), (&json!("one"), &json!("prepared"), None));
+    assert_eq!(answer["state"]["old"], rotation::fingerprint(&before.signer.certificate));
+    let after = server.objects().read().await.unwrap().unwrap();
+    assert_eq!((after.roots.len(), &after.signer.certificate), (2, &before.signer.certificate));
+    assert_eq!(server.objects().rotate(now).await.unwrap(), None, "answered already");
+    // A replica that made the step and ended before it could answer.
+    server.annotations.lock().remove(ANSWER_TO);
+    server.objects().rotate(now).await.unwrap().unwrap();
+    assert_eq!((server.answered(), server.updates.load(Ordering::Relaxed)), (answer, 2));
+}
+
+#[tokio::test]
+async fn of_two_replicas_one_makes_the_step() {
+    let server = Arc::new(Server::default());
+    let now = SystemTime::now();
+    server.objects().authority(now).await.unwrap();
+    server.ask("prepare/one");
+    let data: rotation::Data = serde_json::from_value(server.secret.lock().1.clone()).unwrap();
+    let (rival, _) = rotation::step("mesh/ca", &data, Step::Prepare, "one", now).unwrap();
+    server.rivals.lock().push(serde_json::to_value(&rival).unwrap());
+    assert_eq!(server.objects().rotate(now).await.unwrap(), None);
+    assert_eq!(server.objects().rotate(now).await.unwrap().unwrap().refused, None);
+    assert_eq!(server.secret.lock().1, serde_json::to_value(&rival).unwrap());
+}
+
+#[tokio::test]
+async fn a_step_that_cannot_be_made_is_answered_with_the_reason() {
+    let server = Arc::new(Server::default());
+    let now = SystemTime::now();
+    server.objects().authority(now).await.unwrap();
+    for (asked, said) in [
+        ("revoke/a", "revoke does not follow"),
+        ("rotate/b", "is not STEP/NAME"),
+        ("prepare", "is not STEP/NAME"),
+        ("prepare/<b>", "is not STEP/NAME"),
+    ] {
+        server.ask(asked);
+        server.objects().rotate(now).await.unwrap().unwrap();
+        assert!(server.answered()["refused"].as_str().unwrap().contains(said), "{asked}: {}", server.answered());
+        assert_eq!(server.objects().rotate(now).await.unwrap(), None, "{asked}");
+    }
+    server.ask("prepare/c");
+    server.objects().rotate(now).await.unwrap().unwrap();
+    server.ask("activate/d");
+    server.objects().rotate(now + Duration::from_secs(20)).await.unwrap().unwrap();
+    let answer = server.answered();
+    assert!((100..=101).contains(&answer["retryAfter"].as_u64().unwrap()) && answer["state"]["phase"] == "prepared", "{answer}");
+    server.read_only.store(true, Ordering::Relaxed);
+    server.ask("abort/e");
+    server.objects().rotate(now).await.unwrap().unwrap();
+    assert!(server.answered()["refused"].as_str().unwrap().starts_with("Secret mesh/ca is not the mesh's own to change"));
 }

@@ -86,6 +86,8 @@ fn well(node: &str) -> Report {
         not_after: Some(NOW + 80_000),
         failures: 0,
         last_error: None,
+        root: None,
+        trusted: Vec::new(),
     };
     Report {
         node: node.into(),
@@ -122,6 +124,8 @@ fn agents_pods_and_certificates_that_do_not_work_are_named() {
         not_after: None,
         failures: 1,
         last_error: None,
+        root: None,
+        trusted: Vec::new(),
     });
     let mut facts = running(vec![well("n1"), sick]);
     facts.agents = Some(Rollout { observed: true, wanted: 2, updated: 2, ready: 1 });
