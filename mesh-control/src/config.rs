@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
@@ -86,6 +87,10 @@ pub struct Flags {
     /// ConfigMap beside it in which the roots are published, for the agents' --ca-root.
     #[arg(long, env = "NODEMESH_CONTROL_BUNDLE_CONFIG_MAP", default_value = "nodemesh-ca-roots", value_name = "NAME")]
     pub bundle_config_map: String,
+    /// Lease by which replicas agree which of them writes the status of policies, in the namespace of --agent-namespace; it must exist. Without
+    /// it no status is written. Needs --kubernetes.
+    #[arg(long, env = "NODEMESH_CONTROL_LEASE", value_name = "NAME")]
+    pub lease: Option<String>,
     /// Where to write the roots in PEM, for the agents' --ca-root.
     #[arg(long, env = "NODEMESH_CONTROL_BUNDLE_OUT", value_name = "FILE")]
     pub bundle_out: Option<String>,
@@ -101,6 +106,21 @@ pub struct Flags {
     /// Form of the log: text or json.
     #[arg(long, env = "NODEMESH_CONTROL_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
     pub log_format: String,
+}
+
+/// A Lease.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LeaseName {
+    /// Its namespace.
+    pub namespace: Arc<str>,
+    /// Its name.
+    pub name: Arc<str>,
+}
+
+impl fmt::Display for LeaseName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
 }
 
 /// How agents prove on which node they are.
@@ -129,6 +149,8 @@ pub struct Config {
     pub source: CaSource,
     /// Objects of the cluster that keep the authority instead.
     pub objects: Option<ObjectNames>,
+    /// Which Lease tells who writes the status of objects.
+    pub lease: Option<LeaseName>,
     /// Where the roots are written.
     pub bundle_out: Option<PathBuf>,
     /// Lifetimes of workloads' certificates.
@@ -178,7 +200,7 @@ impl Config {
         let listen = errors.parsed("--listen", &flags.listen, "write e.g. [::]:15012");
         let admin = errors.parsed("--admin", &flags.admin, "write e.g. 127.0.0.1:15014");
         let mesh = errors.mesh(flags.manifests.as_deref(), flags.kubernetes, flags.kubeconfig.as_deref());
-        let namespace = flags.agent_namespace.clone();
+        let own: Arc<str> = flags.agent_namespace.as_str().into();
         let review = errors.review(flags.token_audience, flags.agent_namespace, flags.agent_service_account);
         let agents = match flags.node_tokens.filter(|path| !path.is_empty()) {
             Some(path) => Some(AgentProof::NodeTokens(path.into())),
@@ -198,7 +220,13 @@ impl Config {
             if files.is_some() || flags.state_dir.is_some() {
                 errors.add("--ca-secret", Some(&secret), "and --ca-cert or --state-dir are different authorities: leave one out");
             }
-            ObjectNames { namespace: namespace.into(), secret: secret.into(), bundle: flags.bundle_config_map.into() }
+            ObjectNames { namespace: own.clone(), secret: secret.into(), bundle: flags.bundle_config_map.into() }
+        });
+        let lease = flags.lease.filter(|name| !name.is_empty()).map(|name| {
+            if !flags.kubernetes {
+                errors.add("--lease", Some(&name), "is an object of a cluster: add --kubernetes");
+            }
+            LeaseName { namespace: own.clone(), name: name.into() }
         });
         let default = errors.lifetime("--default-lifetime", &flags.default_lifetime);
         let max = errors.lifetime("--max-lifetime", &flags.max_lifetime);
@@ -224,6 +252,7 @@ impl Config {
             mesh,
             names,
             objects,
+            lease,
             source: CaSource { files, state_dir: flags.state_dir.map(PathBuf::from) },
             bundle_out: flags.bundle_out.map(PathBuf::from),
             lifetimes: Lifetimes { default, max },

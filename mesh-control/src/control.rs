@@ -1,6 +1,7 @@
 //! The whole: builds the parts, owns their tasks, ends them in order.
 
 mod cluster;
+mod statuses;
 
 use std::io;
 use std::net::SocketAddr;
@@ -169,6 +170,11 @@ impl Control {
             source.follow().await;
             ("the configuration source", Ok(()))
         });
+        if let Some(lease) = config.lease {
+            let (client, _) = mesh_sources::kube::client(kubeconfig).await.map_err(OpenError::from)?;
+            let statuses = statuses::Statuses { client, lease, snapshots: snapshots.clone(), metrics: metrics.clone() };
+            tasks.spawn(statuses.run());
+        }
         tasks.spawn(take_snapshots(snapshots, inventory, metrics.clone()));
         if let Some(objects) = objects {
             tasks.spawn(cluster::follow(objects, keeper.clone(), serving.clone(), metrics.clone()));

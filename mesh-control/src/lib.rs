@@ -1,16 +1,19 @@
-//! The mesh's certificate authority.
+//! The mesh's control plane: its certificate authority, and what it says of the users' objects.
 //!
 //! ```text
 //!  agent ─ TLS ─► server ─► ca::service ─ who asks?      authenticate (a token a node)
 //!                                       ─ what for?      csr (key, signature, one SPIFFE ID)
 //!                                       ─ may it?        inventory (enrolled pods of that node)
 //!                                       ─ sign           authority (root ► intermediate ► leaf)
+//!
+//! objects' findings ─► conditions ─► control::statuses (the replica that holds the Lease) ─► status of policies and of the Mesh
 //! ```
 //!
 //! It serves Istio's `IstioCertificateService`, so that our agents and Istio's ztunnel can use it alike.
 
 pub mod admin;
 pub mod ca;
+pub mod conditions;
 pub mod config;
 pub mod control;
 pub mod files;

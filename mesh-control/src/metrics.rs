@@ -49,6 +49,9 @@ pub struct Metrics {
     pub nodes: Gauge,
     /// Identities that may be signed for.
     pub identities: Gauge,
+    /// Whether this replica writes the status of objects: 1 or 0.
+    pub leader: Gauge,
+    statuses: Family<ResultLabel, Counter>,
 }
 
 impl Default for Metrics {
@@ -69,8 +72,12 @@ impl Metrics {
             open: Gauge::default(),
             nodes: Gauge::default(),
             identities: Gauge::default(),
+            leader: Gauge::default(),
+            statuses: Family::default(),
         };
-        let Metrics { registry, issued, refused, connections, expiry, open, nodes, identities } = &mut metrics;
+        let Metrics { registry, issued, refused, connections, expiry, open, nodes, identities, leader, statuses } = &mut metrics;
+        registry.register("nodemesh_control_leader", "Whether this replica writes the status of objects: 1 or 0", leader.clone());
+        registry.register("nodemesh_control_status_writes", "Writes of the status of objects, by what came of them", statuses.clone());
         registry.register("nodemesh_ca_certificates_issued", "Certificates issued to workloads", issued.clone());
         registry.register("nodemesh_ca_requests_refused", "Requests for a certificate that were refused, by reason", refused.clone());
         registry.register("nodemesh_ca_connections", "Connections to the certificate authority, by what came of them", connections.clone());
@@ -117,6 +124,11 @@ impl Metrics {
     /// How many connections came to this.
     pub fn connections(&self, result: &'static str) -> u64 {
         self.connections.get_or_create(&ResultLabel { result }).get()
+    }
+
+    /// Counts a write of an object's status.
+    pub fn status_written(&self, result: &'static str) {
+        self.statuses.get_or_create(&ResultLabel { result }).inc();
     }
 
     /// Notes when a certificate of the authority ends.

@@ -39,6 +39,7 @@ mod watch_kind;
 pub use client::{ClientError, client};
 pub use limits::Limits;
 pub use pace::BackoffSettings;
+pub use resource::resources;
 
 use board::Board;
 use limits::Limited;

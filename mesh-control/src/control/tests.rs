@@ -32,6 +32,7 @@ fn config(dir: &Path) -> Config {
     let hour = Duration::from_secs(3600);
     Config {
         objects: None,
+        lease: None,
         listen: "127.0.0.1:0".parse().unwrap(),
         admin: "127.0.0.1:0".parse().unwrap(),
         agents: AgentProof::NodeTokens(dir.join("tokens")),

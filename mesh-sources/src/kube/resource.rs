@@ -36,7 +36,7 @@ pub(super) fn listing(kind: Kind) -> Listing {
 }
 
 /// The resource of a kind, in each version in which it is read, the preferred one first.
-pub(super) fn resources(kind: Kind) -> Vec<ApiResource> {
+pub fn resources(kind: Kind) -> Vec<ApiResource> {
     let versions = kind.api_versions().iter();
     versions
         .map(|api_version| {

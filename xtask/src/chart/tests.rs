@@ -284,6 +284,7 @@ fn what_is_referred_to_exists() {
             let kind = match list(&rule["resources"])[0] {
                 "secrets" => "Secret",
                 "configmaps" => "ConfigMap",
+                "leases" => "Lease",
                 other => panic!("{other}"),
             };
             for named in list(&rule["resourceNames"]) {

@@ -21,12 +21,24 @@ pub fn not_understood(bed: &mut Bed) -> Result<String> {
     apply(DEMO, WRONG)?;
     curl_until(DEMO, "client", URL, |answer| !answer.ok)?;
     let problems = bed.says(&["check"])?;
+    let condition = invalid("wrong")?;
     cluster::ask(&["-n", DEMO, "delete", "authorizationpolicy", "wrong"])?;
     if !problems.contains("e2e-demo/wrong") || !problems.contains("ipBlocks") {
         bail!("meshctl check names neither object nor field:\n{problems}");
     }
     curl_until(DEMO, "client", URL, |answer| answer.ok)?;
-    Ok(problems)
+    Ok(format!("{problems}\nstatus: {condition}"))
+}
+
+/// What the status of a policy says of it, which must be that it is wrong, and where.
+fn invalid(name: &str) -> Result<String> {
+    cluster::ask(&["-n", DEMO, "wait", "--for=condition=Reconciled=false", "--timeout=30s", "authorizationpolicy", name])?;
+    let path = "jsonpath={.status.conditions[?(@.type==\"Reconciled\")].reason}: {.status.conditions[?(@.type==\"Reconciled\")].message}";
+    let told = cluster::ask(&["-n", DEMO, "get", "authorizationpolicy", name, "-o", path])?;
+    if !told.starts_with("Invalid: ") || !told.contains("spec.rules[0].from[0].source.ipBlocks[0]") {
+        bail!("the status of the policy names no field: {told}");
+    }
+    Ok(told.trim().to_owned())
 }
 
 const DEMAND: &str = "
@@ -44,6 +56,7 @@ pub fn strict(_: &mut Bed) -> Result<String> {
     namespace(STRICT, "nodemesh.dev/mesh: enabled")?;
     apply(STRICT, &(DEMAND.to_owned() + &web("server", "") + &service("server", "server", 80, "")))?;
     ready(STRICT, &["server"])?;
+    cluster::ask(&["-n", STRICT, "wait", "--for=condition=Reconciled", "--timeout=30s", "peerauthentication", "default"])?;
     curl_until(DEMO, "client", STRICT_URL, |answer| answer.ok)?;
     // Not through the Service: the node's proxy may not have it yet, and would refuse the call by itself.
     let address = cluster::ask(&["-n", STRICT, "get", "pod", "server", "-o", "jsonpath={.status.podIP}"])?;

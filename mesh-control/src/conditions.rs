@@ -1,0 +1,117 @@
+//! What became of an object of the user's, as a condition in its status. Pure: from the object and what was found wrong with it to a patch.
+//!
+//! Istio's kinds get Istio's condition `Reconciled`, our own `Accepted`. Conditions of others in the same status are kept.
+
+use std::time::SystemTime;
+
+use mesh_model::object::Kind;
+use mesh_model::problem::Severity;
+use serde_json::{Map, Value, json};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+/// Findings that are told in full; of the others there is the number.
+const TOLD: usize = 20;
+/// Longest message of a condition (`metav1.Condition`).
+const LONGEST: usize = 32_768;
+
+/// The kinds that get a condition.
+pub const KINDS: [Kind; 3] = [Kind::PeerAuthentication, Kind::AuthorizationPolicy, Kind::Mesh];
+
+/// One thing that was found: how bad, at which field (empty for the whole), in words.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Found {
+    /// How much it weighs.
+    pub severity: Severity,
+    /// Path of the field.
+    pub field: String,
+    /// What is wrong, what follows, and what to do.
+    pub message: String,
+}
+
+/// What is to be said.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Verdict {
+    status: &'static str,
+    reason: &'static str,
+    message: String,
+}
+
+fn judge(kind: Kind, found: &[Found]) -> Verdict {
+    let worst = found.iter().map(|found| found.severity).max();
+    let (status, reason) = match worst {
+        None => ("True", condition(kind)),
+        Some(Severity::Info) => ("True", "Noted"),
+        // As the Gateway API has it: what can be done is done.
+        Some(Severity::Warn) => ("True", "PartiallyInvalid"),
+        Some(Severity::Error) => ("False", "Invalid"),
+    };
+    let mut sorted: Vec<&Found> = found.iter().collect();
+    sorted.sort_by(|a, b| b.severity.cmp(&a.severity).then_with(|| a.field.cmp(&b.field)));
+    let mut lines: Vec<String> = sorted
+        .iter()
+        .take(TOLD)
+        .map(|found| if found.field.is_empty() { found.message.clone() } else { format!("{}: {}", found.field, found.message) })
+        .collect();
+    if let Some(more) = sorted.len().checked_sub(TOLD).filter(|more| *more > 0) {
+        lines.push(format!("and {more} more: see `meshctl status` and the log of mesh-control"));
+    }
+    let mut message = if lines.is_empty() { "understood in whole, and in force".to_owned() } else { lines.join("\n") };
+    if message.len() > LONGEST {
+        let end = (0..=LONGEST - 4).rev().find(|end| message.is_char_boundary(*end)).unwrap_or(0);
+        message.truncate(end);
+        message.push_str(" ...");
+    }
+    Verdict { status, reason, message }
+}
+
+/// The type of the condition, which is also the reason of one that is well.
+fn condition(kind: Kind) -> &'static str {
+    if kind == Kind::Mesh { "Accepted" } else { "Reconciled" }
+}
+
+/// A merge patch for the status of an object; `None` if that says it already. The patch fails with a conflict if the object has changed
+/// since it was read.
+pub fn patch(kind: Kind, object: &Value, found: &[Found], now: SystemTime) -> Option<Value> {
+    let metadata = object.get("metadata");
+    let generation = metadata.and_then(|metadata| metadata.get("generation")).cloned().unwrap_or(Value::Null);
+    let version = metadata.and_then(|metadata| metadata.get("resourceVersion")).cloned().unwrap_or(Value::Null);
+    let status = object.get("status");
+    let present: Vec<Value> = status.and_then(|status| status.get("conditions")).and_then(Value::as_array).cloned().unwrap_or_default();
+    let (own, mut conditions): (Vec<Value>, Vec<Value>) =
+        present.into_iter().partition(|one| one.get("type").and_then(Value::as_str) == Some(condition(kind)));
+    let own = own.into_iter().next();
+    let verdict = judge(kind, found);
+    let says = |key: &str, wanted: &str| own.as_ref().and_then(|own| own.get(key)).and_then(Value::as_str) == Some(wanted);
+    let lasts = says("status", verdict.status);
+    // A definition that does not have the field drops it.
+    let observed = own.as_ref().and_then(|own| own.get("observedGeneration")).or_else(|| status?.get("observedGeneration"));
+    if lasts
+        && says("reason", verdict.reason)
+        && says("message", &verdict.message)
+        && observed.is_none_or(|observed| *observed == generation)
+    {
+        return None;
+    }
+    let since = own.as_ref().and_then(|own| own.get("lastTransitionTime")).filter(|_| lasts).cloned();
+    let since =
+        since.unwrap_or_else(|| json!(OffsetDateTime::from(now).replace_nanosecond(0).ok().and_then(|now| now.format(&Rfc3339).ok())));
+    let mut condition = json!({
+        "type": condition(kind),
+        "status": verdict.status,
+        "reason": verdict.reason,
+        "message": verdict.message,
+        "lastTransitionTime": since,
+    });
+    let mut status = Map::new();
+    if !generation.is_null() {
+        condition["observedGeneration"] = generation.clone();
+        status.insert("observedGeneration".into(), generation);
+    }
+    conditions.push(condition);
+    status.insert("conditions".into(), conditions.into());
+    Some(json!({ "metadata": { "resourceVersion": version }, "status": status }))
+}
+
+#[cfg(test)]
+mod tests;

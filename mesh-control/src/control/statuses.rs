@@ -1,0 +1,201 @@
+//! Says in the status of the users' objects what became of them. One replica does so: a Lease tells which.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use kube::Client;
+use kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams};
+use kube::core::ApiResource;
+use kube_lease_manager::{LeaseCreateMode, LeaseManager, LeaseManagerBuilder, LeaseManagerError};
+use mesh_model::convert::{Provenance, convert_from};
+use mesh_model::object::Kind;
+use mesh_model::problem::Origin;
+use mesh_model::snapshot::Snapshot;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use crate::conditions::{self, Found, KINDS};
+use crate::config::LeaseName;
+use crate::metrics::Metrics;
+
+/// How long a replica leads without renewing, and how long before that it renews, seconds.
+const DURATION: u64 = 15;
+const GRACE: u64 = 5;
+/// Before the next attempt at a Lease that cannot be had.
+const AGAIN: Duration = Duration::from_secs(10);
+/// Quiet time after a change.
+const QUIET: Duration = Duration::from_millis(500);
+/// Between two looks without a change: what changes nothing in the mesh may need an answer all the same.
+const LOOK: Duration = Duration::from_secs(60);
+/// Objects of a page.
+const PAGE: u32 = 500;
+const NOT_FOUND: u16 = 404;
+const CONFLICT: u16 = 409;
+
+/// What it works with.
+pub(super) struct Statuses {
+    pub client: Client,
+    pub lease: LeaseName,
+    pub snapshots: watch::Receiver<Arc<Snapshot>>,
+    pub metrics: Arc<Metrics>,
+}
+
+impl Statuses {
+    /// Runs as long as the process.
+    pub(super) async fn run(mut self) -> (&'static str, Result<(), String>) {
+        let mut complaint = String::new();
+        loop {
+            match self.manager().await {
+                Ok(manager) => {
+                    complaint.clear();
+                    self.follow(manager).await;
+                }
+                Err(error) => {
+                    let error = error.to_string();
+                    if error != complaint {
+                        tracing::warn!(%error, lease = %self.lease, "nobody is elected to write the status of objects; all else goes on");
+                        complaint = error;
+                    }
+                }
+            }
+            self.metrics.leader.set(0);
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    async fn manager(&self) -> Result<LeaseManager, LeaseManagerError> {
+        let builder = LeaseManagerBuilder::new(self.client.clone(), &*self.lease.name)
+            .with_namespace(&*self.lease.namespace)
+            .with_create_mode(LeaseCreateMode::UseExistent)
+            .with_duration(DURATION)
+            .with_grace(GRACE);
+        // A pod's name; elsewhere the library makes one up.
+        match std::env::var("HOSTNAME") {
+            Ok(name) if !name.is_empty() => builder.with_identity(name).build().await,
+            _ => builder.build().await,
+        }
+    }
+
+    /// Until the election itself ends.
+    async fn follow(&mut self, manager: LeaseManager) {
+        let (mut leads, _task) = manager.watch().await;
+        loop {
+            let leader = *leads.borrow_and_update();
+            if self.metrics.leader.set(i64::from(leader)) != i64::from(leader) {
+                tracing::info!(leader, "who writes the status of objects has changed");
+            }
+            let work = async { if leader { self.write().await } else { std::future::pending().await } };
+            tokio::select! {
+                changed = leads.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                }
+                () = work => {}
+            }
+        }
+    }
+
+    /// Writes, whenever there may be something to say. Never ends.
+    async fn write(&mut self) {
+        let mut complaint = String::new();
+        loop {
+            let snapshot = self.snapshots.borrow_and_update().clone();
+            // Before the mesh was read once, what other objects make of one is not known.
+            if snapshot.version() > 0 {
+                match self.reconcile(&snapshot).await {
+                    Ok(()) => complaint.clear(),
+                    Err(error) => {
+                        let error = error.to_string();
+                        if error != complaint {
+                            tracing::warn!(%error, "the status of objects cannot be written; it is tried again");
+                            complaint = error;
+                        }
+                    }
+                }
+            }
+            tokio::select! {
+                changed = self.snapshots.changed() => match changed {
+                    Ok(()) => tokio::time::sleep(QUIET).await,
+                    Err(_) => std::future::pending().await,
+                },
+                () = tokio::time::sleep(LOOK) => {}
+            }
+        }
+    }
+
+    async fn reconcile(&self, snapshot: &Snapshot) -> Result<(), kube::Error> {
+        for kind in KINDS {
+            for resource in mesh_sources::kube::resources(kind) {
+                match self.of_kind(kind, &resource, snapshot).await {
+                    // Not served in this version, or not at all.
+                    Err(kube::Error::Api(status)) if status.code == NOT_FOUND => {}
+                    other => {
+                        other?;
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn of_kind(&self, kind: Kind, resource: &ApiResource, snapshot: &Snapshot) -> Result<(), kube::Error> {
+        let all: Api<DynamicObject> = Api::all_with(self.client.clone(), resource);
+        let mut page = ListParams::default().limit(PAGE);
+        loop {
+            let list = all.list(&page).await?;
+            for object in list.items {
+                let (namespace, name) = (object.metadata.namespace.clone(), object.metadata.name.clone().unwrap_or_default());
+                let mut value = serde_json::to_value(&object).unwrap_or_default();
+                // In a list they stand at the list only.
+                value["apiVersion"] = json!(resource.api_version);
+                value["kind"] = json!(resource.kind);
+                let Some(patch) = conditions::patch(kind, &value, &found(kind, &value, snapshot), SystemTime::now()) else { continue };
+                let place: Api<DynamicObject> = match &namespace {
+                    Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, resource),
+                    None => Api::all_with(self.client.clone(), resource),
+                };
+                match place.patch_status(&name, &PatchParams::default(), &Patch::Merge(patch)).await {
+                    Ok(_) => self.metrics.status_written("written"),
+                    // It has changed since, or is gone: the next look sees it as it is.
+                    Err(kube::Error::Api(status)) if matches!(status.code, CONFLICT | NOT_FOUND) => self.metrics.status_written("conflict"),
+                    Err(error) => {
+                        self.metrics.status_written("failed");
+                        return Err(error);
+                    }
+                }
+            }
+            match list.metadata.continue_ {
+                Some(next) if !next.is_empty() => page = page.continue_token(&next),
+                _ => return Ok(()),
+            }
+        }
+    }
+}
+
+/// What is wrong with an object: with itself, as it is now, and with it among the others.
+fn found(kind: Kind, object: &Value, snapshot: &Snapshot) -> Vec<Found> {
+    let converted = convert_from(object, Provenance::ApiServer);
+    let mut all: Vec<Found> = converted
+        .findings
+        .into_iter()
+        .map(|finding| Found { severity: finding.severity, field: finding.field.to_string(), message: finding.message })
+        .collect();
+    let text = |key: &str| object.get("metadata").and_then(|metadata| metadata.get(key)).and_then(Value::as_str).unwrap_or_default();
+    let generation = object.get("metadata").and_then(|metadata| metadata.get("generation")).and_then(Value::as_i64);
+    for problem in snapshot.problems() {
+        let Origin::Object(origin) = &problem.origin else { continue };
+        let of_it = origin.key.kind == kind && &*origin.key.name == text("name") && &*origin.key.namespace == text("namespace");
+        // What is known of an earlier state is not of this one.
+        if of_it && origin.generation == generation {
+            all.push(Found { severity: problem.severity, field: problem.field.to_string(), message: problem.message.to_string() });
+        }
+    }
+    all.sort();
+    all.dedup();
+    all
+}
+
+#[cfg(test)]
+mod tests;

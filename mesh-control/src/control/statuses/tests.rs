@@ -1,0 +1,138 @@
+use std::convert::Infallible;
+
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::BodyExt as _;
+use kube::client::Body;
+use mesh_model::document::Document;
+use mesh_model::object::ObjectKey;
+use mesh_model::problem::{ObjectOrigin, Problem, Severity};
+use mesh_model::workload::PodNetworks;
+use parking_lot::Mutex;
+
+use super::*;
+
+/// An API server with policies, and without the kind Mesh.
+#[derive(Default)]
+struct Server {
+    policies: Mutex<Vec<Value>>,
+    patched: Mutex<Vec<(String, Value)>>,
+    conflict: std::sync::atomic::AtomicBool,
+}
+
+impl Server {
+    async fn answer(&self, request: Request<Body>) -> Response<Body> {
+        let (head, body) = request.into_parts();
+        let answer =
+            |code: StatusCode, value: Value| Response::builder().status(code).body(Body::from(value.to_string().into_bytes())).unwrap();
+        let failed = |code: u16| json!({ "kind": "Status", "status": "Failure", "code": code, "reason": "x", "message": "no" });
+        let path = head.uri.path().to_owned();
+        match head.method {
+            Method::GET if path == "/apis/security.istio.io/v1/authorizationpolicies" => {
+                answer(StatusCode::OK, json!({ "metadata": {}, "items": &*self.policies.lock() }))
+            }
+            Method::GET if path == "/apis/security.istio.io/v1beta1/peerauthentications" => {
+                answer(StatusCode::OK, json!({ "metadata": {}, "items": [{ "metadata": { "name": "p", "namespace": "shop" } }] }))
+            }
+            Method::GET => answer(StatusCode::NOT_FOUND, failed(404)),
+            Method::PATCH if self.conflict.load(std::sync::atomic::Ordering::Relaxed) => answer(StatusCode::CONFLICT, failed(409)),
+            Method::PATCH => {
+                let sent: Value = serde_json::from_slice(&body.collect().await.unwrap().to_bytes()).unwrap();
+                self.patched.lock().push((path, sent));
+                answer(StatusCode::OK, json!({ "apiVersion": "x/v1", "kind": "X", "metadata": { "name": "x" } }))
+            }
+            other => panic!("{other} {path} is not among mesh-control's permissions"),
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Service(Arc<Server>);
+
+impl tower_service::Service<Request<Body>> for Service {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = std::pin::Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), Infallible>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let server = self.0.clone();
+        Box::pin(async move { Ok(server.answer(request).await) })
+    }
+}
+
+fn statuses(server: &Arc<Server>) -> Statuses {
+    Statuses {
+        client: Client::new(Service(server.clone()), "mesh"),
+        lease: LeaseName { namespace: "mesh".into(), name: "lease".into() },
+        snapshots: watch::channel(Arc::new(snapshot(Vec::new()))).1,
+        metrics: Arc::new(Metrics::new()),
+    }
+}
+
+fn snapshot(problems: Vec<Problem>) -> Snapshot {
+    Snapshot::build_on_node(std::iter::empty::<&Document>(), problems, &PodNetworks::default(), None)
+}
+
+/// Something among the objects of the mesh that is about a state of the policy shop/a.
+fn problem(generation: i64) -> Problem {
+    let key = ObjectKey { kind: Kind::AuthorizationPolicy, namespace: "shop".into(), name: "a".into() };
+    let origin = ObjectOrigin { key, resource_version: "1".into(), generation: Some(generation) };
+    Problem {
+        severity: Severity::Warn,
+        origin: Origin::Object(Arc::new(origin)),
+        object: "AuthorizationPolicy shop/a".into(),
+        field: "spec.selector".into(),
+        message: "selects nothing".into(),
+    }
+}
+
+fn policy(spec: Value) -> Value {
+    json!({ "metadata": { "name": "a", "namespace": "shop", "generation": 2, "resourceVersion": "9" }, "spec": spec })
+}
+
+#[tokio::test]
+async fn each_policy_is_told_what_became_of_it() {
+    let server = Arc::new(Server::default());
+    server
+        .policies
+        .lock()
+        .push(policy(json!({ "action": "ALLOW", "rules": [{ "from": [{ "source": { "ipBlocks": ["10.0.0.0/99"] } }] }] })));
+    let statuses = statuses(&server);
+    statuses.reconcile(&snapshot(vec![problem(2), problem(1)])).await.unwrap();
+    let patched = std::mem::take(&mut *server.patched.lock());
+    let paths: Vec<&str> = patched.iter().map(|(path, _)| path.as_str()).collect();
+    assert_eq!(
+        paths,
+        [
+            "/apis/security.istio.io/v1beta1/namespaces/shop/peerauthentications/p/status",
+            "/apis/security.istio.io/v1/namespaces/shop/authorizationpolicies/a/status"
+        ]
+    );
+    assert_eq!(patched[0].1["status"]["conditions"][0]["status"], "True");
+    let condition = &patched[1].1["status"]["conditions"][0];
+    assert_eq!(
+        (&condition["status"], &condition["reason"], &condition["observedGeneration"]),
+        (&json!("False"), &json!("Invalid"), &json!(2))
+    );
+    let message = condition["message"].as_str().unwrap();
+    assert!(message.starts_with("spec.rules[0].from[0].source.ipBlocks[0]: "), "{message}");
+    assert_eq!(message.matches("selects nothing").count(), 1, "of this state only: {message}");
+    // What is said is not said again.
+    server.policies.lock()[0]["status"] = patched[1].1["status"].clone();
+    statuses.reconcile(&snapshot(vec![problem(2)])).await.unwrap();
+    let paths: Vec<String> = server.patched.lock().iter().map(|(path, _)| path.clone()).collect();
+    assert_eq!(paths, ["/apis/security.istio.io/v1beta1/namespaces/shop/peerauthentications/p/status"]);
+}
+
+#[tokio::test]
+async fn an_object_that_changes_meanwhile_is_left_to_the_next_look() {
+    let server = Arc::new(Server::default());
+    server.policies.lock().push(policy(json!({})));
+    server.conflict.store(true, std::sync::atomic::Ordering::Relaxed);
+    let statuses = statuses(&server);
+    statuses.reconcile(&snapshot(Vec::new())).await.unwrap();
+    assert!(statuses.metrics.text().unwrap().contains("nodemesh_control_status_writes_total{result=\"conflict\"} 2"));
+}
