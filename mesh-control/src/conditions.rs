@@ -96,19 +96,20 @@ pub fn patch(kind: Kind, object: &Value, found: &[Found], now: SystemTime) -> Op
     let since = own.as_ref().and_then(|own| own.get("lastTransitionTime")).filter(|_| lasts).cloned();
     let since =
         since.unwrap_or_else(|| json!(OffsetDateTime::from(now).replace_nanosecond(0).ok().and_then(|now| now.format(&Rfc3339).ok())));
-    let mut condition = json!({
-        "type": condition(kind),
-        "status": verdict.status,
-        "reason": verdict.reason,
-        "message": verdict.message,
-        "lastTransitionTime": since,
-    });
+    let entries = [
+        ("type", json!(condition(kind))),
+        ("status", json!(verdict.status)),
+        ("reason", json!(verdict.reason)),
+        ("message", json!(verdict.message)),
+        ("lastTransitionTime", since),
+    ];
+    let mut condition: Map<String, Value> = entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
     let mut status = Map::new();
     if !generation.is_null() {
-        condition["observedGeneration"] = generation.clone();
+        condition.insert("observedGeneration".into(), generation.clone());
         status.insert("observedGeneration".into(), generation);
     }
-    conditions.push(condition);
+    conditions.push(condition.into());
     status.insert("conditions".into(), conditions.into());
     Some(json!({ "metadata": { "resourceVersion": version }, "status": status }))
 }

@@ -426,6 +426,18 @@ impl Metrics {
     pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         self.samples(name, labels).iter().map(|(_, value)| value).sum()
     }
+
+    /// The buckets of a histogram, summed over its series: upper bound, as it is written, and how many lie below it.
+    pub fn buckets(&self, name: &str) -> std::collections::BTreeMap<String, f64> {
+        let mut all = std::collections::BTreeMap::new();
+        for (series, count) in self.samples(&format!("{name}_bucket"), &[]) {
+            let bound = series.split(',').find_map(|label| label.strip_prefix("le=\"")?.strip_suffix('"'));
+            if let Some(bound) = bound {
+                *all.entry(bound.to_owned()).or_default() += count;
+            }
+        }
+        all
+    }
 }
 
 fn has_label(series: &str, key: &str, value: &str) -> bool {
@@ -443,6 +455,9 @@ mod tests {
                     a_total_more 7\na_total{other_reporter=\"source\"} 100\n";
         let metrics = Metrics { text: text.to_owned() };
         assert_eq!(metrics.sum("a_total", &[("reporter", "source")]), 2.0);
+        let histogram =
+            Metrics { text: "h_bucket{le=\"0.1\",r=\"a\"} 2\nh_bucket{r=\"b\",le=\"0.1\"} 3\nh_bucket{le=\"+Inf\"} 9\n".into() };
+        assert_eq!(histogram.buckets("h"), [("+Inf".to_owned(), 9.0), ("0.1".to_owned(), 5.0)].into());
         assert_eq!(metrics.sum("a_total", &[("x", "1")]), 42.0);
         assert_eq!(metrics.sum("a_total_more", &[]), 7.0);
         assert_eq!(metrics.sum("b_total", &[]), 0.0);

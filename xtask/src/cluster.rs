@@ -126,15 +126,27 @@ pub fn on(name: &str, program: &str) -> Result<std::process::Command> {
 
 /// Kills the process of a node's agent, as its crash would; returns which it was.
 pub fn kill_agent(name: &str) -> Result<u32> {
+    let pid = agent(name)?;
+    let process = rustix::process::Pid::from_raw(i32::try_from(pid)?).context("a process")?;
+    rustix::process::kill_process(process, rustix::process::Signal::KILL).context("killing an agent")?;
+    Ok(pid)
+}
+
+/// Resident memory of a node's agent, bytes.
+pub fn agent_memory(name: &str) -> Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", agent(name)?)).context("reading what an agent takes")?;
+    let kilobytes = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    Ok(kilobytes.context("a process without resident memory")? * 1024)
+}
+
+/// The process of a node's agent; of several, as one hands over to another, any.
+fn agent(name: &str) -> Result<u32> {
     let state = lifecycle::running()?;
     let processes = cgroups::processes(&state.hierarchies.node(named(&state, name)?));
     let agent = processes
         .into_iter()
         .find(|&pid| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == "mesh-agent"));
-    let pid = agent.with_context(|| format!("no agent runs on {name}"))?;
-    let process = rustix::process::Pid::from_raw(i32::try_from(pid)?).context("a process")?;
-    rustix::process::kill_process(process, rustix::process::Signal::KILL).context("killing an agent")?;
-    Ok(pid)
+    agent.with_context(|| format!("no agent runs on {name}"))
 }
 
 fn named(state: &state::State, name: &str) -> Result<Node> {

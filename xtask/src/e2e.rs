@@ -4,6 +4,7 @@
 //! programs in pods, metrics and access logs of the nodes, what `meshctl` says.
 
 pub mod bed;
+mod crowd;
 mod enrolment;
 mod lifecycle;
 mod pods;
@@ -41,6 +42,8 @@ const ALL: &[(&str, Step)] = &[
     ("agents are replaced while calls go on: none fails, none is in the clear", lifecycle::upgrade),
     ("the mesh's root is rotated while calls go on: none fails, none is in the clear", lifecycle::rotate),
     ("an agent is killed: nothing passes in the clear, and a new one goes on", lifecycle::crash),
+    ("a pod that starts while its agent is away waits, its events say for what, and then it is in the mesh", crowd::without_agent),
+    ("two hundred pods start at once, and each is in the mesh from its start", crowd::many),
     ("a label taken away lets running pods leave: the same call is without the mesh", walk::leave),
     ("uninstalled: no program, pin, rule or plug-in is left, and the call still works", lifecycle::uninstall),
 ];

@@ -255,8 +255,10 @@ impl Objects {
                 }
             },
         };
-        if let Some(why) = &answer.refused {
-            tracing::warn!(request = name, why, "a step of the root's rotation is refused");
+        match (&answer.refused, answer.retry_after) {
+            (Some(why), None) => tracing::warn!(request = name, why, "a step of the root's rotation is refused"),
+            (Some(why), Some(_)) => tracing::info!(request = name, why, "a step of the root's rotation is put off"),
+            (None, _) => {}
         }
         let text = serde_json::to_string(&answer).unwrap_or_default();
         let (patch, bundles) = (Patch::Merge(json!({ "metadata": { "annotations": { ANSWER_TO: text } } })), self.bundles());

@@ -149,8 +149,10 @@ impl Statuses {
                 let (namespace, name) = (object.metadata.namespace.clone(), object.metadata.name.clone().unwrap_or_default());
                 let mut value = serde_json::to_value(&object).unwrap_or_default();
                 // In a list they stand at the list only.
-                value["apiVersion"] = json!(resource.api_version);
-                value["kind"] = json!(resource.kind);
+                if let Some(value) = value.as_object_mut() {
+                    value.insert("apiVersion".into(), json!(resource.api_version));
+                    value.insert("kind".into(), json!(resource.kind));
+                }
                 let Some(patch) = conditions::patch(kind, &value, &found(kind, &value, snapshot), SystemTime::now()) else { continue };
                 let place: Api<DynamicObject> = match &namespace {
                     Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, resource),

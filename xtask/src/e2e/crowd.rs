@@ -1,0 +1,169 @@
+//! Pods that start: while their node's agent is away, and many at once.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+use super::bed::{Bed, DEMO, LIMIT, MESH, apply, curl_until, ready, web};
+use super::view::{in_the_clear, logged, metrics, nodes};
+use super::walk::{HELLO, URL};
+use crate::cluster;
+
+/// A label that no node has.
+const NOWHERE: &str = "nodemesh.dev/e2e-nowhere";
+/// Pods that start at once, on all nodes together.
+const CROWD: usize = 200;
+/// How long they may take: two cores start them all.
+const CROWD_LIMIT: &str = "--timeout=420s";
+
+/// Takes every agent away, or brings them back.
+fn agents(there: bool) -> Result<()> {
+    let value = if there { "null" } else { "\"true\"" };
+    let patch = format!("{{\"spec\":{{\"template\":{{\"spec\":{{\"nodeSelector\":{{\"{NOWHERE}\":{value}}}}}}}}}}}");
+    cluster::ask(&["-n", MESH, "patch", "daemonset", "mesh-agent", "--type=merge", "-p", &patch])?;
+    if there {
+        return cluster::ask(&["-n", MESH, "rollout", "status", "daemonset/mesh-agent", "--timeout=120s"]).map(drop);
+    }
+    let start = Instant::now();
+    while !cluster::ask(&["-n", MESH, "get", "pods", "-l", "app.kubernetes.io/name=mesh-agent", "-o", "name"])?.trim().is_empty() {
+        if start.elapsed() > LIMIT {
+            bail!("agents are still there after {} s", LIMIT.as_secs());
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    Ok(())
+}
+
+pub fn without_agent(_: &mut Bed) -> Result<String> {
+    agents(false)?;
+    let held = held_back();
+    agents(true)?;
+    let event = held?;
+    let start = Instant::now();
+    ready(DEMO, &["late"])?;
+    let took = start.elapsed();
+    curl_until(DEMO, "late", URL, |answer| answer.ok && answer.text.contains(HELLO))?;
+    logged(&[("source_workload", "e2e-demo/late"), ("outcome", "completed")])?;
+    if in_the_clear(DEMO)? > 0.0 {
+        bail!("a call arrived in the clear");
+    }
+    cluster::ask(&["-n", DEMO, "delete", "pod", "late"])?;
+    Ok(format!("{event}\nwith an agent again it was ready in {:.1} s", took.as_secs_f64()))
+}
+
+/// A pod that must not start: what its events say.
+fn held_back() -> Result<String> {
+    apply(DEMO, &web("late", ""))?;
+    let start = Instant::now();
+    let events = ["-n", DEMO, "get", "events", "--field-selector", "involvedObject.name=late,reason=FailedCreatePodSandBox"];
+    loop {
+        let told = cluster::ask(&[&events[..], &["-o", "jsonpath={.items[*].message}"]].concat())?;
+        let phase = cluster::ask(&["-n", DEMO, "get", "pod", "late", "-o", "jsonpath={.status.phase} {.status.podIP}"])?;
+        if phase.trim() != "Pending" && !phase.trim().is_empty() {
+            bail!("without an agent the pod is {phase}");
+        }
+        if told.contains("mesh-agent") {
+            let reason = told.rsplit("failed to setup network for sandbox").next().unwrap_or(&told);
+            return Ok(reason.trim().chars().take(300).collect());
+        }
+        if start.elapsed() > LIMIT {
+            bail!("the pod is held, and its events do not say why: {told}");
+        }
+        std::thread::sleep(Duration::from_millis(500));
+    }
+}
+
+fn crowd() -> String {
+    format!(
+        "
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: crowd}}
+spec:
+  replicas: {CROWD}
+  selector: {{matchLabels: {{app: crowd}}}}
+  template:
+    metadata: {{labels: {{app: crowd}}}}
+    spec:
+      terminationGracePeriodSeconds: 0
+      topologySpreadConstraints:
+        - {{maxSkew: 1, topologyKey: kubernetes.io/hostname, whenUnsatisfiable: DoNotSchedule, labelSelector: {{matchLabels: {{app: crowd}}}}}}
+      containers:
+        - {{name: tools, image: docker.io/nodemesh/lab-tools:1, imagePullPolicy: Never, command: [sleep, infinity]}}
+"
+    )
+}
+
+/// What the plug-in's questions took on all nodes so far: how many up to each bound, in seconds.
+fn delays() -> Result<BTreeMap<String, f64>> {
+    let mut all = BTreeMap::new();
+    for node in nodes()? {
+        for (bound, count) in metrics(&node)?.buckets("nodemesh_cni_add_seconds") {
+            *all.entry(bound).or_default() += count;
+        }
+    }
+    Ok(all)
+}
+
+/// The bound below which a share of the observations between two looks lies, in words.
+fn quantile(before: &BTreeMap<String, f64>, after: &BTreeMap<String, f64>, share: f64) -> String {
+    let mut bounds: Vec<(f64, f64)> = after
+        .iter()
+        .filter_map(|(bound, count)| Some((bound.parse().ok()?, count - before.get(bound).copied().unwrap_or_default())))
+        .collect();
+    bounds.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let total = bounds.last().map_or(0.0, |(_, count)| *count);
+    let found = bounds.iter().find(|(_, count)| *count >= share * total);
+    found
+        .map_or("unknown".into(), |(bound, _)| if bound.is_finite() { format!("<= {} ms", bound * 1e3) } else { "above all bounds".into() })
+}
+
+pub fn many(bed: &mut Bed) -> Result<String> {
+    let before = delays()?;
+    apply(DEMO, &crowd())?;
+    let start = Instant::now();
+    let rolled = cluster::ask(&["-n", DEMO, "rollout", "status", "deployment/crowd", CROWD_LIMIT]);
+    let took = start.elapsed();
+    let result = rolled.and_then(|_| seen(bed, &before));
+    cluster::ask(&["-n", DEMO, "delete", "deployment", "crowd", "--cascade=foreground", "--timeout=180s"])?;
+    Ok(format!("{CROWD} pods ready in {:.0} s; {}", took.as_secs_f64(), result?))
+}
+
+fn seen(bed: &Bed, before: &BTreeMap<String, f64>) -> Result<String> {
+    let after = delays()?;
+    // Each of a few: on both nodes, to a server that is on one of them.
+    let names = cluster::ask(&["-n", DEMO, "get", "pods", "-l", "app=crowd", "-o", "name"])?;
+    for pod in names.split_whitespace().step_by(CROWD / 8) {
+        let name = pod.trim_start_matches("pod/");
+        curl_until(DEMO, name, URL, |answer| answer.ok && answer.text.contains(HELLO))?;
+    }
+    if in_the_clear(DEMO)? > 0.0 {
+        bail!("a call arrived in the clear");
+    }
+    // Says by its exit code whether a pod is held.
+    bed.told(&["status"])?;
+    let mut lines =
+        vec![format!("the plug-in's question: median {}, p99 {}", quantile(before, &after, 0.5), quantile(before, &after, 0.99))];
+    for node in nodes()? {
+        let pods = metrics(&node)?.sum("nodemesh_pods_ready", &[]);
+        lines.push(format!("{node}: {pods} pods in the mesh, agent {:.1} MB", cluster::agent_memory(&node)? as f64 / 1e6));
+    }
+    Ok(lines.join("\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quantile_is_the_bound_of_its_bucket() {
+        let of =
+            |counts: [f64; 3]| -> BTreeMap<String, f64> { ["0.01", "0.05", "+Inf"].into_iter().map(str::to_owned).zip(counts).collect() };
+        let (before, after) = (of([10.0, 10.0, 10.0]), of([60.0, 109.0, 110.0]));
+        assert_eq!(quantile(&before, &after, 0.5), "<= 10 ms");
+        assert_eq!(quantile(&before, &after, 0.99), "<= 50 ms");
+        assert_eq!(quantile(&before, &after, 1.0), "above all bounds");
+        assert_eq!(quantile(&before, &before, 0.5), "<= 10 ms");
+    }
+}
