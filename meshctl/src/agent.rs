@@ -21,6 +21,8 @@ pub const ADMIN: u16 = 15000;
 const STATUS: u16 = 15020;
 /// Longest answer.
 const LONGEST: usize = 64 << 20;
+/// What it means if an answer cannot be read.
+const OTHER_VERSION: &str = "not what this meshctl knows: use the one of the mesh's version";
 /// How long an agent may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -119,6 +121,26 @@ pub struct Certificate {
     pub trusted: Vec<String>,
 }
 
+/// Connections of an agent's node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connections {
+    /// That live.
+    pub total: u64,
+    /// That were opened since the agent's start.
+    pub opened: Opened,
+}
+
+/// Connections since an agent's start, by how they were protected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Opened {
+    /// By mutual TLS.
+    pub mutual_tls: u64,
+    /// Between two pods of the node, inside its kernel.
+    pub within_node: u64,
+    /// Taken from clients that proved nothing.
+    pub plaintext: u64,
+}
+
 /// What an agent says, in whole or with the error that kept it from saying.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Report {
@@ -140,8 +162,8 @@ pub struct Report {
     pub certificates: Vec<Certificate>,
     /// What is wrong with the configuration.
     pub problems: Vec<String>,
-    /// Connections that live, and those of them that are encrypted.
-    pub connections: Option<(u64, u64)>,
+    /// Its connections.
+    pub connections: Option<Connections>,
     /// The agent's clock minus ours, seconds; what is less than the resolution is 0.
     pub clock_ahead: Option<i64>,
 }
@@ -196,7 +218,8 @@ async fn fill(cluster: &Cluster, pod: &str, report: &mut Report) -> Result<()> {
     report.workloads = list(admin(cluster, pod, "/workloads").await?, "/workloads")?;
     report.certificates = list(admin(cluster, pod, "/certs").await?, "/certs")?;
     report.problems = list(admin(cluster, pod, "/problems").await?, "/problems")?;
-    report.connections = Some(connections(&admin(cluster, pod, "/connections?limit=20000").await?));
+    let connections = admin(cluster, pod, "/connections?limit=0").await?;
+    report.connections = Some(Connections::deserialize(connections).context(OTHER_VERSION)?);
     Ok(())
 }
 
@@ -205,14 +228,7 @@ fn list<T: for<'a> Deserialize<'a>>(value: Value, what: &str) -> Result<Vec<T>> 
     if value.is_null() {
         return Ok(Vec::new());
     }
-    serde_json::from_value(value).with_context(|| format!("{what} is not what this meshctl knows: use the one of the mesh's version"))
-}
-
-/// Connections that live, and those of them that are encrypted.
-fn connections(value: &Value) -> (u64, u64) {
-    let shown = value.get("connections").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    let encrypted = shown.iter().filter(|connection| connection.get("security").and_then(Value::as_str) == Some("mutual_tls")).count();
-    (value.get("total").and_then(Value::as_u64).unwrap_or_default(), encrypted as u64)
+    serde_json::from_value(value).with_context(|| format!("{what}: {OTHER_VERSION}"))
 }
 
 /// By how many seconds a clock that is read to the second was ahead of ours, at some moment between two of ours.

@@ -1,4 +1,5 @@
-//! `meshctl status`: a line a node.
+//! `meshctl status`: a line a node. OPEN are connections that live; MTLS, LOCAL (between pods of the node, inside its kernel) and CLEAR (taken from
+//! clients that proved nothing) those that were opened since the agent's start.
 
 use anyhow::Result;
 use k8s_openapi::api::apps::v1::Deployment;
@@ -31,10 +32,12 @@ pub async fn run(target: &Target, output: Output) -> Result<bool> {
 }
 
 fn render(status: &Status, colours: bool) -> String {
-    let mut table = Table::new(["NODE", "AGENT", "READY", "PODS", "HELD", "CONNECTIONS", "MTLS", "CONFIG", "PROBLEMS", "WAITING FOR"]);
+    let head = ["NODE", "AGENT", "READY", "PODS", "HELD", "OPEN", "MTLS", "LOCAL", "CLEAR", "CONFIG", "PROBLEMS", "WAITING FOR"];
+    let mut table = Table::new(head);
     for report in &status.agents {
         let held = report.held().count();
         let number = |number: Option<u64>| Cell::from(number.map_or_else(|| "-".to_owned(), |number| number.to_string()));
+        let opened = report.connections.map(|connections| connections.opened);
         let answered = report.version.is_some();
         let if_answered = |count: usize| number(answered.then_some(count as u64));
         let bad = |count: usize, colour: Colour| if count == 0 { if_answered(0) } else { Cell::coloured(count.to_string(), colour) };
@@ -44,8 +47,13 @@ fn render(status: &Status, colours: bool) -> String {
             if report.ready { Cell::coloured("yes", Colour::Green) } else { Cell::coloured("no", Colour::Red) },
             if_answered(report.workloads.len()),
             bad(held, Colour::Red),
-            number(report.connections.map(|(all, _)| all)),
-            number(report.connections.map(|(_, encrypted)| encrypted)),
+            number(report.connections.map(|connections| connections.total)),
+            number(opened.map(|opened| opened.mutual_tls)),
+            number(opened.map(|opened| opened.within_node)),
+            match opened {
+                Some(opened) if opened.plaintext > 0 => Cell::coloured(opened.plaintext.to_string(), Colour::Yellow),
+                opened => number(opened.map(|opened| opened.plaintext)),
+            },
             number(report.config_version),
             bad(report.problems.len(), Colour::Yellow),
             report.awaited.as_deref().unwrap_or_default().into(),

@@ -3,6 +3,7 @@
 //! The steps stand on one another: what the first installs the last one removes. What is asserted is what a person would see: answers of
 //! programs in pods, metrics and access logs of the nodes, what `meshctl` says.
 
+mod authority;
 pub mod bed;
 mod crowd;
 mod enrolment;
@@ -28,6 +29,7 @@ const ALL: &[(&str, Step)] = &[
     ("before enrolment a pod reads hello-world on the other node, without the mesh", walk::before),
     ("a label enrols running pods: the same call is mutual TLS, nothing was restarted", walk::enrol),
     ("meshctl status and certs tell of both pods", walk::seen),
+    ("the authority signs for a node's own agent, and for no other token", authority::refuses),
     ("an AuthorizationPolicy denies the call on both nodes, and the log names it", walk::deny),
     ("a wrong policy denies what it selects and says which field is wrong", policy::not_understood),
     ("under STRICT a pod outside the mesh is refused; one inside is not", policy::strict),

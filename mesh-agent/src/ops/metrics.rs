@@ -23,7 +23,7 @@ pub use agent::{AgentMetrics, Refused};
 pub use expose::Format;
 pub use kernel::{FlowTotals, KernelFlows};
 pub use samples::{CertificateSample, Kind, MapSample, Samples};
-pub use series::{Series, TcpSeries};
+pub use series::{Opened, Series, TcpSeries};
 
 use labels::ConnectionLabels;
 
@@ -92,6 +92,11 @@ impl Metrics {
     /// Lets the series of a Service go that is gone.
     pub fn forget_service(&self, service: &NamespacedName, now: Instant) {
         self.tcp.forget_service(service, now);
+    }
+
+    /// Connections since the agent's start, by how they were protected.
+    pub fn opened(&self) -> Opened {
+        self.tcp.opened()
     }
 
     /// Registers a collector for values that live elsewhere. It runs at each scrape, must not wait, and owns the families that it names.

@@ -233,6 +233,13 @@ fn the_agents_own_metrics(cluster: &Cluster, client: &Pod, near: &Pod, server: &
 }
 
 fn admin(cluster: &Cluster, client: &Pod, server: &Pod) {
+    // What was opened before is told by how it was protected, also once it is over.
+    let opened = |node: &str, kind: &str| number(&cluster.admin(node, "/connections?limit=0")["opened"], kind);
+    wait_until("connections of each kind", SOON, || {
+        ["mutual_tls", "within_node", "plaintext"].iter().all(|kind| opened("n2", kind) > 0) && opened("n1", "mutual_tls") > 0
+    })
+    .unwrap();
+    assert_eq!(opened("n1", "plaintext"), 0);
     let config = cluster.admin("n1", "/config");
     assert_eq!(config["version"].as_f64().unwrap(), cluster.sum("n1", "nodemesh_config_version", &[]));
     assert!(config["services"].as_array().unwrap().contains(&json!("shop/store")), "{config}");

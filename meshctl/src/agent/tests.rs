@@ -13,8 +13,10 @@ fn clocks_that_agree_to_the_second_are_not_apart() {
 
 #[test]
 fn answers_of_the_admin_endpoint_are_read() {
-    let value = json!({"total": 3, "shown": 2, "connections": [{"security": "mutual_tls"}, {"security": "none"}]});
-    assert_eq!(connections(&value), (3, 1));
+    let opened = json!({"mutual_tls": 5, "within_node": 4, "plaintext": 1});
+    let value = json!({"total": 3, "shown": 1, "connections": [{"security": "mutual_tls"}], "opened": opened});
+    let read = Connections::deserialize(value).unwrap();
+    assert_eq!((read.total, read.opened), (3, Opened { mutual_tls: 5, within_node: 4, plaintext: 1 }));
     let workloads = json!([{"name": "shop/web", "identity": "spiffe://…", "addresses": [], "state": "held", "awaited": "a certificate"}]);
     let workloads: Vec<Workload> = list(workloads, "/workloads").unwrap();
     assert_eq!(workloads[0].awaited.as_deref(), Some("a certificate"));

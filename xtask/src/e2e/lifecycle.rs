@@ -72,8 +72,12 @@ pub fn upgrade(_: &mut Bed) -> Result<String> {
 fn roots(bed: &Bed) -> Result<(BTreeSet<String>, BTreeSet<String>)> {
     let all: Vec<serde_json::Value> = serde_json::from_str(&bed.told(&["certs", "-o", "json"])?).context("meshctl certs")?;
     let word = |value: &serde_json::Value| value.as_str().map(str::to_owned);
-    let leads = all.iter().filter_map(|certificate| word(&certificate["root"])).collect();
-    let trusted = all.iter().flat_map(|certificate| certificate["trusted"].as_array().into_iter().flatten()).filter_map(word).collect();
+    let leads = all.iter().filter_map(|certificate| certificate.get("root").and_then(word)).collect();
+    let trusted = all
+        .iter()
+        .flat_map(|certificate| certificate.get("trusted").and_then(serde_json::Value::as_array).into_iter().flatten())
+        .filter_map(word)
+        .collect();
     Ok((leads, trusted))
 }
 

@@ -72,6 +72,15 @@ pub fn seen(bed: &mut Bed) -> Result<String> {
             bail!("meshctl certs does not name {identity}:\n{certs}");
         }
     }
+    // The call before it is over, and shows all the same.
+    let told: serde_json::Value = serde_json::from_str(&bed.told(&["status", "-o", "json"])?).context("meshctl status as JSON")?;
+    let opened = |kind: &str| -> Vec<u64> {
+        let nodes = told.get("agents").and_then(serde_json::Value::as_array).into_iter().flatten();
+        nodes.filter_map(|node| node.pointer(&format!("/connections/opened/{kind}"))?.as_u64()).collect()
+    };
+    if opened("mutual_tls").contains(&0) || opened("mutual_tls").len() < 2 || opened("plaintext").iter().any(|count| *count > 0) {
+        bail!("not mutual TLS on both nodes and nothing in the clear:\n{status}");
+    }
     Ok(status)
 }
 

@@ -42,6 +42,7 @@ async fn authority(dir: &Path) -> Control {
     let hour = Duration::from_secs(3600);
     let config = Config {
         objects: None,
+        lease: None,
         listen: "127.0.0.1:0".parse().unwrap(),
         admin: "127.0.0.1:0".parse().unwrap(),
         agents: mesh_control::config::AgentProof::NodeTokens(dir.join("tokens")),

@@ -10,7 +10,7 @@ use crate::ops::metrics::labels::PeerInfo;
 use crate::ops::record::Telemetry;
 use crate::outcome::Outcome;
 
-pub(super) const USAGE: &str = "connections that live, the oldest first: ?workload=ns/name, service=ns/name, client=IP, server=IP, \
+pub(super) const USAGE: &str = "connections that live, the oldest first, and how many were opened since the start: ?workload=ns/name, service=ns/name, client=IP, server=IP, \
                                 direction=inbound|outbound, limit=N (1000)";
 
 const DEFAULT_LIMIT: usize = 1000;
@@ -68,7 +68,7 @@ pub(super) fn list(telemetry: &Telemetry, query: &Query) -> Result<Value, Action
             })
         })
         .collect();
-    Ok(json!({ "total": total, "shown": shown.len(), "connections": shown }))
+    Ok(json!({ "total": total, "shown": shown.len(), "connections": shown, "opened": telemetry.metrics().opened() }))
 }
 
 fn peer(peer: &PeerInfo) -> Value {

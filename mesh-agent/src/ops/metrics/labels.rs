@@ -159,6 +159,30 @@ pub(super) struct TcpLabels {
     security: Security,
 }
 
+/// How a connection was protected, as an operator sorts them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Protection {
+    /// Encrypted, both known.
+    MutualTls,
+    /// Between two pods of this node inside the kernel: both known, nothing on a wire.
+    WithinNode,
+    /// From a client that proved nothing.
+    Plaintext,
+}
+
+impl TcpLabels {
+    /// `None` for what is counted at its other end, or ended before that was settled.
+    pub(super) fn protection(&self) -> Option<Protection> {
+        let [_, _, _, _, principal, ..] = &self.source;
+        match (self.security, self.reporter) {
+            (Security::MutualTls, _) => Some(Protection::MutualTls),
+            (Security::None, Reporter::Destination) if principal.is_some() => Some(Protection::WithinNode),
+            (Security::None, Reporter::Destination) => Some(Protection::Plaintext),
+            (Security::None, Reporter::Source) | (Security::Unknown, _) => None,
+        }
+    }
+}
+
 fn given(value: &Arc<str>) -> Option<Arc<str>> {
     (!value.is_empty()).then(|| value.clone())
 }

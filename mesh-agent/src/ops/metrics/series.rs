@@ -24,8 +24,9 @@ use parking_lot::{Mutex, RwLock};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
+use serde::Serialize;
 
-use super::labels::{ConnectionLabels, Flagged, Reporter, TcpLabels, TupleKey};
+use super::labels::{ConnectionLabels, Flagged, Protection, Reporter, TcpLabels, TupleKey};
 use crate::outcome::ResponseFlag;
 
 /// How long a series outlives its workloads: a few scrapes at Prometheus' usual intervals.
@@ -78,6 +79,17 @@ impl Series {
             self.sent.fetch_add(to_client, Ordering::Relaxed);
         }
     }
+}
+
+/// Connections since the agent's start. One between two nodes is counted at both.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
+pub struct Opened {
+    /// Encrypted, both ends proven.
+    pub mutual_tls: u64,
+    /// Between two pods of the node, inside its kernel.
+    pub within_node: u64,
+    /// Taken from clients that proved nothing.
+    pub plaintext: u64,
 }
 
 /// The table of series.
@@ -188,6 +200,21 @@ impl TcpSeries {
             by_labels.remove(labels);
             false
         });
+    }
+
+    /// Connections that were opened, by how they were protected; those of workloads that are long gone are not among them.
+    pub fn opened(&self) -> Opened {
+        let mut all = Opened::default();
+        for series in self.by_labels.lock().values().chain(&self.overflow) {
+            let count = match series.labels.protection() {
+                Some(Protection::MutualTls) => &mut all.mutual_tls,
+                Some(Protection::WithinNode) => &mut all.within_node,
+                Some(Protection::Plaintext) => &mut all.plaintext,
+                None => continue,
+            };
+            *count += series.opened.load(Ordering::Relaxed);
+        }
+        all
     }
 
     /// Number of label sets.
