@@ -132,6 +132,15 @@ pub fn kill_agent(name: &str) -> Result<u32> {
     Ok(pid)
 }
 
+/// Stops the API server as it is, so that nobody is answered and no connection ends; or lets it go on.
+pub fn pause_api_server(pause: bool) -> Result<()> {
+    let state = lifecycle::running()?;
+    let program = state.program("kube-apiserver").context("the cluster has no API server")?;
+    let process = rustix::process::Pid::from_raw(program.process.pid().cast_signed()).context("a process")?;
+    let signal = if pause { rustix::process::Signal::STOP } else { rustix::process::Signal::CONT };
+    rustix::process::kill_process(process, signal).context("a signal to the API server")
+}
+
 /// Resident memory of a node's agent, bytes.
 pub fn agent_memory(name: &str) -> Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{}/status", agent(name)?)).context("reading what an agent takes")?;

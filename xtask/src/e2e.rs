@@ -10,6 +10,7 @@ mod enrolment;
 mod lifecycle;
 mod pods;
 mod policy;
+mod trouble;
 pub mod view;
 mod walk;
 
@@ -44,6 +45,8 @@ const ALL: &[(&str, Step)] = &[
     ("agents are replaced while calls go on: none fails, none is in the clear", lifecycle::upgrade),
     ("the mesh's root is rotated while calls go on: none fails, none is in the clear", lifecycle::rotate),
     ("an agent is killed: nothing passes in the clear, and a new one goes on", lifecycle::crash),
+    ("an agent that may not read the cluster says so, lets nothing through, and recovers", trouble::forbidden),
+    ("an agent that starts without an API server says so, and recovers", trouble::no_api_server),
     ("a pod that starts while its agent is away waits, its events say for what, and then it is in the mesh", crowd::without_agent),
     ("two hundred pods start at once, and each is in the mesh from its start", crowd::many),
     ("a label taken away lets running pods leave: the same call is without the mesh", walk::leave),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use mesh_model::service::NamespacedName;
 use mesh_model::snapshot::Snapshot;
 use mesh_model::workload::WorkloadUid;
 use parking_lot::Mutex;
@@ -82,6 +83,7 @@ pub struct Control {
     unwritten: Option<Arc<str>>,
     starting: Option<Blocker>,
     known: HashSet<WorkloadUid>,
+    services: HashSet<NamespacedName>,
     adopt_until: Option<Instant>,
     sweeps: u8,
     ends_read: watch::Receiver<bool>,
@@ -126,6 +128,7 @@ impl Control {
             unwritten: None,
             starting: Some(starting),
             known: HashSet::new(),
+            services: HashSet::new(),
             adopt_until,
             sweeps: SWEEPS,
             failing: None,
@@ -256,6 +259,11 @@ impl Control {
             live.close_where(&Outcome::PodGone { side: Side::Client }, |c| is(&c.connection.labels.source));
         }
         self.known = now;
+        let services: HashSet<NamespacedName> = snapshot.services().map(|service| service.name.clone()).collect();
+        for service in self.services.difference(&services) {
+            self.shared.telemetry.metrics().forget_service(service, Instant::now());
+        }
+        self.services = services;
         let agent = &self.shared.telemetry.metrics().agent;
         agent.config_version.set(snapshot.version() as i64);
         agent.config_applied.set(unix_seconds());
@@ -353,12 +361,12 @@ impl Control {
 
     fn report_start(&mut self, all: usize, served: usize) {
         let Some(starting) = &self.starting else { return };
-        if served == all {
+        let mut lines: Vec<String> = misnamed(&self.shared.snapshot.load(), &self.config.node).into_iter().collect();
+        if served == all && lines.is_empty() {
             self.starting = None;
             return;
         }
-        let lines: Vec<String> =
-            self.pods.awaited().iter().map(|(pod, what)| format!("{}/{} waits for {what}", pod.namespace, pod.name)).collect();
+        lines.extend(self.pods.awaited().iter().map(|(pod, what)| format!("{}/{} waits for {what}", pod.namespace, pod.name)));
         starting.progress(lines.join("; "));
     }
 
@@ -386,3 +394,23 @@ impl Control {
         });
     }
 }
+
+/// What is wrong with this node's name, if no node of the configuration has it: then no pod is its own, and it would serve nobody. Where no
+/// node is described, any name will do.
+fn misnamed(snapshot: &Snapshot, node: &str) -> Option<String> {
+    const TOLD: usize = 5;
+    if snapshot.nodes().len() == 0 || snapshot.node(node).is_some() {
+        return None;
+    }
+    let mut names: Vec<&str> = snapshot.nodes().take(TOLD).map(|node| &*node.name).collect();
+    if snapshot.nodes().len() > TOLD {
+        names.push("...");
+    }
+    Some(format!(
+        "no Node is named {node}, only {}: give --node (NODEMESH_NODE) the name by which `kubectl get nodes` knows this node",
+        names.join(", ")
+    ))
+}
+
+#[cfg(test)]
+mod tests;

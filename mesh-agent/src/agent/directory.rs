@@ -94,6 +94,12 @@ impl Directory {
         self.known
     }
 
+    /// Whether a key of the kernel's totals is about a workload that is in no configuration any more.
+    pub fn is_gone(&self, key: &StatsKey) -> bool {
+        let gone = |number: u32| number != 0 && !self.peers.contains_key(&number);
+        self.known && (gone(key.source) || gone(key.destination))
+    }
+
     /// Who a key of the kernel's totals is about.
     pub fn flow(&self, key: &StatsKey) -> FlowPeers {
         FlowPeers {

@@ -168,9 +168,15 @@ impl Totals {
     }
 
     fn count(&mut self) {
-        let flows = self.flows.lock();
+        let mut flows = self.flows.lock();
         let names = self.names.load();
         let totals = flows.totals().into_iter().map(|(key, stats)| (key, FlowTotals::sum(&[stats])));
         self.totals.pass(totals, |key| names.flow(key));
+        // Their numbers are not given again, and the kernel's map has room for so many keys.
+        for key in self.totals.settled(|key| names.is_gone(key)) {
+            if let Err(error) = flows.forget(&key) {
+                tracing::debug!(%error, "totals of a workload that is gone stay in the kernel");
+            }
+        }
     }
 }

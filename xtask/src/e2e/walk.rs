@@ -81,7 +81,25 @@ pub fn seen(bed: &mut Bed) -> Result<String> {
     if opened("mutual_tls").contains(&0) || opened("mutual_tls").len() < 2 || opened("plaintext").iter().any(|count| *count > 0) {
         bail!("not mutual TLS on both nodes and nothing in the clear:\n{status}");
     }
-    Ok(status)
+    Ok(format!("{status}\n{}", on_the_wire()?))
+}
+
+/// What the network between the nodes sees, NetworkPolicies among it: the two pods' own addresses, and the tunnel's port.
+fn on_the_wire() -> Result<String> {
+    let address = |label: &str| {
+        cluster::ask(&["-n", DEMO, "get", "pods", "-l", label, "-o", "jsonpath={.items[0].status.podIP}"])
+            .map(|text| text.trim().to_owned())
+    };
+    let (client, server) = (address("app=client")?, address("app=hello-world")?);
+    let node = cluster::ask(&["-n", DEMO, "get", "pod", "client", "-o", "jsonpath={.spec.nodeName}"])?;
+    let look = "for n in /run/netns/*; do nsenter --net=$n ss -Htn state established '( dport = 15008 )'; done";
+    let output = cluster::on(&node, "sh")?.args(["-c", look]).output().context("looking at a node's sockets")?;
+    let sockets = String::from_utf8_lossy(&output.stdout).into_owned();
+    let between = |line: &&str| line.contains(&format!("{client}:")) && line.contains(&format!("{server}:15008"));
+    match sockets.lines().find(between) {
+        Some(line) => Ok(format!("on the wire: {}", line.split_whitespace().skip(2).collect::<Vec<_>>().join(" → "))),
+        None => bail!("no tunnel from {client} to {server}:15008 in\n{sockets}"),
+    }
 }
 
 pub fn deny(_: &mut Bed) -> Result<String> {

@@ -68,13 +68,15 @@ struct Flow {
     series: Option<Vec<Arc<Series>>>,
     /// Passes since it was last there.
     missed: u32,
+    /// Passes since it last changed.
+    still: u32,
     /// Flags of connections that the agent ended and that are yet to be counted as closed, and passes since.
     ended: Vec<(ResponseFlag, u32)>,
 }
 
 impl Flow {
     fn new() -> Self {
-        Flow { seen: FlowTotals::default(), series: None, missed: 0, ended: Vec::new() }
+        Flow { seen: FlowTotals::default(), series: None, missed: 0, still: 0, ended: Vec::new() }
     }
 
     /// Counts those that closed, with the flags of those that were ended first. The kernel counts an end at once: a flag that found none
@@ -95,6 +97,8 @@ impl Flow {
 /// A walk through a hash map that changes meanwhile can miss an entry; so one is forgotten only after so many passes without it, or its
 /// whole total would be taken for new when it is found again.
 const MISSED: u32 = 8;
+/// Passes without a change after which nothing more is expected of workloads that are gone.
+const STILL: u32 = 60;
 
 /// Turns the kernel's cumulative totals into counters of the `istio_tcp_*` families. Call [`KernelFlows::pass`] now and then, and
 /// before a scrape.
@@ -123,6 +127,7 @@ impl KernelFlows {
             let new = if self.adopting { FlowTotals::default() } else { now.since(flow.seen) };
             flow.seen = now;
             flow.missed = 0;
+            flow.still = if new == FlowTotals::default() { flow.still.saturating_add(1) } else { 0 };
             if new != FlowTotals::default() {
                 let series = flow.series.get_or_insert_with(|| resolve(&self.metrics, &key, peers(&key)));
                 for series in series.iter() {
@@ -142,13 +147,10 @@ impl KernelFlows {
         self.flows.entry(key).or_insert_with(Flow::new).ended.push((flag, 0));
     }
 
-    /// Forgets the keys of a workload number that was given back, so that its next owner is named anew.
-    pub fn forget(&mut self, workload: u32) {
-        for (key, flow) in &mut self.flows {
-            if key.source == workload || key.destination == workload {
-                flow.series = None;
-            }
-        }
+    /// Keys whose every connection has ended a while ago, among those that `gone` picks: nothing will be counted there any more.
+    pub fn settled(&self, gone: impl Fn(&StatsKey) -> bool) -> Vec<StatsKey> {
+        let over = |flow: &Flow| flow.still >= STILL && flow.missed == 0 && flow.seen.opened == flow.seen.closed;
+        self.flows.iter().filter(|(key, flow)| over(flow) && gone(key)).map(|(key, _)| *key).collect()
     }
 }
 

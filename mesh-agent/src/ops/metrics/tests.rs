@@ -344,13 +344,23 @@ fn totals_are_summed_over_cpus() {
 }
 
 #[test]
-fn a_number_that_was_given_back_is_named_anew() {
+fn what_nobody_will_count_into_any_more_can_be_dropped() {
     let metrics = Arc::new(small(10));
     let mut flows = KernelFlows::new(metrics.clone(), false);
-    flows.pass([(KEY, totals(1, 0, 0, 0))], flow_peers);
-    flows.forget(KEY.source);
-    flows.pass([(KEY, totals(2, 0, 0, 0))], |_| FlowPeers { source: peer("cron", "z"), ..flow_peers(&KEY) });
-    let text = scrape(&metrics, Instant::now());
-    assert_eq!(text.sum(OPENED, &[("source_workload", "web"), ("reporter", "source")]), 1.0);
-    assert_eq!(text.sum(OPENED, &[("source_workload", "cron"), ("reporter", "source")]), 1.0);
+    let pass = |flows: &mut KernelFlows, opened, closed| flows.pass([(KEY, totals(opened, closed, 0, 0))], flow_peers);
+    pass(&mut flows, 2, 1);
+    for _ in 0..100 {
+        pass(&mut flows, 2, 1);
+    }
+    assert_eq!(flows.settled(|_| true), [], "one lives");
+    pass(&mut flows, 2, 2);
+    assert_eq!(flows.settled(|_| true), [], "it has just ended");
+    for _ in 0..100 {
+        pass(&mut flows, 2, 2);
+    }
+    assert_eq!((flows.settled(|_| true), flows.settled(|_| false)), (vec![KEY], vec![]));
+    flows.pass([], flow_peers);
+    assert_eq!(flows.settled(|_| true), [], "it is dropped already");
+    pass(&mut flows, 1, 0);
+    assert_eq!(scrape(&metrics, Instant::now()).sum(OPENED, &[("reporter", "source")]), 3.0);
 }
