@@ -107,6 +107,8 @@ impl Control {
     ) -> Result<Self, KernelError> {
         let names = Arc::new(ArcSwap::from_pointee(Directory::default()));
         kernel.start_log();
+        let fill = kernel.fill();
+        shared.telemetry.metrics().collect_maps(move || fill.load().to_vec());
         let (reports, flows) = Reports::open(kernel.pins(), kernel.adopted(), shared.telemetry.clone(), names.clone())?;
         let adopt_until = (kernel.adopted() || predecessor.is_some()).then(|| Instant::now() + ADOPTION);
         let adopted = Adopted::of(kernel.state(), flows.lock().live());

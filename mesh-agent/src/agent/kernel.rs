@@ -1,8 +1,10 @@
 //! The one writer of the kernel's maps.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use aya_log::EbpfLogger;
 use mesh_common::names::map;
 use mesh_common::workload::{SETTINGS_DENY_UNKNOWN, SETTINGS_INCOMPLETE, SETTINGS_LOG_DIRECT, SETTINGS_READY, Settings};
@@ -12,9 +14,10 @@ use mesh_model::snapshot::Snapshot;
 use crate::capture::accept::{OUTBOUND_PORT, TUNNEL_PORT};
 use crate::capture::cgroup::{self, CgroupError, View};
 use crate::capture::load::{LoadError, Programs, remove_other_versions};
-use crate::capture::maps::{Maps, WriteError};
+use crate::capture::maps::{self, Maps, WriteError};
 use crate::capture::sync::{KernelState, diff};
 use crate::config::Config;
+use crate::ops::metrics::MapSample;
 use crate::sys::netns::NetNs;
 
 /// Why the kernel's side cannot be set up.
@@ -42,6 +45,8 @@ pub struct Kernel {
     programs: Programs,
     maps: Maps,
     state: KernelState,
+    capacities: Vec<(&'static str, u64)>,
+    fill: Arc<ArcSwap<Vec<MapSample>>>,
     settings: Settings,
     cgroup_root: PathBuf,
     attached: bool,
@@ -69,7 +74,9 @@ impl Kernel {
             tunnel_port: u32::from(TUNNEL_PORT),
         };
         let (state, cgroup_root) = (KernelState::default(), config.cgroup_root.clone());
-        Ok(Kernel { programs, maps, state, settings, cgroup_root, attached: false, adopted: false })
+        let capacities = maps::capacities(programs.pins());
+        let fill = Arc::default();
+        Ok(Kernel { programs, maps, state, capacities, fill, settings, cgroup_root, attached: false, adopted: false })
     }
 
     /// Becomes the maps' writer and reads what an earlier agent left, which stays in force. `beside`: that agent lives, and finishes its
@@ -104,6 +111,11 @@ impl Kernel {
     /// Where everything is pinned.
     pub fn pins(&self) -> &std::path::Path {
         self.programs.pins()
+    }
+
+    /// How full the maps are, whenever it is looked at.
+    pub fn fill(&self) -> Arc<ArcSwap<Vec<MapSample>>> {
+        self.fill.clone()
     }
 
     /// What the maps hold.
@@ -153,6 +165,8 @@ impl Kernel {
         self.set_flags(flags | incomplete)?;
         // One that cannot be written must not keep the others out. After a failure only reading back tells what is there.
         self.state = if failed.is_none() { want } else { self.maps.read() };
+        let sample = |&(map, capacity): &(&'static str, u64)| MapSample { map, entries: self.state.entries(map), capacity };
+        self.fill.store(Arc::new(self.capacities.iter().map(sample).collect()));
         if !self.attached {
             self.programs.attach_cgroup(&self.cgroup_root)?;
             remove_other_versions(self.programs.pins());

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use aya::maps::lpm_trie::Key as CidrKey;
-use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, RingBuf, SkStorage, SockHash};
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, MapInfo, PerCpuArray, PerCpuHashMap, RingBuf, SkStorage, SockHash};
 use mesh_common::addr::{Addr, Endpoint};
 use mesh_common::event::counter;
 use mesh_common::flow::{FlowEntry, FlowKey, Origin, OriginKey, Stats, StatsKey};
@@ -59,6 +59,12 @@ where
 {
     let map = ebpf.take_map(name).ok_or(LoadError::Missing(name))?;
     M::try_from(map).map_err(|error| LoadError::Pin { path: name.into(), error: error.to_string() })
+}
+
+/// How many entries pinned maps can hold: those that the agent writes, by name.
+pub fn capacities(pins: &Path) -> Vec<(&'static str, u64)> {
+    let names = [map::PODS, map::WORKLOADS, map::SERVICES, map::BACKENDS, map::POLICIES, map::IDENTITY_SETS];
+    names.into_iter().filter_map(|name| Some((name, MapInfo::from_pin(pins.join(name)).ok()?.max_entries().into()))).collect()
 }
 
 impl Maps {

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use mesh_common::addr::{Addr, Endpoint};
+use mesh_common::names::map;
 use mesh_common::policy::{Member, Program};
 use mesh_common::service::ServiceEntry;
 use mesh_common::workload::{PodEntry, WorkloadEntry};
@@ -30,6 +31,22 @@ pub struct KernelState {
     pub excluded_ports: BTreeSet<u16>,
     /// Destination ranges that are left alone: prefix over 128 bits, address.
     pub excluded_cidrs: BTreeSet<(u8, Addr)>,
+}
+
+impl KernelState {
+    /// Entries of a map; 0 of one that it has no part in.
+    pub fn entries(&self, name: &str) -> u64 {
+        let count = match name {
+            map::PODS => self.pods.len(),
+            map::WORKLOADS => self.workloads.len(),
+            map::SERVICES => self.services.len(),
+            map::BACKENDS => self.lists.values().map(|list| list.len()).sum(),
+            map::POLICIES => self.policies.len(),
+            map::IDENTITY_SETS => self.members.len(),
+            _ => 0,
+        };
+        count as u64
+    }
 }
 
 /// One write.

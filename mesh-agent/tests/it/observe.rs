@@ -221,6 +221,9 @@ fn the_agents_own_metrics(cluster: &Cluster, client: &Pod, near: &Pod, server: &
     let applied = page.sum("nodemesh_config_applied_timestamp_seconds", &[]);
     assert!((now - 300.0..now + 1.0).contains(&applied), "{applied}");
     assert_eq!((page.sum("nodemesh_pods_ready", &[]), page.sum("nodemesh_pods_held", &[])), (2.0, 0.0));
+    let map = |name: &str, of: &str| page.sum(&format!("nodemesh_ebpf_map_{name}"), &[("map", of)]);
+    assert_eq!((map("entries", "PODS"), map("capacity", "PODS")), (2.0, 4096.0));
+    assert!(map("entries", "WORKLOADS") >= 4.0 && map("entries", "POLICIES") >= 2.0);
     assert!(page.sum("nodemesh_tunnels_open", &[("direction", "inbound")]) >= 1.0);
     assert!(scrape(cluster, "n1").sum("nodemesh_tunnels_open", &[("direction", "outbound")]) >= 1.0);
     assert!(page.sum("nodemesh_policy_decisions_total", &[("decision", "allow")]) >= 1.0);

@@ -33,9 +33,16 @@ pub fn apply_in(namespace: &str, manifests: &str) -> Result<()> {
 }
 
 fn apply_with(flags: &[&str], manifests: &str) -> Result<()> {
+    feed(&[flags, &["apply", "--server-side", "--force-conflicts", "-f", "-"]].concat(), manifests)
+}
+
+/// Runs kubectl with `manifests` on its standard input.
+///
+/// # Errors
+/// Carries what it wrote to its standard error.
+pub fn feed(arguments: &[&str], manifests: &str) -> Result<()> {
     let mut child = kubectl()
-        .args(flags)
-        .args(["apply", "--server-side", "--force-conflicts", "-f", "-"])
+        .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -46,7 +53,7 @@ fn apply_with(flags: &[&str], manifests: &str) -> Result<()> {
     }
     let output = child.wait_with_output().context("waiting for kubectl")?;
     if !output.status.success() {
-        bail!("kubectl apply ended with {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
+        bail!("kubectl {} ended with {}: {}", arguments.join(" "), output.status, String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(())
 }

@@ -52,7 +52,7 @@ impl Bed {
 
     /// Removes what steps made, also those of a run that crashed.
     pub fn clean(&self) {
-        let namespaces = [DEMO, OUTSIDE, STRICT];
+        let namespaces = [DEMO, OUTSIDE, STRICT, super::crowd::FAKE];
         let words = [&["delete", "namespace", "--ignore-not-found", "--wait=true", "--timeout=60s"][..], &namespaces].concat();
         if let Err(error) = cluster::ask(&words) {
             println!("namespaces of the steps are left: {error:#}");

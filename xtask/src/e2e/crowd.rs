@@ -152,6 +152,88 @@ fn seen(bed: &Bed, before: &BTreeMap<String, f64>) -> Result<String> {
     Ok(lines.join("\n"))
 }
 
+/// Namespace of pods that nobody runs.
+pub const FAKE: &str = "e2e-fake";
+/// How many, on ten nodes without a kubelet.
+const FAKES: usize = 1000;
+
+fn fake_nodes() -> String {
+    (0..10).map(|n| format!("---\napiVersion: v1\nkind: Node\nmetadata: {{name: e2e-fake-{n}, labels: {{e2e: fake}}}}\n")).collect()
+}
+
+fn fake_pods() -> String {
+    let pod = |n: usize| {
+        let address = format!("10.250.{}.{}", n / 250, n % 250 + 1);
+        format!(
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: fake-{n}, namespace: {FAKE}, labels: {{app: fake, n: \"{n}\"}}}}\n\
+             spec: {{nodeName: e2e-fake-{}, terminationGracePeriodSeconds: 0, containers: [{{name: c, image: nothing}}]}}\n\
+             status: {{phase: Running, podIP: {address}, podIPs: [{{ip: {address}}}]}}\n",
+            n % 10
+        )
+    };
+    (0..FAKES).map(pod).collect()
+}
+
+/// Bytes that a node's agent has received from the API server on connections that stand.
+fn received(node: &str) -> Result<u64> {
+    let output = cluster::on(node, "ss")?.args(["-Htinp", "state", "established", "( dport = 443 )"]).output()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    // A line of the socket, and one of its figures.
+    let lines: Vec<&str> = text.lines().collect();
+    let ours = lines.windows(2).filter_map(|pair| match pair {
+        [socket, figures] if socket.contains("\"mesh-agent\"") => Some(*figures),
+        _ => None,
+    });
+    let bytes = |line: &str| line.split_whitespace().find_map(|word| word.strip_prefix("bytes_received:")?.parse::<u64>().ok());
+    Ok(ours.filter_map(bytes).sum())
+}
+
+pub fn thousand(_: &mut Bed) -> Result<String> {
+    let before = taken()?;
+    cluster::apply(&fake_nodes())?;
+    super::bed::namespace(FAKE, "nodemesh.dev/mesh: enabled")?;
+    let pods = fake_pods();
+    cluster::feed(&["create", "-f", "-"], &pods)?;
+    let start = Instant::now();
+    cluster::feed(&["replace", "--subresource=status", "-f", "-"], &pods)?;
+    let written = start.elapsed();
+    let known = (|| {
+        for (node, ..) in &before {
+            // Each is in the kernel's map, so each is dialled by mutual TLS or not at all.
+            while metrics(node)?.sum("nodemesh_ebpf_map_entries", &[("map", "WORKLOADS")]) < FAKES as f64 {
+                if start.elapsed() > written + LIMIT {
+                    bail!("{node} does not know of all {FAKES} pods after {} s", LIMIT.as_secs());
+                }
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        }
+        Ok(start.elapsed().saturating_sub(written))
+    })();
+    let after = taken();
+    cluster::ask(&["delete", "namespace", FAKE, "--timeout=120s"])?;
+    cluster::ask(&["delete", "nodes", "-l", "e2e=fake"])?;
+    let (known, after) = (known?, after?);
+    let mut lines = vec![format!(
+        "in every kernel {:.1} s after the last of {FAKES} writes, which took {:.0} s",
+        known.as_secs_f64(),
+        written.as_secs_f64()
+    )];
+    for ((node, memory, bytes), (_, memory_after, bytes_after)) in before.iter().zip(&after) {
+        let (megabytes, kilobytes) = (|bytes: u64| bytes as f64 / 1e6, bytes_after.saturating_sub(*bytes) / 1000);
+        lines.push(format!(
+            "{node}: agent {:.1} MB, before {:.1} MB; {kilobytes} kB from the API server",
+            megabytes(*memory_after),
+            megabytes(*memory)
+        ));
+    }
+    Ok(lines.join("\n"))
+}
+
+fn taken() -> Result<Vec<(String, u64, u64)>> {
+    let real = nodes()?.into_iter().filter(|node| !node.starts_with("e2e-"));
+    real.map(|node| Ok((node.clone(), cluster::agent_memory(&node)?, received(&node)?))).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
