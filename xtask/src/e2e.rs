@@ -48,6 +48,7 @@ const ALL: &[(&str, Step)] = &[
     ("an agent that may not read the cluster says so, lets nothing through, and recovers", trouble::forbidden),
     ("an agent that starts without an API server says so, and recovers", trouble::no_api_server),
     ("a pod that starts while its agent is away waits, its events say for what, and then it is in the mesh", crowd::without_agent),
+    ("pods that start one after the other are in the mesh from their start", crowd::one_by_one),
     ("two hundred pods start at once, and each is in the mesh from its start", crowd::many),
     ("a thousand more pods on other nodes reach every agent and its kernel", crowd::thousand),
     ("a label taken away lets running pods leave: the same call is without the mesh", walk::leave),

@@ -63,8 +63,8 @@ fn held_back() -> Result<String> {
         if phase.trim() != "Pending" && !phase.trim().is_empty() {
             bail!("without an agent the pod is {phase}");
         }
-        if told.contains("mesh-agent") {
-            let reason = told.rsplit("failed to setup network for sandbox").next().unwrap_or(&told);
+        if told.contains("nodemesh: pod e2e-demo/late is held") {
+            let reason = told.rsplit("nodemesh: ").next().unwrap_or(&told);
             return Ok(reason.trim().chars().take(300).collect());
         }
         if start.elapsed() > LIMIT {
@@ -72,6 +72,21 @@ fn held_back() -> Result<String> {
         }
         std::thread::sleep(Duration::from_millis(500));
     }
+}
+
+/// Pods that start one after the other.
+const ROW: usize = 20;
+
+pub fn one_by_one(_: &mut Bed) -> Result<String> {
+    let before = delays()?;
+    for number in 0..ROW {
+        let name = format!("row-{number}");
+        apply(DEMO, &web(&name, ", row: \"true\""))?;
+        ready(DEMO, &[&name])?;
+    }
+    let after = delays()?;
+    cluster::ask(&["-n", DEMO, "delete", "pods", "-l", "row=true", "--timeout=60s"])?;
+    Ok(format!("what the mesh adds to a pod's start: median {}, p99 {}", quantile(&before, &after, 0.5), quantile(&before, &after, 0.99)))
 }
 
 fn crowd() -> String {
