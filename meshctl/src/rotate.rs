@@ -40,6 +40,10 @@ pub struct Arguments {
     /// How long to wait for agents that are not ready for a step, seconds; 0: not at all.
     #[arg(long, default_value_t = 600)]
     timeout: u64,
+    /// Go on without a node whose agent does not answer, as one that is lost; its pods may be refused when it comes back, until it has renewed
+    /// their certificates. May be given several times.
+    #[arg(long, value_name = "NODE")]
+    without: Vec<String>,
 }
 
 /// A step, or a look.
@@ -132,17 +136,16 @@ struct Answer {
 /// The API server's; nobody answers.
 pub async fn run(target: &Target, output: Output, arguments: &Arguments) -> Result<bool> {
     let cluster = target.connect().await?;
-    let patience = Duration::from_secs(arguments.timeout);
     let mut state = known(&cluster).await?.state;
     match arguments.step {
         Some(Step::Status) => {
             output.show(&state, || describe(&state, now()))?;
             Ok(true)
         }
-        Some(step) => make(&cluster, step, &mut state, patience).await,
+        Some(step) => make(&cluster, step, &mut state, arguments).await,
         None => loop {
             let step = state.phase.next();
-            if !make(&cluster, step, &mut state, patience).await? {
+            if !make(&cluster, step, &mut state, arguments).await? {
                 return Ok(false);
             }
             if state.phase == Phase::Idle {
@@ -154,10 +157,11 @@ pub async fn run(target: &Target, output: Output, arguments: &Arguments) -> Resu
 }
 
 /// Makes one step once every agent is ready for it.
-async fn make(cluster: &Cluster, step: Step, state: &mut State, patience: Duration) -> Result<bool> {
-    if state.phase.next() == step && !agents_ready(cluster, step, state, patience).await? {
+async fn make(cluster: &Cluster, step: Step, state: &mut State, arguments: &Arguments) -> Result<bool> {
+    if state.phase.next() == step && !agents_ready(cluster, step, state, arguments).await? {
         return Ok(false);
     }
+    let patience = Duration::from_secs(arguments.timeout);
     let start = Instant::now();
     loop {
         let answer = ask(cluster, step).await?;
@@ -180,14 +184,16 @@ async fn make(cluster: &Cluster, step: Step, state: &mut State, patience: Durati
 }
 
 /// Waits until the agents are ready for a step; false if they are not in time. What they are behind with they are asked to renew.
-async fn agents_ready(cluster: &Cluster, step: Step, state: &State, patience: Duration) -> Result<bool> {
+async fn agents_ready(cluster: &Cluster, step: Step, state: &State, arguments: &Arguments) -> Result<bool> {
     if !matches!(step, Step::Activate | Step::Revoke) {
         return Ok(true);
     }
     let (start, mut said) = (Instant::now(), String::new());
+    let patience = Duration::from_secs(arguments.timeout);
     let mut nudged = Instant::now();
     loop {
-        let reports = agent::reports(cluster).await?;
+        let mut reports = agent::reports(cluster).await?;
+        reports.retain(|report| report.version.is_some() || !arguments.without.contains(&report.node));
         let behind = behind(&reports, step, state);
         let Some(first) = behind.first() else { return Ok(true) };
         let message = if behind.len() == 1 { first.why.clone() } else { format!("{}, and {} more", first.why, behind.len() - 1) };
@@ -223,7 +229,8 @@ fn behind<'a>(reports: &'a [Report], step: Step, state: &State) -> Vec<Behind<'a
     let mut all = Vec::new();
     for report in reports {
         if report.version.is_none() {
-            let why = format!("node {}: its agent does not answer: {}", report.node, report.awaited.as_deref().unwrap_or("not known why"));
+            let why = report.awaited.as_deref().unwrap_or("not known why");
+            let why = format!("node {0}: its agent does not answer: {why}; if the node is lost, go on with --without {0}", report.node);
             all.push(Behind { pod: &report.pod, why, may_renew: false });
         }
         for certificate in &report.certificates {

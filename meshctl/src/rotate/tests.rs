@@ -42,7 +42,7 @@ fn an_agent_that_does_not_answer_or_has_no_certificate_holds_it_up() {
     let pending = Certificate { state: "pending".into(), last_error: Some("refused".into()), ..certificate("old", &["new"]) };
     let reports = [silent, node("n4", vec![pending])];
     let expected = [
-        "node n3: its agent does not answer: CrashLoopBackOff",
+        "node n3: its agent does not answer: CrashLoopBackOff; if the node is lost, go on with --without n3",
         "node n4: spiffe://cluster.local/ns/shop/sa/web has no certificate: refused",
     ];
     assert_eq!(why(&reports, Step::Activate), expected);

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 
-use super::bed::{Bed, DEMO, OUTSIDE, STRICT, apply, curl, curl_until, namespace, ready, service, web};
+use super::bed::{Bed, DEMO, MESH, OUTSIDE, STRICT, apply, curl, curl_until, namespace, ready, service, web};
 use super::view::{logged, text};
 use super::walk::URL;
 use crate::cluster;
@@ -27,7 +27,17 @@ pub fn not_understood(bed: &mut Bed) -> Result<String> {
         bail!("meshctl check names neither object nor field:\n{problems}");
     }
     curl_until(DEMO, "client", URL, |answer| answer.ok)?;
-    Ok(format!("{problems}\nstatus: {condition}"))
+    Ok(format!("{problems}\nstatus: {condition}\nwritten by {}", writer()?))
+}
+
+/// The replica that writes the status of objects.
+fn writer() -> Result<String> {
+    let holder = cluster::ask(&["-n", MESH, "get", "lease", "mesh-control", "-o", "jsonpath={.spec.holderIdentity}"])?;
+    let replicas = cluster::ask(&["-n", MESH, "get", "pods", "-l", "app.kubernetes.io/name=mesh-control", "-o", "name"])?;
+    match replicas.split_whitespace().find(|pod| pod.trim_start_matches("pod/") == holder) {
+        Some(_) => Ok(holder),
+        None => bail!("the Lease is held by {holder:?}, which is none of {replicas}"),
+    }
 }
 
 /// What the status of a policy says of it, which must be that it is wrong, and where.
