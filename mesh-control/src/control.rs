@@ -1,7 +1,6 @@
 //! The whole: builds the parts, owns their tasks, ends them in order.
 
 mod cluster;
-mod statuses;
 
 use std::io;
 use std::net::SocketAddr;
@@ -32,6 +31,7 @@ use crate::files;
 use crate::metrics::Metrics;
 use crate::ready::Readiness;
 use crate::server;
+use crate::status::Statuses;
 
 /// How often the tokens' files are looked at.
 const LOOK: Duration = Duration::from_millis(250);
@@ -172,7 +172,7 @@ impl Control {
         });
         if let Some(lease) = config.lease {
             let (client, _) = mesh_sources::kube::client(kubeconfig).await.map_err(OpenError::from)?;
-            let statuses = statuses::Statuses { client, lease, snapshots: snapshots.clone(), metrics: metrics.clone() };
+            let statuses = Statuses { client, lease, snapshots: snapshots.clone(), metrics: metrics.clone() };
             tasks.spawn(statuses.run());
         }
         tasks.spawn(take_snapshots(snapshots, inventory, metrics.clone()));

@@ -6,14 +6,13 @@
 //!                                       ─ may it?        inventory (enrolled pods of that node)
 //!                                       ─ sign           authority (root ► intermediate ► leaf)
 //!
-//! objects' findings ─► conditions ─► control::statuses (the replica that holds the Lease) ─► status of policies and of the Mesh
+//! the users' objects ─► status::conditions (what is said) ─► status::writer (by the replica that holds the Lease)
 //! ```
 //!
 //! It serves Istio's `IstioCertificateService`, so that our agents and Istio's ztunnel can use it alike.
 
 pub mod admin;
 pub mod ca;
-pub mod conditions;
 pub mod config;
 pub mod control;
 pub mod files;
@@ -21,6 +20,7 @@ pub mod log;
 pub mod metrics;
 pub mod ready;
 pub mod server;
+pub mod status;
 
 pub use config::Config;
 pub use control::Control;

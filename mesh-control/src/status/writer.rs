@@ -1,4 +1,4 @@
-//! Says in the status of the users' objects what became of them. One replica does so: a Lease tells which.
+//! Writes the conditions: by one replica, and a Lease tells which.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -14,7 +14,7 @@ use mesh_model::snapshot::Snapshot;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use crate::conditions::{self, Found, KINDS};
+use super::conditions::{self, Found, KINDS};
 use crate::config::LeaseName;
 use crate::metrics::Metrics;
 
@@ -33,16 +33,20 @@ const NOT_FOUND: u16 = 404;
 const CONFLICT: u16 = 409;
 
 /// What it works with.
-pub(super) struct Statuses {
+pub struct Statuses {
+    /// The API server's.
     pub client: Client,
+    /// Who holds it writes.
     pub lease: LeaseName,
+    /// The mesh: what other objects make of one.
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// Where leadership and writes are counted.
     pub metrics: Arc<Metrics>,
 }
 
 impl Statuses {
     /// Runs as long as the process.
-    pub(super) async fn run(mut self) -> (&'static str, Result<(), String>) {
+    pub async fn run(mut self) -> (&'static str, Result<(), String>) {
         let mut complaint = String::new();
         loop {
             match self.manager().await {

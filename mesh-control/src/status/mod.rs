@@ -1,0 +1,6 @@
+//! What became of the users' objects, said in their status.
+
+pub mod conditions;
+pub mod writer;
+
+pub use writer::Statuses;
