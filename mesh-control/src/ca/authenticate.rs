@@ -1,6 +1,7 @@
 //! Who asks: the node that a bearer token stands for.
 
 use std::collections::{BTreeMap, HashSet};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -25,8 +26,8 @@ pub type Authentication<'a> = Pin<Box<dyn Future<Output = Result<Caller, Refusal
 
 /// Knows whose token a token is.
 pub trait Authenticator: Send + Sync + 'static {
-    /// The caller that a bearer token stands for.
-    fn authenticate<'a>(&'a self, token: &'a str) -> Authentication<'a>;
+    /// The caller that a bearer token stands for. `from`: the address that shows it; it proves nothing.
+    fn authenticate<'a>(&'a self, token: &'a str, from: Option<IpAddr>) -> Authentication<'a>;
 }
 
 /// Shortest token: 16 characters, so that it can hold 96 bits of chance in base64.
@@ -210,7 +211,7 @@ impl Table {
 }
 
 impl Authenticator for NodeTokens {
-    fn authenticate<'a>(&'a self, token: &'a str) -> Authentication<'a> {
+    fn authenticate<'a>(&'a self, token: &'a str, _: Option<IpAddr>) -> Authentication<'a> {
         let result = match self.node(token) {
             Some(node) => Ok(Caller { node }),
             None if self.is_empty() => Err(Refusal::NoAuthenticator("no node has a token".into())),

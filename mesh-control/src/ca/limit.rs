@@ -1,4 +1,4 @@
-//! How often a node may ask: a token bucket a node. Pure; the moment is passed in.
+//! How often a node may ask, or an address fail: a token bucket each. Pure; the moment is passed in.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ pub struct Rate {
     pub burst: f64,
 }
 
-/// The buckets. Nodes are authenticated before they get one, so there are no more of them than tokens.
+/// The buckets. [`Limiter::sweep`] bounds them: only those that are not full are kept.
 #[derive(Debug)]
 pub struct Limiter {
     rate: Rate,
@@ -24,6 +24,24 @@ impl Limiter {
     /// With full buckets.
     pub fn new(rate: Rate) -> Limiter {
         Limiter { rate, buckets: HashMap::new() }
+    }
+
+    /// Whether the node's bucket has one left.
+    pub fn has(&self, node: &str, now: Instant) -> bool {
+        let rate = self.rate;
+        self.buckets
+            .get(node)
+            .is_none_or(|(level, last)| level + now.saturating_duration_since(*last).as_secs_f64() * rate.per_second >= 1.0)
+    }
+
+    /// Buckets that are kept.
+    pub fn len(&self) -> usize {
+        self.buckets.len()
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.buckets.is_empty()
     }
 
     /// Takes one from the node's bucket; false if it is empty.

@@ -89,7 +89,8 @@ impl CaService {
     /// Judges a request and signs. `facts` is filled as things become known, for the log.
     async fn answer(&self, request: &Request<IstioCertificateRequest>, facts: &mut Facts) -> Result<(Issued, Vec<String>), Refusal> {
         let permit = self.room.try_acquire().map_err(|_| Refusal::Overloaded)?;
-        let Caller { node } = self.authenticator.authenticate(bearer(request.metadata())?).await?;
+        let from = request.extensions().get::<Peer>().map(|peer| peer.0.ip().to_canonical());
+        let Caller { node } = self.authenticator.authenticate(bearer(request.metadata())?, from).await?;
         facts.node = Some(node.clone());
         self.admit(&node)?;
         let asked = request.get_ref();

@@ -6,10 +6,12 @@
 //!
 //! - The API server verifies signature, lifetime, audience, and that the pod the token is bound to still lives.
 //! - The account must be the agents'; the pod must exist with the token's UID, run under that account and on the token's node.
+//! - An address that shows bad tokens without pause shares few places with its like: it cannot hold up the agents.
 //! - While the API server does not answer, nobody is accepted beyond the short life of an earlier answer.
 //!
 //! Permissions: `create` on `tokenreviews.authentication.k8s.io` (cluster), `get` on `pods` in the agents' namespace.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -21,6 +23,7 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use super::authenticate::{Authentication, Authenticator, Caller, sha256};
+use super::limit::{Limiter, Rate};
 use super::refusal::Refusal;
 
 mod cache;
@@ -51,6 +54,13 @@ const NEGATIVE: Duration = Duration::from_secs(1);
 const REMEMBERED: usize = 8192;
 /// Reviews at once: the API server is everybody's.
 const AT_ONCE: usize = 16;
+
+/// Reviews at once for addresses that show one bad token after the other: what they make up must not hold up the agents.
+const AT_ONCE_SUSPECT: usize = 2;
+/// How often an address may show a bad token before it is one of those.
+const FAILURES: Rate = Rate { per_second: 1.0, burst: 10.0 };
+/// Addresses that are remembered before those are forgotten that have behaved for long enough.
+const ADDRESSES: usize = 1024;
 
 /// Why a token is not accepted.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -99,6 +109,8 @@ struct Reviewer {
     reviews: Api<TokenReview>,
     pods: Api<Pod>,
     room: Semaphore,
+    narrow: Semaphore,
+    failures: Mutex<Limiter>,
     cache: Mutex<Cache>,
 }
 
@@ -113,11 +125,13 @@ impl TokenReviews {
             pods: Api::namespaced(client, &settings.namespace),
             settings,
             room: Semaphore::new(AT_ONCE),
+            narrow: Semaphore::new(AT_ONCE_SUSPECT),
+            failures: Mutex::new(Limiter::new(FAILURES)),
             cache: Mutex::new(Cache::new(REMEMBERED)),
         }))
     }
 
-    async fn judge(&self, token: &str) -> Result<Caller, TokenRefusal> {
+    async fn judge(&self, token: &str, from: Option<IpAddr>) -> Result<Caller, TokenRefusal> {
         let claims = Claims::read(token).ok_or(TokenRefusal::Form)?;
         // Whatever a signature says, these cannot be accepted: the API server is spared the question.
         claims.plausible(&self.0.settings)?;
@@ -130,7 +144,8 @@ impl TokenReviews {
                 let (reviewer, token) = (self.0.clone(), token.to_owned());
                 // A task of its own: whoever asked first may go away while others wait for the same answer.
                 tokio::spawn(async move {
-                    let result = reviewer.review(&token, &claims).await;
+                    let result = reviewer.review(&token, &claims, from).await;
+                    reviewer.note(&result, from);
                     let keep = match &result {
                         Ok(_) => claims.left(SystemTime::now()).min(POSITIVE),
                         Err(TokenRefusal::Unavailable(_)) => Duration::ZERO,
@@ -149,13 +164,27 @@ impl TokenReviews {
 }
 
 impl Reviewer {
-    async fn review(&self, token: &str, claims: &Claims) -> Result<Caller, TokenRefusal> {
+    async fn review(&self, token: &str, claims: &Claims, from: Option<IpAddr>) -> Result<Caller, TokenRefusal> {
         let late = || TokenRefusal::Unavailable(format!("no answer within {} s", ANSWER.as_secs()).into());
-        tokio::time::timeout(ANSWER, self.ask(token, claims)).await.map_err(|_| late())?
+        tokio::time::timeout(ANSWER, self.ask(token, claims, from)).await.map_err(|_| late())?
     }
 
-    async fn ask(&self, token: &str, claims: &Claims) -> Result<Caller, TokenRefusal> {
-        let _permit = self.room.acquire().await;
+    /// Remembers which address showed a bad token.
+    fn note(&self, result: &Result<Caller, TokenRefusal>, from: Option<IpAddr>) {
+        if let (Err(refusal), Some(from)) = (result, from)
+            && !matches!(refusal, TokenRefusal::Unavailable(_))
+        {
+            let (now, mut failures) = (Instant::now(), self.failures.lock());
+            failures.admit(&from.to_string().into(), now);
+            if failures.len() > ADDRESSES {
+                failures.sweep(now);
+            }
+        }
+    }
+
+    async fn ask(&self, token: &str, claims: &Claims, from: Option<IpAddr>) -> Result<Caller, TokenRefusal> {
+        let suspect = from.is_some_and(|from| !self.failures.lock().has(&from.to_string(), Instant::now()));
+        let _permit = if suspect { &self.narrow } else { &self.room }.acquire().await;
         let spec = TokenReviewSpec { token: Some(token.into()), audiences: Some(vec![self.settings.audience.to_string()]) };
         let review = TokenReview { spec, ..TokenReview::default() };
         let answer = self.reviews.create(&PostParams::default(), &review).await;
@@ -182,8 +211,8 @@ fn unavailable(resource: &str, verb: &str, error: &::kube::Error) -> TokenRefusa
 }
 
 impl Authenticator for TokenReviews {
-    fn authenticate<'a>(&'a self, token: &'a str) -> Authentication<'a> {
-        Box::pin(async move { self.judge(token).await.map_err(Refusal::Token) })
+    fn authenticate<'a>(&'a self, token: &'a str, from: Option<IpAddr>) -> Authentication<'a> {
+        Box::pin(async move { self.judge(token, from).await.map_err(Refusal::Token) })
     }
 }
 

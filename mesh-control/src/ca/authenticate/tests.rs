@@ -97,15 +97,15 @@ async fn what_vanishes_locks_nobody_out_and_nothing_lets_nobody_in() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("tokens.d");
     let tokens = NodeTokens::open(&path, soon());
-    assert_eq!(tokens.authenticate(A).await.unwrap_err().reason(), "no_authenticator");
+    assert_eq!(tokens.authenticate(A, None).await.unwrap_err().reason(), "no_authenticator");
     fs::create_dir(&path).unwrap();
     fs::write(path.join("node-a"), A).unwrap();
     assert!(tokens.refresh(soon()));
-    assert_eq!(&*tokens.authenticate(A).await.unwrap().node, "node-a");
-    assert_eq!(tokens.authenticate(B).await.unwrap_err().reason(), "unknown_token");
+    assert_eq!(&*tokens.authenticate(A, None).await.unwrap().node, "node-a");
+    assert_eq!(tokens.authenticate(B, None).await.unwrap_err().reason(), "unknown_token");
     fs::remove_dir_all(&path).unwrap();
     assert!(tokens.refresh(soon()));
     assert!(!tokens.refresh(soon()), "told once");
-    assert_eq!(&*tokens.authenticate(A).await.unwrap().node, "node-a");
+    assert_eq!(&*tokens.authenticate(A, None).await.unwrap().node, "node-a");
     assert!(tokens.problems()[0].contains("cannot be read"));
 }

@@ -17,7 +17,7 @@ const TOKEN: &str = "Bearer token-of-node-1-abcdef";
 struct OneNode;
 
 impl Authenticator for OneNode {
-    fn authenticate<'a>(&'a self, token: &'a str) -> Authentication<'a> {
+    fn authenticate<'a>(&'a self, token: &'a str, _: Option<std::net::IpAddr>) -> Authentication<'a> {
         let known = TOKEN.ends_with(token);
         Box::pin(async move { if known { Ok(Caller { node: "node-1".into() }) } else { Err(Refusal::UnknownToken) } })
     }

@@ -142,6 +142,8 @@ struct Server {
     pod: Option<Value>,
     /// Every review gets this code.
     broken: Option<u16>,
+    /// Tokens that contain this are refused, and not at once.
+    slow: Option<String>,
 }
 
 async fn serve(server: Arc<Mutex<Server>>) -> (Client, SocketAddr, tempfile::TempDir) {
@@ -168,6 +170,10 @@ async fn serve(server: Arc<Mutex<Server>>) -> (Client, SocketAddr, tempfile::Tem
 async fn answer(server: Arc<Mutex<Server>>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
     let path = request.uri().path().to_owned();
     let body = request.into_body().collect().await.unwrap().to_bytes();
+    let slow = server.lock().slow.clone().is_some_and(|slow| String::from_utf8_lossy(&body).contains(&slow));
+    if slow {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     let mut server = server.lock();
     // As API servers do: a code alone, without its reason, is taken for any proxy's.
     let failure = |code: u16| {
@@ -183,7 +189,8 @@ async fn answer(server: Arc<Mutex<Server>>, request: Request<Incoming>) -> Resul
             server.reviews += 1;
             let mut review: Value = serde_json::from_slice(&body).unwrap();
             assert_eq!(review["spec"]["audiences"], json!(["nodemesh-ca"]));
-            review["status"] = server.status.clone().unwrap_or_else(|| json!({"authenticated": false, "error": "invalid signature"}));
+            review["status"] =
+                server.status.clone().filter(|_| !slow).unwrap_or_else(|| json!({"authenticated": false, "error": "invalid signature"}));
             server.broken.map_or((201, review), |code| (code, failure(code)))
         }
         "/api/v1/namespaces/mesh/pods/agent-x" => server.pod.clone().map_or((404, failure(404)), |pod| (200, pod)),
@@ -203,13 +210,13 @@ async fn a_storm_of_one_token_asks_once_and_is_remembered() {
     let (client, _, _dir) = serve(server.clone()).await;
     let reviews = TokenReviews::new(client, settings());
     let token = token("a");
-    let answers = futures_util::future::join_all((0..50).map(|_| reviews.judge(&token))).await;
+    let answers = futures_util::future::join_all((0..50).map(|_| reviews.judge(&token, None))).await;
     assert!(answers.iter().all(|answer| *answer == Ok(Caller { node: "n1".into() })), "{answers:?}");
     assert_eq!(server.lock().reviews, 1);
     // What the server says later counts for other tokens at once, for this one when its time is over.
     server.lock().broken = Some(500);
-    assert_eq!(reason(reviews.judge(&token).await), "none");
-    assert_eq!(reason(reviews.judge(&self::token("b")).await), "unavailable");
+    assert_eq!(reason(reviews.judge(&token, None).await), "none");
+    assert_eq!(reason(reviews.judge(&self::token("b"), None).await), "unavailable");
 }
 
 #[tokio::test]
@@ -217,21 +224,21 @@ async fn refuses_what_the_server_refuses_and_while_it_cannot_be_asked() {
     let server = Arc::new(Mutex::new(Server::default()));
     let (client, _, _dir) = serve(server.clone()).await;
     let reviews = TokenReviews::new(client, settings());
-    assert_eq!(reason(reviews.judge("not-a-json-web-token").await), "token_form");
+    assert_eq!(reason(reviews.judge("not-a-json-web-token", None).await), "token_form");
     assert_eq!(
-        reason(reviews.judge(&token_of(&json!({"sub": "system:serviceaccount:shop:cart", "aud": ["nodemesh-ca"]}))).await),
+        reason(reviews.judge(&token_of(&json!({"sub": "system:serviceaccount:shop:cart", "aud": ["nodemesh-ca"]})), None).await),
         "not_the_agent"
     );
     assert_eq!(server.lock().reviews, 0, "these are not worth a question");
-    assert_eq!(reason(reviews.judge(&token("forged")).await), "token_rejected");
+    assert_eq!(reason(reviews.judge(&token("forged"), None).await), "token_rejected");
     *server.lock() = Server { pod: None, ..good() };
-    assert_eq!(reason(reviews.judge(&token("gone")).await), "agent_pod");
+    assert_eq!(reason(reviews.judge(&token("gone"), None).await), "agent_pod");
     server.lock().broken = Some(403);
-    let refusal = reviews.judge(&token("denied")).await.unwrap_err();
+    let refusal = reviews.judge(&token("denied"), None).await.unwrap_err();
     assert!(matches!(&refusal, TokenRefusal::Unavailable(message) if message.contains("permission to create tokenreviews")), "{refusal}");
     // Not remembered: it is asked again at once.
     *server.lock() = good();
-    assert_eq!(reason(reviews.judge(&token("denied")).await), "none");
+    assert_eq!(reason(reviews.judge(&token("denied"), None).await), "none");
 }
 
 #[tokio::test]
@@ -247,6 +254,41 @@ async fn nobody_answers() {
     );
     std::fs::write(&path, text).unwrap();
     let (client, _) = mesh_sources::kube::client(Some(&path)).await.unwrap();
-    let refusal = TokenReviews::new(client, settings()).authenticate(&token("a")).await.unwrap_err();
+    let refusal = TokenReviews::new(client, settings()).authenticate(&token("a"), None).await.unwrap_err();
     assert_eq!(refusal.meaning().1, tonic::Code::Unavailable);
+}
+
+/// A token that its signature tells from others.
+fn made_up(number: usize) -> String {
+    format!("{}.bad{number}", token("x").rsplit_once('.').unwrap().0)
+}
+
+#[tokio::test]
+async fn a_flood_of_made_up_tokens_does_not_hold_up_the_agents() {
+    let server = Arc::new(Mutex::new(Server { slow: Some(".bad".into()), ..good() }));
+    let (client, _, _dir) = serve(server.clone()).await;
+    let reviews = Arc::new(TokenReviews::new(client, settings()));
+    let flooder = Some(IpAddr::from([10, 0, 0, 66]));
+    for number in 0..10 {
+        assert_eq!(reason(reviews.judge(&made_up(number), flooder).await), "token_rejected");
+    }
+    let done = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let flood: Vec<_> = (100..164)
+        .map(|number| {
+            let (reviews, done) = (reviews.clone(), done.clone());
+            tokio::spawn(async move {
+                let _ = reviews.judge(&made_up(number), flooder).await;
+                done.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            })
+        })
+        .collect();
+    tokio::task::yield_now().await;
+    assert_eq!(reason(reviews.judge(&token("agent"), Some(IpAddr::from([10, 0, 0, 1]))).await), "none");
+    let answered = done.load(std::sync::atomic::Ordering::Relaxed);
+    assert!(answered < 32, "{answered} of 64 made-up tokens were reviewed before the agent's");
+    // An agent at that address waits its turn, and is not refused.
+    for task in flood {
+        task.await.unwrap();
+    }
+    assert_eq!(reason(reviews.judge(&token("neighbour"), flooder).await), "none");
 }
