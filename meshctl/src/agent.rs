@@ -152,7 +152,7 @@ pub struct Report {
     pub ready: bool,
     /// What it waits for, in the agent's words; or why it could not be asked.
     pub awaited: Option<String>,
-    /// Its version.
+    /// Its version; none if it could not be asked for all that is here.
     pub version: Option<String>,
     /// Number of the configuration in force.
     pub config_version: Option<u64>,
@@ -212,7 +212,6 @@ async fn report(cluster: &Cluster, pod: &Pod) -> Report {
 
 async fn fill(cluster: &Cluster, pod: &str, report: &mut Report) -> Result<()> {
     let version = admin(cluster, pod, "/version").await?;
-    report.version = version.get("version").and_then(Value::as_str).map(str::to_owned);
     let config = admin(cluster, pod, "/config").await?;
     report.config_version = config.get("version").and_then(Value::as_u64);
     report.workloads = list(admin(cluster, pod, "/workloads").await?, "/workloads")?;
@@ -220,6 +219,8 @@ async fn fill(cluster: &Cluster, pod: &str, report: &mut Report) -> Result<()> {
     report.problems = list(admin(cluster, pod, "/problems").await?, "/problems")?;
     let connections = admin(cluster, pod, "/connections?limit=0").await?;
     report.connections = Some(Connections::deserialize(connections).context(OTHER_VERSION)?);
+    // By it others know that the report is whole.
+    report.version = version.get("version").and_then(Value::as_str).map(str::to_owned);
     Ok(())
 }
 

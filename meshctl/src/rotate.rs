@@ -14,7 +14,7 @@ use kube::api::{Patch, PatchParams};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::agent::{self, ADMIN, Report};
+use crate::agent::{self, ADMIN, Certificate, Report};
 use crate::certs::span;
 use crate::cluster::{Cluster, Target};
 use crate::output::Output;
@@ -156,20 +156,33 @@ pub async fn run(target: &Target, output: Output, arguments: &Arguments) -> Resu
     }
 }
 
-/// Makes one step once every agent is ready for it.
+/// Makes one step once every agent is ready for it, and sees to it that all of them follow.
 async fn make(cluster: &Cluster, step: Step, state: &mut State, arguments: &Arguments) -> Result<bool> {
-    if state.phase.next() == step && !agents_ready(cluster, step, state, arguments).await? {
-        return Ok(false);
-    }
-    let patience = Duration::from_secs(arguments.timeout);
-    let start = Instant::now();
+    let (patience, start) = (Duration::from_secs(arguments.timeout), Instant::now());
     loop {
+        // Anew after each wait: what was so before it need not be so any more.
+        if state.phase.next() == step && !agents_ready(cluster, step, state, arguments).await? {
+            return Ok(false);
+        }
         let answer = ask(cluster, step).await?;
+        let before = std::mem::replace(state, answer.state);
         let Some(why) = answer.refused else {
-            println!("{}: {}", step.word(), answer.state.phase.word());
-            *state = answer.state;
-            return Ok(true);
+            println!("{}: {}", step.word(), state.phase.word());
+            // An agent that believes a root which is gone believes what a thief of its key signs.
+            let gone = match step {
+                Step::Revoke => before.old,
+                Step::Abort => before.new,
+                _ => None,
+            };
+            return match gone {
+                Some(gone) => agents_forget(cluster, &gone, arguments).await,
+                None => Ok(true),
+            };
         };
+        if state.phase != before.phase && arguments.step.is_none() {
+            println!("{why}: going on from there");
+            return Ok(true);
+        }
         match answer.retry_after.map(Duration::from_secs) {
             Some(wait) if start.elapsed() + wait <= patience => {
                 println!("{why}: waiting");
@@ -183,26 +196,44 @@ async fn make(cluster: &Cluster, step: Step, state: &mut State, arguments: &Argu
     }
 }
 
-/// Waits until the agents are ready for a step; false if they are not in time. What they are behind with they are asked to renew.
+/// Waits until the agents are ready for a step; false if they are not in time.
 async fn agents_ready(cluster: &Cluster, step: Step, state: &State, arguments: &Arguments) -> Result<bool> {
     if !matches!(step, Step::Activate | Step::Revoke) {
         return Ok(true);
     }
+    await_agents(cluster, step.word(), arguments, |certificate| not_ready(certificate, step, state)).await
+}
+
+/// Waits until no agent believes a root any more; false if some do after all that time.
+async fn agents_forget(cluster: &Cluster, root: &str, arguments: &Arguments) -> Result<bool> {
+    let believes = |certificate: &Certificate| {
+        certificate.trusted.iter().any(|trusted| trusted == root).then_some("still believes the root that is gone")
+    };
+    await_agents(cluster, "end", arguments, believes).await
+}
+
+/// Waits until nothing holds up `what`; false if something does after all that time. Agents that are behind are asked to renew.
+async fn await_agents(
+    cluster: &Cluster,
+    what: &str,
+    arguments: &Arguments,
+    holds_up: impl Fn(&Certificate) -> Option<&'static str>,
+) -> Result<bool> {
     let (start, mut said) = (Instant::now(), String::new());
     let patience = Duration::from_secs(arguments.timeout);
     let mut nudged = Instant::now();
     loop {
         let mut reports = agent::reports(cluster).await?;
         reports.retain(|report| report.version.is_some() || !arguments.without.contains(&report.node));
-        let behind = behind(&reports, step, state);
+        let behind = behind(&reports, &holds_up);
         let Some(first) = behind.first() else { return Ok(true) };
         let message = if behind.len() == 1 { first.why.clone() } else { format!("{}, and {} more", first.why, behind.len() - 1) };
         if start.elapsed() >= patience {
-            eprintln!("not ready for {}: {message}", step.word());
+            eprintln!("not ready to {what}: {message}");
             return Ok(false);
         }
         if said != message {
-            println!("waiting to {}: {message}", step.word());
+            println!("waiting to {what}: {message}");
             said = message;
         }
         if nudged.elapsed() >= NUDGE && start.elapsed() >= NUDGE {
@@ -225,7 +256,17 @@ struct Behind<'a> {
     may_renew: bool,
 }
 
-fn behind<'a>(reports: &'a [Report], step: Step, state: &State) -> Vec<Behind<'a>> {
+/// What keeps a certificate's agent from being ready for a step.
+fn not_ready(certificate: &Certificate, step: Step, state: &State) -> Option<&'static str> {
+    let knows = |root: &Option<String>| root.as_ref().is_some_and(|root| certificate.trusted.contains(root));
+    match step {
+        Step::Activate if !knows(&state.new) => Some("does not know the new root yet"),
+        Step::Revoke if state.new.is_none() || certificate.root != state.new => Some("is not below the new root yet"),
+        _ => None,
+    }
+}
+
+fn behind<'a>(reports: &'a [Report], holds_up: impl Fn(&Certificate) -> Option<&'static str>) -> Vec<Behind<'a>> {
     let mut all = Vec::new();
     for report in reports {
         if report.version.is_none() {
@@ -235,13 +276,11 @@ fn behind<'a>(reports: &'a [Report], step: Step, state: &State) -> Vec<Behind<'a
         }
         for certificate in &report.certificates {
             let place = format!("node {}: {}", report.node, certificate.identity);
-            let why = match (step, &state.new, &state.old) {
-                _ if certificate.state != "ready" => {
-                    format!("{place} has no certificate: {}", certificate.last_error.as_deref().unwrap_or(&certificate.state))
-                }
-                (Step::Activate, Some(new), _) if !certificate.trusted.contains(new) => format!("{place} does not know the new root yet"),
-                (Step::Revoke, _, Some(old)) if certificate.root.as_ref() == Some(old) => format!("{place} is below the old root still"),
-                _ => continue,
+            let why = if certificate.state == "ready" {
+                let Some(why) = holds_up(certificate) else { continue };
+                format!("{place} {why}")
+            } else {
+                format!("{place} has no certificate: {}", certificate.last_error.as_deref().unwrap_or(&certificate.state))
             };
             all.push(Behind { pod: &report.pod, why, may_renew: true });
         }
@@ -263,8 +302,12 @@ async fn ask(cluster: &Cluster, step: Step) -> Result<Answer> {
             return Ok(answer);
         }
         if start.elapsed() >= PATIENCE {
+            // Nobody would look at the agents before it is made then.
+            let patch = json!({ "metadata": { "annotations": { REQUEST: null } } });
+            let withdrawn = cluster.own::<ConfigMap>().patch(BUNDLE, &PatchParams::default(), &Patch::Merge(patch)).await;
+            withdrawn.context("mesh-control has not answered, and the request cannot be withdrawn")?;
             bail!(
-                "mesh-control has not answered within {} s: see `meshctl status` and the log of deployment/mesh-control; another step that was asked for meanwhile takes the place of this one",
+                "mesh-control has not answered within {} s, and the request is withdrawn: see `meshctl status` and the log of deployment/mesh-control",
                 PATIENCE.as_secs()
             );
         }

@@ -53,6 +53,7 @@ const ALL: &[(&str, Step)] = &[
     ("a thousand more pods on other nodes reach every agent and its kernel", crowd::thousand),
     ("a label taken away lets running pods leave: the same call is without the mesh", walk::leave),
     ("uninstalled: no program, pin, rule or plug-in is left, and the call still works", lifecycle::uninstall),
+    ("installed over a namespace that bears its label already, its running pods are in the mesh at once", lifecycle::again),
 ];
 
 /// So many steps at the beginning are the ground of all others.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mesh_model::identity::Identity;
 use serde_json::{Value, json};
@@ -20,6 +20,8 @@ use crate::ops::metrics::{AgentMetrics, CertificateSample, Metrics};
 
 /// How often the file of roots is looked at.
 const LOOK: Duration = Duration::from_secs(5);
+/// How long replicas of the authority may need to follow one another.
+const REPLICAS: Duration = Duration::from_secs(60);
 
 impl Observer for AgentMetrics {
     fn issued(&self, _: &Certificate) {
@@ -57,17 +59,24 @@ pub fn start(config: &Config, ca: &CaSettings, tasks: &mut JoinSet<&'static str>
     Ok(store)
 }
 
-/// Renews every certificate when the roots change: their trust comes with them.
+/// Renews every certificate when the roots change: their trust comes with them. And once more a little later, for an authority of several
+/// replicas: one that had not heard of the change yet may have answered with the roots from before.
 async fn follow_roots(path: &Path, store: SecretStore) {
     let mut known = read(path).await;
+    let mut again = None;
     loop {
         tokio::time::sleep(LOOK).await;
         let now = read(path).await;
+        if again.is_some_and(|again| Instant::now() >= again) {
+            again = None;
+            store.force_renew_all();
+        }
         // A file that is being replaced changes nothing.
         if now.is_some() && now != known {
             if known.is_some() {
                 tracing::info!(path = %path.display(), "the roots of the certificate authority have changed; all certificates are renewed");
                 store.force_renew_all();
+                again = Some(Instant::now() + REPLICAS);
             }
             known = now;
         }

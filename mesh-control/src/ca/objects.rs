@@ -130,9 +130,13 @@ impl Objects {
         answered("get", self.secret_name(), self.secrets().get(&self.names.secret)).await
     }
 
-    /// What the Secret holds; `None` if it is empty.
-    pub async fn read(&self) -> Result<Option<Given>, ObjectError> {
-        Ok(given(&self.secret().await?)?)
+    /// What the Secret holds, and where a rotation stands by it; `None` if it is empty.
+    pub async fn read(&self) -> Result<Option<(Given, State)>, ObjectError> {
+        let found = self.secret().await?;
+        let name = format!("{}/{}", self.names.namespace, self.names.secret);
+        let state = rotation::state(&name, found.data.as_ref().unwrap_or(&Default::default()));
+        // A note that cannot be read keeps rotations from going on, and nothing else.
+        Ok(given(&found)?.map(|given| (given, state.unwrap_or_default())))
     }
 
     /// The authority of the Secret; a root is made and kept there if it is empty and agents trust none yet.
@@ -144,7 +148,7 @@ impl Objects {
             }
             if self.published().await?.is_some() {
                 // Another replica may have filled both in between.
-                let again = self.read().await?;
+                let again = given(&self.secret().await?)?;
                 return again.ok_or_else(|| ObjectError::Emptied { secret: self.secret_name(), bundle: self.bundle_name() });
             }
             let root = make_root(now).map_err(HierarchyError::from)?;

@@ -25,8 +25,8 @@ use super::keeper::PROJECTION;
 use super::secret::{self, TLS};
 use crate::files;
 
-/// How long it takes at most until every replica signs with what the Secret holds.
-pub const SETTLE: Duration = Duration::from_secs(30);
+/// How long it takes at most until every replica signs with what the Secret holds: a few looks at it.
+pub const SETTLE: Duration = Duration::from_secs(60);
 
 /// Keys of the Secret beside those of the authority in force.
 const NEXT_CERTIFICATE: &str = "next.crt";
@@ -117,6 +117,20 @@ pub struct State {
     /// Fingerprint of the root that comes; of the one in force after the last step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub new: Option<String>,
+}
+
+impl State {
+    /// How long the roots of now have been the Secret's, if a rotation brought them there.
+    pub fn age(&self, now: SystemTime) -> Option<Duration> {
+        let since = UNIX_EPOCH + Duration::from_secs(self.since);
+        (self.since > 0).then(|| now.duration_since(since).unwrap_or_default())
+    }
+
+    /// Whether a rotation made that certificate the signing one: then agents have known it for long enough.
+    pub fn activated(&self, signer: &CertificateDer<'_>) -> bool {
+        let signs = matches!(self.phase, Phase::Activated | Phase::Tainted | Phase::Idle);
+        signs && self.new.as_deref() == Some(&fingerprint(signer))
+    }
 }
 
 /// Why a step is not made.

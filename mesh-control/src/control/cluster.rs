@@ -52,7 +52,7 @@ pub(super) async fn follow(
     serving: Arc<Serving>,
     metrics: Arc<Metrics>,
 ) -> (&'static str, Result<(), String>) {
-    let mut roots_since = Instant::now();
+    let mut roots_since = None;
     let mut complaint = String::new();
     loop {
         tokio::time::sleep(LOOK).await;
@@ -71,16 +71,30 @@ pub(super) async fn follow(
     }
 }
 
-async fn look(objects: &Objects, keeper: &Keeper, serving: &Serving, roots_since: &mut Instant) -> Result<(), String> {
+async fn look(objects: &Objects, keeper: &Keeper, serving: &Serving, roots_since: &mut Option<Instant>) -> Result<(), String> {
     let now = SystemTime::now();
     let found = objects.read().await.map_err(|error| error.to_string())?;
-    let given = found.ok_or("its Secret is empty: put back what it held, or the next start fails")?;
+    let (given, rotation) = found.ok_or("its Secret is empty: put back what it held, or the next start fails")?;
+    // Roots that were there when this process started may have been there for long: a rotation notes since when.
+    let roots_since = roots_since.get_or_insert_with(|| {
+        let start = Instant::now();
+        rotation.age(now).and_then(|age| start.checked_sub(age)).unwrap_or(start)
+    });
     // A replica whose authority is not that of the Secret must not tell agents what to trust.
     if keeper.is(&given) {
         return objects.publish(&keeper.current().roots_pem()).await.map(drop).map_err(|error| error.to_string());
     }
+    // A replica that was cut off while others made steps of a rotation finds one that does not follow from where it stands. What those that
+    // made it looked at before need not be looked at again; that agents trust it must be.
+    let missed = rotation.activated(&given.signer.certificate);
     let next = Keeper::given(given, now).map_err(|error| error.to_string())?;
-    keeper.may_give_way_to(&next, roots_since.elapsed(), now).map_err(|error| error.to_string())?;
+    if let Err(error) = keeper.may_give_way_to(&next, roots_since.elapsed(), now) {
+        let published = objects.published().await.map_err(|error| error.to_string())?.unwrap_or_default();
+        if !missed || next.is_trusted_by(&published, now).is_err() {
+            return Err(error.to_string());
+        }
+        tracing::warn!("steps of the root's rotation were made while this replica could not follow; it goes on from where they lead");
+    }
     let roots = next.current().roots_pem();
     if keeper.current().roots_pem() != roots {
         *roots_since = Instant::now();

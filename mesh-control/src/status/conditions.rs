@@ -54,9 +54,9 @@ fn judge(kind: Kind, found: &[Found]) -> Verdict {
         .map(|found| if found.field.is_empty() { found.message.clone() } else { format!("{}: {}", found.field, found.message) })
         .collect();
     if let Some(more) = sorted.len().checked_sub(TOLD).filter(|more| *more > 0) {
-        lines.push(format!("and {more} more: see `meshctl status` and the log of mesh-control"));
+        lines.push(format!("and {more} more: see `meshctl check`"));
     }
-    let mut message = if lines.is_empty() { "understood in whole, and in force".to_owned() } else { lines.join("\n") };
+    let mut message = if lines.is_empty() { "understood in whole".to_owned() } else { lines.join("\n") };
     if message.len() > LONGEST {
         let end = (0..=LONGEST - 4).rev().find(|end| message.is_char_boundary(*end)).unwrap_or(0);
         message.truncate(end);

@@ -1,7 +1,8 @@
 //! Writes the conditions: by one replica, and a Lease tells which.
 
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use kube::Client;
 use kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams};
@@ -25,6 +26,10 @@ const GRACE: u64 = 5;
 const AGAIN: Duration = Duration::from_secs(10);
 /// Quiet time after a change.
 const QUIET: Duration = Duration::from_millis(500);
+/// Least time between two looks: each lists all objects, and pods change without end.
+const PAUSE: Duration = Duration::from_secs(5);
+/// How old a state of an object must be: what other objects make of it is known a moment after the object itself is.
+const RIPE: Duration = Duration::from_secs(2);
 /// Between two looks without a change: what changes nothing in the mesh may need an answer all the same.
 const LOOK: Duration = Duration::from_secs(60);
 /// Objects of a page.
@@ -103,13 +108,22 @@ impl Statuses {
     /// Writes, whenever there may be something to say. Never ends.
     async fn write(&mut self) {
         let mut complaint = String::new();
+        let mut seen = Seen::default();
         loop {
             let snapshot = self.snapshots.borrow_and_update().clone();
+            let mut wait = LOOK;
             // Before the mesh was read once, what other objects make of one is not known.
             if snapshot.version() > 0 {
-                match self.reconcile(&snapshot).await {
-                    Ok(()) => complaint.clear(),
+                match self.reconcile(&snapshot, &mut seen, Instant::now()).await {
+                    Ok(unripe) => {
+                        complaint.clear();
+                        if unripe {
+                            tokio::time::sleep(RIPE).await;
+                            continue;
+                        }
+                    }
                     Err(error) => {
+                        wait = AGAIN;
                         let error = error.to_string();
                         if error != complaint {
                             tracing::warn!(%error, "the status of objects cannot be written; it is tried again");
@@ -118,39 +132,59 @@ impl Statuses {
                     }
                 }
             }
+            tokio::time::sleep(PAUSE).await;
             tokio::select! {
                 changed = self.snapshots.changed() => match changed {
                     Ok(()) => tokio::time::sleep(QUIET).await,
                     Err(_) => std::future::pending().await,
                 },
-                () = tokio::time::sleep(LOOK) => {}
+                () = tokio::time::sleep(wait) => {}
             }
         }
     }
 
-    async fn reconcile(&self, snapshot: &Snapshot) -> Result<(), kube::Error> {
+    /// Looks at every object once. True if some are so new that they were left for a moment later. One that cannot be written keeps no
+    /// other from being; the last error is told.
+    async fn reconcile(&self, snapshot: &Snapshot, seen: &mut Seen, now: Instant) -> Result<bool, kube::Error> {
+        let (mut unripe, mut failed) = (false, None);
+        seen.begin();
         for kind in KINDS {
             for resource in mesh_sources::kube::resources(kind) {
-                match self.of_kind(kind, &resource, snapshot).await {
+                match self.of_kind(kind, &resource, snapshot, seen, now).await {
                     // Not served in this version, or not at all.
-                    Err(kube::Error::Api(status)) if status.code == NOT_FOUND => {}
-                    other => {
-                        other?;
-                        break;
+                    Err(kube::Error::Api(status)) if status.code == NOT_FOUND => continue,
+                    Ok((left, error)) => {
+                        unripe |= left;
+                        failed = error.or(failed);
                     }
+                    Err(error) => failed = Some(error),
                 }
+                break;
             }
         }
-        Ok(())
+        seen.end();
+        failed.map_or(Ok(unripe), Err)
     }
 
-    async fn of_kind(&self, kind: Kind, resource: &ApiResource, snapshot: &Snapshot) -> Result<(), kube::Error> {
+    async fn of_kind(
+        &self,
+        kind: Kind,
+        resource: &ApiResource,
+        snapshot: &Snapshot,
+        seen: &mut Seen,
+        now: Instant,
+    ) -> Result<(bool, Option<kube::Error>), kube::Error> {
+        let (mut unripe, mut failed) = (false, None);
         let all: Api<DynamicObject> = Api::all_with(self.client.clone(), resource);
         let mut page = ListParams::default().limit(PAGE);
         loop {
             let list = all.list(&page).await?;
             for object in list.items {
                 let (namespace, name) = (object.metadata.namespace.clone(), object.metadata.name.clone().unwrap_or_default());
+                if now.saturating_duration_since(seen.since(kind, &object, now)) < RIPE {
+                    unripe = true;
+                    continue;
+                }
                 let mut value = serde_json::to_value(&object).unwrap_or_default();
                 // In a list they stand at the list only.
                 if let Some(value) = value.as_object_mut() {
@@ -168,15 +202,46 @@ impl Statuses {
                     Err(kube::Error::Api(status)) if matches!(status.code, CONFLICT | NOT_FOUND) => self.metrics.status_written("conflict"),
                     Err(error) => {
                         self.metrics.status_written("failed");
-                        return Err(error);
+                        failed = Some(error);
                     }
                 }
             }
             match list.metadata.continue_ {
                 Some(next) if !next.is_empty() => page = page.continue_token(&next),
-                _ => return Ok(()),
+                _ => return Ok((unripe, failed)),
             }
         }
+    }
+}
+
+/// Since when each object has been as it is.
+#[derive(Default)]
+struct Seen {
+    now: HashMap<Box<str>, (Option<i64>, Instant)>,
+    before: HashMap<Box<str>, (Option<i64>, Instant)>,
+}
+
+impl Seen {
+    fn begin(&mut self) {
+        self.before = std::mem::take(&mut self.now);
+    }
+
+    fn since(&mut self, kind: Kind, object: &DynamicObject, now: Instant) -> Instant {
+        let metadata = &object.metadata;
+        // An object that was made anew under the same name has another.
+        let uid = metadata.uid.as_deref().unwrap_or_default();
+        let key = format!("{}/{uid}/{:?}/{:?}", kind.name(), metadata.namespace, metadata.name).into_boxed_str();
+        let since = match self.before.get(&key) {
+            Some((generation, since)) if *generation == metadata.generation => *since,
+            _ => now,
+        };
+        self.now.insert(key, (metadata.generation, since));
+        since
+    }
+
+    /// Lets go of those that are gone.
+    fn end(&mut self) {
+        self.before = HashMap::new();
     }
 }
 

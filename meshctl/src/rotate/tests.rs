@@ -1,5 +1,4 @@
 use super::*;
-use crate::agent::Certificate;
 
 fn certificate(root: &str, trusted: &[&str]) -> Certificate {
     Certificate {
@@ -19,7 +18,7 @@ fn node(name: &str, certificates: Vec<Certificate>) -> Report {
 
 fn why(reports: &[Report], step: Step) -> Vec<String> {
     let state = State { old: Some("old".into()), new: Some("new".into()), ..State::default() };
-    behind(reports, step, &state).into_iter().map(|behind| behind.why).collect()
+    behind(reports, |certificate| not_ready(certificate, step, &state)).into_iter().map(|behind| behind.why).collect()
 }
 
 #[test]
@@ -32,8 +31,16 @@ fn the_new_root_signs_only_once_every_agent_knows_it() {
 #[test]
 fn the_old_root_goes_only_once_nothing_is_below_it() {
     let reports = [node("n1", vec![certificate("new", &["new", "old"])]), node("n2", vec![certificate("old", &["new", "old"])])];
-    assert_eq!(why(&reports, Step::Revoke), ["node n2: spiffe://cluster.local/ns/shop/sa/web is below the old root still"]);
+    assert_eq!(why(&reports, Step::Revoke), ["node n2: spiffe://cluster.local/ns/shop/sa/web is not below the new root yet"]);
     assert_eq!(why(&reports[..1], Step::Revoke), [""; 0]);
+}
+
+#[test]
+fn a_root_that_nobody_knows_of_is_not_the_new_one() {
+    let unknown = Certificate { root: None, ..certificate("new", &["new"]) };
+    assert_eq!(why(&[node("n1", vec![unknown])], Step::Revoke).len(), 1);
+    assert_eq!(why(&[node("n1", vec![certificate("third", &["new"])])], Step::Revoke).len(), 1);
+    assert!(not_ready(&certificate("new", &["new"]), Step::Revoke, &State::default()).is_some(), "mesh-control has not said which");
 }
 
 #[test]

@@ -57,6 +57,9 @@ impl Bed {
         if let Err(error) = cluster::ask(&words) {
             println!("namespaces of the steps are left: {error:#}");
         }
+        if let Err(error) = super::crowd::forget_fakes() {
+            println!("nodes of the steps are left: {error:#}");
+        }
     }
 
     /// `meshctl` where it reaches the API server, with the cluster's Helm on its path.

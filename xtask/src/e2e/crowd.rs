@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use super::bed::{Bed, DEMO, LIMIT, MESH, apply, curl_until, ready, web};
-use super::view::{in_the_clear, logged, metrics, nodes};
+use super::bed::{Bed, DEMO, LIMIT, MESH, apply, curl, curl_until, ready, web};
+use super::view::{in_the_clear, logged, metrics, nodes, sum};
 use super::walk::{HELLO, URL};
 use crate::cluster;
 
@@ -36,8 +36,7 @@ fn agents(there: bool) -> Result<()> {
 }
 
 pub fn without_agent(_: &mut Bed) -> Result<String> {
-    agents(false)?;
-    let held = held_back();
+    let held = agents(false).and_then(|()| held_back());
     agents(true)?;
     let event = held?;
     let start = Instant::now();
@@ -77,6 +76,16 @@ fn held_back() -> Result<String> {
 /// Pods that start one after the other.
 const ROW: usize = 20;
 
+/// Whether the plug-in asked for so many pods between two looks.
+fn all_asked(before: &BTreeMap<String, f64>, after: &BTreeMap<String, f64>, pods: usize) -> Result<()> {
+    let count = |at: &BTreeMap<String, f64>| at.get("+Inf").copied().unwrap_or_default();
+    let asked = count(after) - count(before);
+    if asked < pods as f64 {
+        bail!("the plug-in asked for {asked} of {pods} pods: the others started without the mesh");
+    }
+    Ok(())
+}
+
 pub fn one_by_one(_: &mut Bed) -> Result<String> {
     let before = delays()?;
     for number in 0..ROW {
@@ -86,6 +95,7 @@ pub fn one_by_one(_: &mut Bed) -> Result<String> {
     }
     let after = delays()?;
     cluster::ask(&["-n", DEMO, "delete", "pods", "-l", "row=true", "--timeout=60s"])?;
+    all_asked(&before, &after, ROW)?;
     Ok(format!("what the mesh adds to a pod's start: median {}, p99 {}", quantile(&before, &after, 0.5), quantile(&before, &after, 0.99)))
 }
 
@@ -147,14 +157,22 @@ pub fn many(bed: &mut Bed) -> Result<String> {
 
 fn seen(bed: &Bed, before: &BTreeMap<String, f64>) -> Result<String> {
     let after = delays()?;
-    // Each of a few: on both nodes, to a server that is on one of them.
+    all_asked(before, &after, CROWD)?;
+    // Each of a few, at the first attempt: on both nodes, to a server that is on one of them.
     let names = cluster::ask(&["-n", DEMO, "get", "pods", "-l", "app=crowd", "-o", "name"])?;
     for pod in names.split_whitespace().step_by(CROWD / 8) {
         let name = pod.trim_start_matches("pod/");
-        curl_until(DEMO, name, URL, |answer| answer.ok && answer.text.contains(HELLO))?;
+        let answer = curl(DEMO, name, URL)?;
+        if !answer.ok || !answer.text.contains(HELLO) {
+            bail!("{name}'s first call is not answered: {}", answer.text.trim());
+        }
     }
     if in_the_clear(DEMO)? > 0.0 {
         bail!("a call arrived in the clear");
+    }
+    let served = sum("nodemesh_pods_ready", &[])?;
+    if served < CROWD as f64 {
+        bail!("{served} pods are in the mesh, of {CROWD} and more");
     }
     // Says by its exit code whether a pod is held.
     bed.told(&["status"])?;
@@ -205,6 +223,31 @@ fn received(node: &str) -> Result<u64> {
 
 pub fn thousand(_: &mut Bed) -> Result<String> {
     let before = taken()?;
+    let seen = add_fakes(&before);
+    let after = taken();
+    cluster::ask(&["delete", "namespace", FAKE, "--ignore-not-found", "--timeout=120s"])?;
+    forget_fakes()?;
+    let (words, after) = (seen?, after?);
+    let mut lines = vec![words];
+    for (before, after) in before.iter().zip(&after) {
+        let (megabytes, kilobytes) = (|bytes: u64| bytes as f64 / 1e6, after.received.saturating_sub(before.received) / 1000);
+        lines.push(format!(
+            "{}: agent {:.1} MB, before {:.1} MB; {kilobytes} kB from the API server",
+            after.node,
+            megabytes(after.memory),
+            megabytes(before.memory)
+        ));
+    }
+    Ok(lines.join("\n"))
+}
+
+/// Removes the nodes without a kubelet, also those of a run that crashed.
+pub fn forget_fakes() -> Result<()> {
+    cluster::ask(&["delete", "nodes", "-l", "e2e=fake", "--ignore-not-found"]).map(drop)
+}
+
+/// Makes the pods, and waits until every agent's kernel knows them: each is dialled by mutual TLS then, or not at all.
+fn add_fakes(before: &[Taken]) -> Result<String> {
     cluster::apply(&fake_nodes())?;
     super::bed::namespace(FAKE, "nodemesh.dev/mesh: enabled")?;
     let pods = fake_pods();
@@ -212,41 +255,37 @@ pub fn thousand(_: &mut Bed) -> Result<String> {
     let start = Instant::now();
     cluster::feed(&["replace", "--subresource=status", "-f", "-"], &pods)?;
     let written = start.elapsed();
-    let known = (|| {
-        for (node, ..) in &before {
-            // Each is in the kernel's map, so each is dialled by mutual TLS or not at all.
-            while metrics(node)?.sum("nodemesh_ebpf_map_entries", &[("map", "WORKLOADS")]) < FAKES as f64 {
-                if start.elapsed() > written + LIMIT {
-                    bail!("{node} does not know of all {FAKES} pods after {} s", LIMIT.as_secs());
-                }
-                std::thread::sleep(Duration::from_millis(100));
+    for Taken { node, known, .. } in before {
+        while workloads(node)? < known + FAKES as f64 {
+            if start.elapsed() > written + LIMIT {
+                bail!("{node} does not know of all {FAKES} pods after {} s", LIMIT.as_secs());
             }
+            std::thread::sleep(Duration::from_millis(100));
         }
-        Ok(start.elapsed().saturating_sub(written))
-    })();
-    let after = taken();
-    cluster::ask(&["delete", "namespace", FAKE, "--timeout=120s"])?;
-    cluster::ask(&["delete", "nodes", "-l", "e2e=fake"])?;
-    let (known, after) = (known?, after?);
-    let mut lines = vec![format!(
-        "in every kernel {:.1} s after the last of {FAKES} writes, which took {:.0} s",
-        known.as_secs_f64(),
-        written.as_secs_f64()
-    )];
-    for ((node, memory, bytes), (_, memory_after, bytes_after)) in before.iter().zip(&after) {
-        let (megabytes, kilobytes) = (|bytes: u64| bytes as f64 / 1e6, bytes_after.saturating_sub(*bytes) / 1000);
-        lines.push(format!(
-            "{node}: agent {:.1} MB, before {:.1} MB; {kilobytes} kB from the API server",
-            megabytes(*memory_after),
-            megabytes(*memory)
-        ));
     }
-    Ok(lines.join("\n"))
+    let known = start.elapsed().saturating_sub(written);
+    Ok(format!("in every kernel {:.1} s after the last of {FAKES} writes, which took {:.0} s", known.as_secs_f64(), written.as_secs_f64()))
 }
 
-fn taken() -> Result<Vec<(String, u64, u64)>> {
+/// Pods that a node's kernel knows.
+fn workloads(node: &str) -> Result<f64> {
+    Ok(metrics(node)?.sum("nodemesh_ebpf_map_entries", &[("map", "WORKLOADS")]))
+}
+
+/// What a node's agent has taken, and what it knows.
+struct Taken {
+    node: String,
+    memory: u64,
+    received: u64,
+    known: f64,
+}
+
+fn taken() -> Result<Vec<Taken>> {
     let real = nodes()?.into_iter().filter(|node| !node.starts_with("e2e-"));
-    real.map(|node| Ok((node.clone(), cluster::agent_memory(&node)?, received(&node)?))).collect()
+    real.map(|node| {
+        Ok(Taken { memory: cluster::agent_memory(&node)?, received: received(&node)?, known: workloads(&node).unwrap_or_default(), node })
+    })
+    .collect()
 }
 
 #[cfg(test)]

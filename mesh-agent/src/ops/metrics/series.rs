@@ -92,6 +92,18 @@ pub struct Opened {
     pub plaintext: u64,
 }
 
+impl Opened {
+    fn add(&mut self, series: &Series) {
+        let count = match series.labels.protection() {
+            Some(Protection::MutualTls) => &mut self.mutual_tls,
+            Some(Protection::WithinNode) => &mut self.within_node,
+            Some(Protection::Plaintext) => &mut self.plaintext,
+            None => return,
+        };
+        *count += series.opened.load(Ordering::Relaxed);
+    }
+}
+
 /// The table of series.
 #[derive(Debug)]
 pub struct TcpSeries {
@@ -105,6 +117,8 @@ pub struct TcpSeries {
     retired: Mutex<Vec<(Instant, TcpLabels)>>,
     overflow: [Arc<Series>; 2],
     overflowed: AtomicU64,
+    /// What series that are dropped had counted.
+    dropped: Mutex<Opened>,
 }
 
 impl TcpSeries {
@@ -120,6 +134,7 @@ impl TcpSeries {
             retired: Mutex::default(),
             overflow: [Reporter::Source, Reporter::Destination].map(|reporter| Arc::new(Series::new(TcpLabels::overflow(reporter)))),
             overflowed: AtomicU64::new(0),
+            dropped: Mutex::default(),
         }
     }
 
@@ -197,23 +212,18 @@ impl TcpSeries {
             if now.saturating_duration_since(*since) < GRACE || Arc::strong_count(series) > 1 {
                 return true;
             }
+            self.dropped.lock().add(series);
             by_labels.remove(labels);
             false
         });
     }
 
-    /// Connections that were opened, by how they were protected; those of workloads that are long gone are not among them.
+    /// Connections that were opened, by how they were protected.
     pub fn opened(&self) -> Opened {
-        let mut all = Opened::default();
-        for series in self.by_labels.lock().values().chain(&self.overflow) {
-            let count = match series.labels.protection() {
-                Some(Protection::MutualTls) => &mut all.mutual_tls,
-                Some(Protection::WithinNode) => &mut all.within_node,
-                Some(Protection::Plaintext) => &mut all.plaintext,
-                None => continue,
-            };
-            *count += series.opened.load(Ordering::Relaxed);
-        }
+        // In the order in which `sweep` locks: a series is counted here or there.
+        let by_labels = self.by_labels.lock();
+        let mut all = *self.dropped.lock();
+        by_labels.values().chain(&self.overflow).for_each(|series| all.add(series));
         all
     }
 

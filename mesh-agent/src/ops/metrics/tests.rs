@@ -168,7 +168,9 @@ fn series_go_with_the_last_of_their_workloads_and_not_at_once() {
     assert_eq!(scrape(&metrics, start + 2 * series::GRACE).sum(OPENED, &[]), 2.0, "another pod has the same names");
     metrics.forget(&workload("web", "c").uid, start);
     assert_eq!(scrape(&metrics, start + series::GRACE / 2).sum(OPENED, &[]), 2.0, "the last scrape must still see it");
+    assert_eq!(metrics.opened().mutual_tls, 2);
     assert_eq!(scrape(&metrics, start + series::GRACE).all(OPENED, &[]).count(), 0);
+    assert_eq!(metrics.opened().mutual_tls, 2, "what was, was");
 }
 
 #[test]

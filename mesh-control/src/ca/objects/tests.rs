@@ -184,7 +184,8 @@ async fn a_step_of_a_rotation_is_made_once_and_answered() {
     let answer = server.answered();
     assert_eq!((&answer["request"], &answer["state"]["phase"], answer.get("refused")), (&json!("one"), &json!("prepared"), None));
     assert_eq!(answer["state"]["old"], rotation::fingerprint(&before.signer.certificate));
-    let after = server.objects().read().await.unwrap().unwrap();
+    let (after, state) = server.objects().read().await.unwrap().unwrap();
+    assert_eq!(state.request, "one");
     assert_eq!((after.roots.len(), &after.signer.certificate), (2, &before.signer.certificate));
     assert_eq!(server.objects().rotate(now).await.unwrap(), None, "answered already");
     // A replica that made the step and ended before it could answer.

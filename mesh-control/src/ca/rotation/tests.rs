@@ -22,7 +22,7 @@ fn walk() -> Vec<(Step, SystemTime, Data, State)> {
     let mut now = start();
     let mut data = made(now);
     let mut all = Vec::new();
-    for (pause, wanted) in [(0, Step::Prepare), (120, Step::Activate), (30, Step::Taint), (120, Step::Revoke)] {
+    for (pause, wanted) in [(0, Step::Prepare), (120, Step::Activate), (60, Step::Taint), (120, Step::Revoke)] {
         now += Duration::from_secs(pause);
         let (next, state) = step(NAME, &data, wanted, &format!("{wanted}-1"), now).unwrap();
         data = next.clone();
@@ -58,6 +58,20 @@ fn the_bundle_changes_where_agents_are_to_renew_and_only_there() {
 }
 
 #[test]
+fn a_replica_that_slept_through_steps_knows_that_a_rotation_made_them() {
+    let all = walk();
+    let old = given(&secret::read(NAME, &made(start())).unwrap().unwrap()).unwrap().signer.certificate;
+    let signs = |index: usize| {
+        let (_, now, data, state) = &all[index];
+        let signer = given(&secret::read(NAME, data).unwrap().unwrap()).unwrap().signer.certificate;
+        assert_eq!(state.age(*now), Some(Duration::ZERO));
+        (state.activated(&signer), state.activated(&old))
+    };
+    assert_eq!([0, 1, 2, 3].map(signs), [(false, false), (true, false), (true, false), (true, false)]);
+    assert_eq!((State::default().activated(&old), State::default().age(start())), (false, None));
+}
+
+#[test]
 fn the_old_key_is_gone_once_the_new_one_signs() {
     let all = walk();
     assert!(all[0].2.contains_key("next.key"));
@@ -71,7 +85,7 @@ fn a_replica_takes_each_step_from_the_one_before() {
     let mut present = keeper(&made(start()), start());
     let mut data = made(start());
     present.take(keeper(&data, start()));
-    for (wanted, now) in [(Step::Prepare, 0), (Step::Activate, 120), (Step::Taint, 150), (Step::Revoke, 270)] {
+    for (wanted, now) in [(Step::Prepare, 0), (Step::Activate, 120), (Step::Taint, 180), (Step::Revoke, 300)] {
         let now = start() + Duration::from_secs(now);
         data = step(NAME, &data, wanted, "r", now).unwrap().0;
         let next = keeper(&data, now);
@@ -98,9 +112,9 @@ fn steps_come_in_their_order_and_not_too_early() {
     assert_eq!(refused(&data, Step::Activate, 20), "activate is too early by 100 s: agents may not know the new root yet");
     let (data, _) = step(NAME, &data, Step::Activate, "r", start() + PROJECTION).unwrap();
     assert!(refused(&data, Step::Abort, 200).contains("what follows is taint"));
-    assert!(refused(&data, Step::Taint, 121).contains("too early by 29 s"));
+    assert!(refused(&data, Step::Taint, 121).contains("too early by 59 s"));
     let (data, _) = step(NAME, &data, Step::Taint, "r", start() + PROJECTION + SETTLE).unwrap();
-    assert!(refused(&data, Step::Revoke, 160).contains("may not have renewed"));
+    assert!(refused(&data, Step::Revoke, 190).contains("may not have renewed"));
     // A clock that was set back waits anew, and does not go wrong.
     assert!(step(NAME, &data, Step::Revoke, "r", UNIX_EPOCH).is_err());
 }

@@ -31,7 +31,7 @@ fn what_is_understood_is_said_once() {
             "status": {
                 "observedGeneration": 3,
                 "conditions": [{
-                    "type": "Reconciled", "status": "True", "reason": "Reconciled", "message": "understood in whole, and in force",
+                    "type": "Reconciled", "status": "True", "reason": "Reconciled", "message": "understood in whole",
                     "lastTransitionTime": "2027-01-15T08:00:00Z", "observedGeneration": 3,
                 }],
             },
@@ -86,7 +86,7 @@ fn a_flood_of_findings_is_bounded() {
     assert!(message.as_str().unwrap().len() <= LONGEST && message.as_str().unwrap().ends_with(" ..."));
     let short: Vec<Found> = (0..50).map(|i| found(Severity::Warn, &format!("spec.rules[{i}]"), "x")).collect();
     let message = patch(Kind::Mesh, &object(Value::Null), &short, now()).unwrap()["status"]["conditions"][0]["message"].clone();
-    assert!(message.as_str().unwrap().ends_with("and 30 more: see `meshctl status` and the log of mesh-control"), "{message}");
+    assert!(message.as_str().unwrap().ends_with("and 30 more: see `meshctl check`"), "{message}");
 }
 
 #[test]

@@ -17,6 +17,8 @@ struct Server {
     policies: Mutex<Vec<Value>>,
     patched: Mutex<Vec<(String, Value)>>,
     conflict: std::sync::atomic::AtomicBool,
+    /// A path that nobody may write.
+    forbidden: Mutex<Option<&'static str>>,
 }
 
 impl Server {
@@ -35,6 +37,7 @@ impl Server {
             }
             Method::GET => answer(StatusCode::NOT_FOUND, failed(404)),
             Method::PATCH if self.conflict.load(std::sync::atomic::Ordering::Relaxed) => answer(StatusCode::CONFLICT, failed(409)),
+            Method::PATCH if *self.forbidden.lock() == Some(&path) => answer(StatusCode::FORBIDDEN, failed(403)),
             Method::PATCH => {
                 let sent: Value = serde_json::from_slice(&body.collect().await.unwrap().to_bytes()).unwrap();
                 self.patched.lock().push((path, sent));
@@ -101,7 +104,11 @@ async fn each_policy_is_told_what_became_of_it() {
         .lock()
         .push(policy(json!({ "action": "ALLOW", "rules": [{ "from": [{ "source": { "ipBlocks": ["10.0.0.0/99"] } }] }] })));
     let statuses = statuses(&server);
-    statuses.reconcile(&snapshot(vec![problem(2), problem(1)])).await.unwrap();
+    let (mut seen, start) = (Seen::default(), Instant::now());
+    let both = snapshot(vec![problem(2), problem(1)]);
+    assert!(statuses.reconcile(&both, &mut seen, start).await.unwrap(), "too new to be judged");
+    assert_eq!(server.patched.lock().len(), 0);
+    assert!(!statuses.reconcile(&both, &mut seen, start + RIPE).await.unwrap());
     let patched = std::mem::take(&mut *server.patched.lock());
     let paths: Vec<&str> = patched.iter().map(|(path, _)| path.as_str()).collect();
     assert_eq!(
@@ -122,7 +129,7 @@ async fn each_policy_is_told_what_became_of_it() {
     assert_eq!(message.matches("selects nothing").count(), 1, "of this state only: {message}");
     // What is said is not said again.
     server.policies.lock()[0]["status"] = patched[1].1["status"].clone();
-    statuses.reconcile(&snapshot(vec![problem(2)])).await.unwrap();
+    statuses.reconcile(&snapshot(vec![problem(2)]), &mut seen, start + RIPE).await.unwrap();
     let paths: Vec<String> = server.patched.lock().iter().map(|(path, _)| path.clone()).collect();
     assert_eq!(paths, ["/apis/security.istio.io/v1beta1/namespaces/shop/peerauthentications/p/status"]);
 }
@@ -133,6 +140,21 @@ async fn an_object_that_changes_meanwhile_is_left_to_the_next_look() {
     server.policies.lock().push(policy(json!({})));
     server.conflict.store(true, std::sync::atomic::Ordering::Relaxed);
     let statuses = statuses(&server);
-    statuses.reconcile(&snapshot(Vec::new())).await.unwrap();
+    let (mut seen, start) = (Seen::default(), Instant::now());
+    for after in [Duration::ZERO, RIPE] {
+        statuses.reconcile(&snapshot(Vec::new()), &mut seen, start + after).await.unwrap();
+    }
     assert!(statuses.metrics.text().unwrap().contains("nodemesh_control_status_writes_total{result=\"conflict\"} 2"));
+}
+
+#[tokio::test]
+async fn one_object_that_cannot_be_written_keeps_no_other_from_it() {
+    let server = Arc::new(Server::default());
+    server.policies.lock().push(policy(json!({})));
+    *server.forbidden.lock() = Some("/apis/security.istio.io/v1beta1/namespaces/shop/peerauthentications/p/status");
+    let statuses = statuses(&server);
+    let (mut seen, start) = (Seen::default(), Instant::now());
+    assert!(statuses.reconcile(&snapshot(Vec::new()), &mut seen, start).await.unwrap());
+    statuses.reconcile(&snapshot(Vec::new()), &mut seen, start + RIPE).await.unwrap_err();
+    assert_eq!(server.patched.lock().len(), 1, "the policy's");
 }
