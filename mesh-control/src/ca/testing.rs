@@ -1,7 +1,12 @@
 //! What tests of several modules need.
 
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use ::kube::client::Body;
+use http::{Request, Response};
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, SanType};
 use rustls_pki_types::CertificateDer;
 
@@ -32,4 +37,27 @@ pub(crate) fn csr(key: &KeyPair, uris: &[&str]) -> String {
 pub(crate) fn certificates(pem: &str) -> Vec<CertificateDer<'static>> {
     use rustls_pki_types::pem::PemObject;
     CertificateDer::pem_slice_iter(pem.as_bytes()).map(Result::unwrap).collect()
+}
+
+/// An API server that is a function: what a `kube::Client` sends, it answers.
+#[derive(Clone)]
+pub(crate) struct Answering<F>(pub(crate) F);
+
+impl<F, A> tower_service::Service<Request<Body>> for Answering<F>
+where
+    F: Fn(Request<Body>) -> A,
+    A: Future<Output = Response<Body>> + Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let answer = self.0(request);
+        Box::pin(async move { Ok(answer.await) })
+    }
 }

@@ -1,4 +1,3 @@
-use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ::kube::client::Body;
@@ -7,6 +6,7 @@ use http_body_util::BodyExt as _;
 use parking_lot::Mutex;
 use serde_json::Value;
 
+use super::super::testing::Answering;
 use super::*;
 
 /// An API server with one Secret and one ConfigMap, which locks optimistically.
@@ -25,7 +25,12 @@ struct Server {
 impl Server {
     fn objects(self: &Arc<Self>) -> Objects {
         let names = ObjectNames { namespace: "mesh".into(), secret: "ca".into(), bundle: "roots".into() };
-        Objects::new(Client::new(Service(self.clone()), "mesh"), names)
+        let server = self.clone();
+        let answering = Answering(move |request| {
+            let server = server.clone();
+            async move { server.answer(request).await }
+        });
+        Objects::new(Client::new(answering, "mesh"), names)
     }
 
     async fn answer(&self, request: Request<Body>) -> Response<Body> {
@@ -74,24 +79,6 @@ impl Server {
     fn bundle(&self) -> Value {
         let annotations = &*self.annotations.lock();
         json!({ "metadata": { "name": "roots", "namespace": "mesh", "annotations": annotations }, "data": &*self.bundle.lock() })
-    }
-}
-
-#[derive(Clone)]
-struct Service(Arc<Server>);
-
-impl tower_service::Service<Request<Body>> for Service {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = std::pin::Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), Infallible>> {
-        std::task::Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let server = self.0.clone();
-        Box::pin(async move { Ok(server.answer(request).await) })
     }
 }
 

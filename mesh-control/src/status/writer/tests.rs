@@ -1,5 +1,3 @@
-use std::convert::Infallible;
-
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use kube::client::Body;
@@ -10,6 +8,7 @@ use mesh_model::workload::PodNetworks;
 use parking_lot::Mutex;
 
 use super::*;
+use crate::ca::testing::Answering;
 
 /// An API server with policies, and without the kind Mesh.
 #[derive(Default)]
@@ -48,27 +47,14 @@ impl Server {
     }
 }
 
-#[derive(Clone)]
-struct Service(Arc<Server>);
-
-impl tower_service::Service<Request<Body>> for Service {
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = std::pin::Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), Infallible>> {
-        std::task::Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let server = self.0.clone();
-        Box::pin(async move { Ok(server.answer(request).await) })
-    }
-}
-
 fn statuses(server: &Arc<Server>) -> Statuses {
+    let answers = server.clone();
+    let answering = Answering(move |request| {
+        let server = answers.clone();
+        async move { server.answer(request).await }
+    });
     Statuses {
-        client: Client::new(Service(server.clone()), "mesh"),
+        client: Client::new(answering, "mesh"),
         lease: LeaseName { namespace: "mesh".into(), name: "lease".into() },
         snapshots: watch::channel(Arc::new(snapshot(Vec::new()))).1,
         metrics: Arc::new(Metrics::new()),
