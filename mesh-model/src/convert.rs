@@ -14,7 +14,9 @@ use crate::problem::{FieldPath, Finding, Severity};
 use crate::service::NamespacedName;
 
 mod authorization_policy;
+mod destination_rule;
 mod endpoint_slice;
+mod gateway_route;
 mod mesh;
 mod namespace;
 mod node;
@@ -22,6 +24,7 @@ mod peer_authentication;
 mod pod;
 mod selector;
 mod service;
+mod virtual_service;
 
 /// Label that puts a namespace's pods, or a pod, into the mesh or out of it: `enabled` or `disabled`.
 pub const MESH_LABEL: &str = "nodemesh.dev/mesh";
@@ -138,6 +141,9 @@ pub fn convert_from(object: &Value, provenance: Provenance) -> Converted {
         Kind::PeerAuthentication => peer_authentication::convert(&mut input),
         Kind::AuthorizationPolicy => authorization_policy::convert(&mut input),
         Kind::Mesh => mesh::convert(&mut input),
+        Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute => gateway_route::convert(&mut input),
+        Kind::VirtualService => virtual_service::convert(&mut input),
+        Kind::DestinationRule => destination_rule::convert(&mut input),
     };
     Converted { key: Some(key), title, reading, findings: input.findings }
 }

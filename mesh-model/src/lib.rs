@@ -8,14 +8,18 @@ pub mod convert;
 #[cfg(any(test, feature = "crd"))]
 pub mod crd;
 pub mod document;
+pub mod gateway;
 pub mod identity;
 pub mod manifests;
 pub mod object;
 pub mod policy;
 pub mod problem;
+pub mod route;
 pub mod service;
 pub mod settings;
 pub mod snapshot;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod traffic;
+pub mod virtual_service;
 pub mod workload;

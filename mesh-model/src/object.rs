@@ -8,7 +8,10 @@ use std::sync::Arc;
 
 use crate::policy::{AuthorizationPolicy, PeerAuthentication};
 use crate::service::NamespacedName;
+use crate::gateway::RouteObject;
 use crate::settings::MeshSettings;
+use crate::traffic::DestinationRule;
+use crate::virtual_service::VirtualService;
 use crate::workload::{Canonical, WorkloadUid};
 
 /// Kinds of object that the mesh reads.
@@ -32,11 +35,23 @@ pub enum Kind {
     AuthorizationPolicy,
     /// `nodemesh.dev/v1alpha1`
     Mesh,
+    /// `gateway.networking.k8s.io/v1`
+    HttpRoute,
+    /// `gateway.networking.k8s.io/v1`
+    GrpcRoute,
+    /// `gateway.networking.k8s.io/v1`, `v1alpha3` and `v1alpha2`
+    TlsRoute,
+    /// `gateway.networking.k8s.io/v1` and `v1alpha2`
+    TcpRoute,
+    /// `networking.istio.io/v1`, `v1beta1` and `v1alpha3`
+    VirtualService,
+    /// `networking.istio.io/v1`, `v1beta1` and `v1alpha3`
+    DestinationRule,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 9] = [
+    pub const ALL: [Kind; 15] = [
         Kind::Namespace,
         Kind::Node,
         Kind::ServiceAccount,
@@ -46,6 +61,12 @@ impl Kind {
         Kind::PeerAuthentication,
         Kind::AuthorizationPolicy,
         Kind::Mesh,
+        Kind::HttpRoute,
+        Kind::GrpcRoute,
+        Kind::TlsRoute,
+        Kind::TcpRoute,
+        Kind::VirtualService,
+        Kind::DestinationRule,
     ];
 
     /// From `kind` alone, for documents of which nothing else could be read.
@@ -60,6 +81,12 @@ impl Kind {
             "PeerAuthentication" => Kind::PeerAuthentication,
             "AuthorizationPolicy" => Kind::AuthorizationPolicy,
             "Mesh" => Kind::Mesh,
+            "HTTPRoute" => Kind::HttpRoute,
+            "GRPCRoute" => Kind::GrpcRoute,
+            "TLSRoute" => Kind::TlsRoute,
+            "TCPRoute" => Kind::TcpRoute,
+            "VirtualService" => Kind::VirtualService,
+            "DestinationRule" => Kind::DestinationRule,
             _ => return None,
         })
     }
@@ -71,6 +98,12 @@ impl Kind {
             Kind::EndpointSlice => &["discovery.k8s.io/v1"],
             Kind::PeerAuthentication | Kind::AuthorizationPolicy => &["security.istio.io/v1", "security.istio.io/v1beta1"],
             Kind::Mesh => &["nodemesh.dev/v1alpha1"],
+            Kind::HttpRoute | Kind::GrpcRoute => &["gateway.networking.k8s.io/v1"],
+            Kind::TlsRoute => &["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1alpha3", "gateway.networking.k8s.io/v1alpha2"],
+            Kind::TcpRoute => &["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1alpha2"],
+            Kind::VirtualService | Kind::DestinationRule => {
+                &["networking.istio.io/v1", "networking.istio.io/v1beta1", "networking.istio.io/v1alpha3"]
+            }
         }
     }
 
@@ -86,7 +119,7 @@ impl Kind {
 
     /// Whether Kubernetes itself defines the kind; the others are CustomResourceDefinitions that may be absent.
     pub fn is_builtin(self) -> bool {
-        !matches!(self, Kind::PeerAuthentication | Kind::AuthorizationPolicy | Kind::Mesh)
+        matches!(self, Kind::Namespace | Kind::Node | Kind::ServiceAccount | Kind::Pod | Kind::Service | Kind::EndpointSlice)
     }
 
     /// `kind`, as objects spell it.
@@ -101,6 +134,12 @@ impl Kind {
             Kind::PeerAuthentication => "PeerAuthentication",
             Kind::AuthorizationPolicy => "AuthorizationPolicy",
             Kind::Mesh => "Mesh",
+            Kind::HttpRoute => "HTTPRoute",
+            Kind::GrpcRoute => "GRPCRoute",
+            Kind::TlsRoute => "TLSRoute",
+            Kind::TcpRoute => "TCPRoute",
+            Kind::VirtualService => "VirtualService",
+            Kind::DestinationRule => "DestinationRule",
         }
     }
 }
@@ -152,6 +191,12 @@ pub enum Object {
         /// The settings.
         settings: Arc<MeshSettings>,
     },
+    /// A route of the Gateway API.
+    Route(Arc<RouteObject>),
+    /// Istio's routes.
+    VirtualService(Arc<VirtualService>),
+    /// How clients talk to a host.
+    DestinationRule(Arc<DestinationRule>),
 }
 
 /// What a label or annotation that switches something says.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::object::{NamespaceObject, Node};
 use crate::policy::{AuthorizationPolicy, EffectivePolicies, MtlsMode, MtlsModes, PeerAuthentication, Scope, selects};
 use crate::problem::Problem;
+use crate::route::{ParentStatus, PortRoutes};
 use crate::service::{NamespacedName, Service, ServicePort};
 use crate::settings::{MeshSettings, SameNode};
 use crate::workload::{Workload, WorkloadUid};
@@ -15,6 +16,8 @@ use crate::workload::{Workload, WorkloadUid};
 mod build;
 mod endpoints;
 mod policies;
+mod routes;
+mod traffic;
 mod workloads;
 
 /// A pod that belongs into the mesh, but of which too little is understood to serve it: nothing may reach it or leave it.
@@ -51,6 +54,10 @@ pub struct Snapshot {
     authentication: HashMap<Arc<str>, Vec<Arc<PeerAuthentication>>>,
     /// Pods of the Services that policies are targeted at.
     targets: HashMap<NamespacedName, HashSet<WorkloadUid>>,
+    /// Routes by the Service's port that they are for.
+    routes: HashMap<(NamespacedName, u16), PortRoutes>,
+    route_statuses: Vec<ParentStatus>,
+    destination_rules: traffic::Rules,
     problems: Vec<Problem>,
 }
 

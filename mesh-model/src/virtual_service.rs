@@ -1,0 +1,5 @@
+//! Istio's VirtualService as its author wrote it.
+
+/// A VirtualService.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct VirtualService {}
