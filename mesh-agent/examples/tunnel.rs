@@ -196,7 +196,7 @@ impl Handler for Deliver {
     async fn connect(&self, _: Incoming) -> Result<Accepted, Refusal> {
         let app = TcpStream::connect(self.0).await.map_err(|e| Refusal::new(http::StatusCode::SERVICE_UNAVAILABLE, e.to_string()))?;
         let _ = app.set_nodelay(true);
-        Ok(Accepted { app, meter: Arc::default(), cancel: CancellationToken::new(), baggage: None, on_end: Box::new(|_| {}) })
+        Ok(Accepted { app: app.into(), meter: Arc::default(), cancel: CancellationToken::new(), baggage: None, on_end: Box::new(|_| {}) })
     }
 
     fn rejected(&self, rejected: Rejected<'_>) {

@@ -260,7 +260,7 @@ fn accepted(app: TcpStream, mut live: Live, recorder: ConnectionRecorder, place:
         drop((ended, place));
         recorder.finish(outcome_of(end.how, reason.take()));
     });
-    Accepted { app, meter, cancel, baggage: None, on_end }
+    Accepted { app: app.into(), meter, cancel, baggage: None, on_end }
 }
 
 fn denied(denial: Denial) -> Outcome {

@@ -24,6 +24,7 @@ pub mod ops;
 pub mod outbound;
 pub mod outcome;
 pub mod policy;
+pub mod route;
 pub mod shared;
 pub mod sources;
 pub mod sys;

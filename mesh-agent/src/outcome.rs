@@ -13,6 +13,8 @@ use mesh_common::event;
 use mesh_model::service::NamespacedName;
 use tracing::Level;
 
+pub use request::RequestFailure;
+
 /// How a connection ended.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Outcome {
@@ -131,6 +133,8 @@ pub enum Outcome {
     ClosedByOperator,
     /// One side aborted a connection that the kernel had judged; which one it does not say.
     Aborted,
+    /// An HTTP request failed.
+    Request(RequestFailure),
     /// The agent could not do its work.
     Internal {
         /// What failed.
@@ -248,11 +252,13 @@ pub enum ResponseFlag {
     IdleTimeout,
     /// `LR`: reset by this data plane.
     LocalReset,
+    /// `FI`: an injected error.
+    FaultInjected,
 }
 
 impl ResponseFlag {
     /// All, in the order of their numbers.
-    pub const ALL: [ResponseFlag; 18] = [
+    pub const ALL: [ResponseFlag; 19] = [
         ResponseFlag::None,
         ResponseFlag::Deny,
         ResponseFlag::UpstreamConnectionFailure,
@@ -271,6 +277,7 @@ impl ResponseFlag {
         ResponseFlag::DurationTimeout,
         ResponseFlag::IdleTimeout,
         ResponseFlag::LocalReset,
+        ResponseFlag::FaultInjected,
     ];
 
     /// The label's value.
@@ -294,6 +301,7 @@ impl ResponseFlag {
             ResponseFlag::DurationTimeout => "DT",
             ResponseFlag::IdleTimeout => "SI",
             ResponseFlag::LocalReset => "LR",
+            ResponseFlag::FaultInjected => "FI",
         }
     }
 }
@@ -356,6 +364,7 @@ impl Outcome {
             | Outcome::Drained
             | Outcome::ClosedByOperator
             | Outcome::Aborted
+            | Outcome::Request(_)
             | Outcome::Internal { .. } => false,
             // The other node's policy spoke: here too it is a denial, though its policy cannot be named.
             Outcome::TunnelRefused { status, .. } => matches!(status, 401 | 403),
@@ -443,5 +452,6 @@ impl fmt::Display for Outcome {
 }
 
 mod meaning;
+pub mod request;
 #[cfg(test)]
 mod tests;

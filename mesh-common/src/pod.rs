@@ -27,7 +27,7 @@ pod! {
     workload::PodEntry = 2 * 16 + 4 * 4,
     workload::WorkloadEntry = 4 * 4,
     workload::Settings = 4 * 8 + 4 * 4,
-    service::ServiceEntry = 3 * 4,
+    service::ServiceEntry = 4 * 4,
     service::BackendKey = 2 * 4,
     policy::Op = 4 + 2 * 4 + 2 * 16,
     policy::Header = 3 * 4,

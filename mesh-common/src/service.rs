@@ -10,9 +10,15 @@ pub struct ServiceEntry {
     pub service: u32,
     /// Key of its endpoint list in `BACKENDS`; a new list gets a new one, so a reader never mixes two lists.
     pub list: u32,
-    /// Number of endpoints; 0 means that a connect is refused.
+    /// Number of endpoints; 0 means that a connect is refused, unless the agent is to answer it.
     pub count: u32,
+    /// [`SERVICE_VIA_AGENT`] or 0.
+    pub flags: u32,
 }
+
+/// [`ServiceEntry::flags`]: some object asks for more than the kernel can do (routes, a DestinationRule), so the agent takes the
+/// connections of every client.
+pub const SERVICE_VIA_AGENT: u32 = 1;
 
 /// Key of `BACKENDS`.
 #[repr(C)]

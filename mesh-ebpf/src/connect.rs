@@ -6,7 +6,7 @@ use mesh_common::addr::{Addr, Endpoint};
 use mesh_common::event::*;
 use mesh_common::flow::*;
 use mesh_common::policy::{Facts, Member, Program};
-use mesh_common::service::BackendKey;
+use mesh_common::service::{BackendKey, SERVICE_VIA_AGENT};
 use mesh_common::verdict::{Decision, Walk};
 use mesh_common::workload::*;
 
@@ -35,10 +35,12 @@ pub fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
     let Some(pod) = (unsafe { PODS.get(netns) }) else {
         return stranger(ctx, settings, netns, &mut attempt);
     };
-    if is_agent(settings) {
-        return agent(ctx, settings, &mut attempt);
-    }
     let to = &attempt.dialled.addr;
+    if is_agent(settings) {
+        // On its way out of the pod, to whom is not in the mesh, it delivers nothing: were that pod enrolled by now, it must judge this.
+        let delivers = *to == pod.v4 || *to == pod.v6;
+        return if delivers { agent(ctx, settings, &mut attempt) } else { ALLOW };
+    }
     if pod.state == POD_OUTSIDE || *to == pod.v4 || *to == pod.v6 || to.is_loopback() || to.is_unspecified() {
         return ALLOW;
     }
@@ -105,15 +107,22 @@ fn resolve_and_judge(ctx: &SockAddrContext, family: Family, settings: &Settings,
     // SAFETY (all lookups below): the maps are created with BPF_F_NO_PREALLOC, see `connect`.
     if let Some(service) = unsafe { SERVICES.get(&attempt.dialled) } {
         attempt.service = service.service;
-        if service.count == 0 {
+        let via_agent = service.flags & SERVICE_VIA_AGENT != 0;
+        if service.count != 0 {
+            // SAFETY: the helper has no preconditions.
+            let index = unsafe { bpf_get_prandom_u32() } % service.count;
+            match unsafe { BACKENDS.get(BackendKey { list: service.list, index }) } {
+                Some(backend) => attempt.endpoint = *backend,
+                None if via_agent => {}
+                None => return refuse(pod, attempt, REASON_NO_ENDPOINT),
+            }
+        } else if !via_agent {
             return refuse(pod, attempt, REASON_NO_ENDPOINT);
         }
-        // SAFETY: the helper has no preconditions.
-        let index = unsafe { bpf_get_prandom_u32() } % service.count;
-        let Some(backend) = (unsafe { BACKENDS.get(BackendKey { list: service.list, index }) }) else {
-            return refuse(pod, attempt, REASON_NO_ENDPOINT);
-        };
-        attempt.endpoint = *backend;
+        // Whom it goes to is the agent's to say, and who may be reached is judged at the server's end of the tunnel.
+        if via_agent {
+            return to_agent(ctx, family, settings, pod, attempt);
+        }
     }
     let to = &attempt.endpoint.addr;
     let own = *to == pod.v4 || *to == pod.v6;
@@ -149,6 +158,16 @@ fn resolve_and_judge(ctx: &SockAddrContext, family: Family, settings: &Settings,
             return refuse(pod, attempt, REASON_NO_RULES);
         };
         return judge(ctx, family, pod, own, attempt, program);
+    }
+    to_agent(ctx, family, settings, pod, attempt)
+}
+
+/// Rewritten to the agent's listener in the pod's own namespace.
+#[inline(always)]
+fn to_agent(ctx: &SockAddrContext, family: Family, settings: &Settings, pod: &PodEntry, attempt: &mut SockEntry) -> i32 {
+    let own = if attempt.dialled.addr.is_v4() { &pod.v4 } else { &pod.v6 };
+    if own.is_unspecified() {
+        return refuse(pod, attempt, REASON_FAMILY);
     }
     count(counter::AGENT);
     attempt.kind = KIND_AGENT;

@@ -132,6 +132,11 @@ impl Snapshot {
         Some((service, service.ports.get(*port)?))
     }
 
+    /// Whether the agent has to take connections to a Service's port: some object asks for more there than the kernel can do.
+    pub fn is_routed(&self, service: &NamespacedName, port: u16) -> bool {
+        self.routes(service, port).is_some() || self.has_traffic(service)
+    }
+
     /// How pods of one node talk when one of them is of this namespace. Either side's [`SameNode::Encrypt`] holds for both.
     pub fn same_node(&self, namespace: &str) -> SameNode {
         match self.namespaces.get(namespace) {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use mesh_common::addr::{Addr, Endpoint};
 use mesh_common::names::MAX_OPS;
 use mesh_common::policy::{ATOM_IDENTITY, Header, Member, Op, Program};
-use mesh_common::service::ServiceEntry;
+use mesh_common::service::{SERVICE_VIA_AGENT, ServiceEntry};
 use mesh_common::workload::*;
 use mesh_model::identity::Identity;
 use mesh_model::policy::{CompiledPolicy, MtlsModes, plaintext::strict_row};
@@ -197,13 +197,14 @@ fn services(snapshot: &Snapshot, registry: &mut Registry, state: &mut KernelStat
         for ip in &service.addresses {
             for port in &service.ports {
                 let list = endpoints(port, ip.is_ipv4());
+                let flags = if snapshot.is_routed(&service.name, port.port) { SERVICE_VIA_AGENT } else { 0 };
                 let entry = if list.is_empty() {
-                    ServiceEntry { service: number, list: 0, count: 0 }
+                    ServiceEntry { service: number, list: 0, count: 0, flags }
                 } else {
                     let id = registry.lists.number(&list);
                     let count = list.len() as u32;
                     state.lists.insert(id, list);
-                    ServiceEntry { service: number, list: id, count }
+                    ServiceEntry { service: number, list: id, count, flags }
                 };
                 state.services.insert(Endpoint::new(Addr::from(*ip), port.port), entry);
             }

@@ -15,6 +15,7 @@ pub mod agent;
 pub mod expose;
 pub mod kernel;
 pub mod labels;
+pub mod requests;
 pub mod samples;
 pub mod series;
 pub mod server;

@@ -6,8 +6,6 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 
-use tokio::net::TcpStream;
-
 use super::error::TunnelError;
 use super::fast::relay::{self, ClientEnd, Prefix};
 use super::hbone;
@@ -95,10 +93,10 @@ impl TunnelStream {
     /// Relays until both directions have ended. An error means that the stream was never open; the application's connection has been aborted
     /// then. `cancel` aborts both sides. Bytes are counted in `meter`, and no byte of the application was lost or sent twice if it ends
     /// with [`How::Eof`].
-    pub async fn relay(self, app: TcpStream, meter: &Meter, cancel: impl Future<Output = ()>) -> Result<Ended, TunnelError> {
+    pub async fn relay(self, app: impl Into<Socket>, meter: &Meter, cancel: impl Future<Output = ()>) -> Result<Ended, TunnelError> {
         let TunnelStream { pools, key, request, mut kind } = self;
         let mut cancel = pin!(cancel);
-        let mut app = Socket::new(app);
+        let mut app: Socket = app.into();
         let mut prefix = Prefix::default();
         let mut retried = false;
         loop {

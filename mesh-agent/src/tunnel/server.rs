@@ -24,6 +24,7 @@ use super::wire::Open;
 use super::{OWN_PORTS, fast, hbone};
 use crate::conn::{ClientAddr, Meter, ServerAddr, TunnelAddr};
 use crate::upstream::copy::Ended;
+use crate::upstream::copy::socket::Socket;
 
 /// A peer's request for a stream, as far as it could be understood. Only `peer`, `tcp_peer` and `server`'s address are known for certain;
 /// everything else is what the peer says.
@@ -51,8 +52,8 @@ pub struct Incoming {
 
 /// Leave to relay.
 pub struct Accepted {
-    /// The connection to the application.
-    pub app: TcpStream,
+    /// The connection to the application, or to the part of this agent that stands before it.
+    pub app: Socket,
     /// Where the bytes are counted.
     pub meter: Arc<Meter>,
     /// Ends the stream with an abort to both sides.

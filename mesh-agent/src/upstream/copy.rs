@@ -9,13 +9,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::net::TcpStream;
-
 use crate::conn::Meter;
 use crate::outcome::Side;
 
 pub mod buffer;
 pub mod idle;
+pub mod pipe;
 pub mod socket;
 
 use buffer::Buffer;
@@ -76,9 +75,15 @@ enum Fault {
 
 /// Copies between the client's stream and the server's until both have ended, `cancel` resolves, or no byte passed for `idle`.
 /// The bytes are counted in `meter` when they have been written.
-pub async fn relay(client: TcpStream, server: TcpStream, meter: &Meter, cancel: impl Future<Output = ()>, idle: Option<Duration>) -> Ended {
-    let mut client = Socket::new(client);
-    let mut server = Socket::new(server);
+pub async fn relay(
+    client: impl Into<Socket>,
+    server: impl Into<Socket>,
+    meter: &Meter,
+    cancel: impl Future<Output = ()>,
+    idle: Option<Duration>,
+) -> Ended {
+    let mut client: Socket = client.into();
+    let mut server: Socket = server.into();
     let mut up = Flow::new();
     let mut down = Flow::new();
     let mut cancel = pin!(cancel);

@@ -5,7 +5,7 @@ use kube::runtime::watcher;
 use mesh_model::object::Kind;
 
 /// The kinds that are watched. ServiceAccounts are not: an identity is made of the name that a pod bears.
-pub(super) const WATCHED: [Kind; 8] = [
+pub(super) const WATCHED: [Kind; 14] = [
     Kind::Namespace,
     Kind::Node,
     Kind::Pod,
@@ -14,6 +14,12 @@ pub(super) const WATCHED: [Kind; 8] = [
     Kind::PeerAuthentication,
     Kind::AuthorizationPolicy,
     Kind::Mesh,
+    Kind::HttpRoute,
+    Kind::GrpcRoute,
+    Kind::TlsRoute,
+    Kind::TcpRoute,
+    Kind::VirtualService,
+    Kind::DestinationRule,
 ];
 
 /// How a kind's first list is fetched.
@@ -64,6 +70,12 @@ pub(super) fn plural(kind: Kind) -> &'static str {
         Kind::PeerAuthentication => "peerauthentications",
         Kind::AuthorizationPolicy => "authorizationpolicies",
         Kind::Mesh => "meshes",
+        Kind::HttpRoute => "httproutes",
+        Kind::GrpcRoute => "grpcroutes",
+        Kind::TlsRoute => "tlsroutes",
+        Kind::TcpRoute => "tcproutes",
+        Kind::VirtualService => "virtualservices",
+        Kind::DestinationRule => "destinationrules",
     }
 }
 

@@ -38,7 +38,7 @@ fn state() -> KernelState {
     let workload = |workload| WorkloadEntry { workload, ..WorkloadEntry::default() };
     state.workloads.extend([(address("10.0.0.1"), workload(1)), (address("10.0.0.2"), workload(2))]);
     let at = Endpoint::new(address("10.96.0.1"), 80);
-    state.services.insert(at, ServiceEntry { service: 3, list: 0, count: 0 });
+    state.services.insert(at, ServiceEntry { service: 3, list: 0, count: 0, flags: 0 });
     state
 }
 

@@ -7,7 +7,7 @@ fn state() -> KernelState {
     s.policies.insert(5, Arc::new(Program { header: Default::default(), ops: [Default::default(); mesh_common::names::MAX_OPS] }));
     s.members.insert(Member { set: 1, identity: 1 });
     s.lists.insert(9, vec![Endpoint::new(Addr::v4([10, 0, 0, 1]), 80)].into());
-    s.services.insert(Endpoint::new(Addr::v4([10, 96, 0, 1]), 80), ServiceEntry { service: 1, list: 9, count: 1 });
+    s.services.insert(Endpoint::new(Addr::v4([10, 96, 0, 1]), 80), ServiceEntry { service: 1, list: 9, count: 1, flags: 0 });
     s
 }
 

@@ -234,7 +234,14 @@ pub(super) struct Flagged<'a>(pub(super) &'a TcpLabels, pub(super) ResponseFlag)
 
 impl EncodeLabelSet for Flagged<'_> {
     fn encode(&self, encoder: &mut LabelSetEncoder) -> Result<(), fmt::Error> {
-        let Flagged(labels, flag) = self;
+        self.0.encode(encoder, "tcp", self.1)
+    }
+}
+
+impl TcpLabels {
+    /// Writes all, with what differs between series of the same workloads.
+    pub(super) fn encode(&self, encoder: &mut LabelSetEncoder, protocol: &str, flag: ResponseFlag) -> Result<(), fmt::Error> {
+        let labels = self;
         put(encoder, "reporter", labels.reporter.as_str())?;
         for (name, value) in SOURCE_NAMES.iter().zip(&labels.source) {
             put(encoder, name, value.as_deref().unwrap_or("unknown"))?;
@@ -246,7 +253,7 @@ impl EncodeLabelSet for Flagged<'_> {
         for (name, value) in DESTINATION_NAMES.iter().zip(&labels.destination) {
             put(encoder, name, value.as_deref().unwrap_or("unknown"))?;
         }
-        put(encoder, "request_protocol", "tcp")?;
+        put(encoder, "request_protocol", protocol)?;
         put(encoder, "response_flags", flag.as_str())?;
         put(encoder, "connection_security_policy", labels.security.as_str())
     }

@@ -37,11 +37,13 @@ const SHARDS: usize = 16;
 /// The counters of one label set. Shared by all connections that have it.
 #[derive(Debug)]
 pub struct Series {
-    labels: TcpLabels,
+    pub(super) labels: TcpLabels,
     opened: AtomicU64,
     received: AtomicU64,
     sent: AtomicU64,
     closed: [AtomicU64; ResponseFlag::ALL.len()],
+    /// Requests, where HTTP is parsed.
+    pub(super) requests: super::requests::Requests,
     /// Pairs that lead here.
     pairs: AtomicUsize,
 }
@@ -54,8 +56,14 @@ impl Series {
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
             closed: [const { AtomicU64::new(0) }; ResponseFlag::ALL.len()],
+            requests: super::requests::Requests::default(),
             pairs: AtomicUsize::new(0),
         }
+    }
+
+    /// Where the requests of one kind of end are counted.
+    pub fn requests(&self, key: super::requests::RequestKey) -> Arc<super::requests::RequestCells> {
+        self.requests.cells(key)
     }
 
     /// Counts opened connections.
@@ -255,7 +263,10 @@ impl Collector for TcpCollector {
     fn encode(&self, mut encoder: DescriptorEncoder) -> std::fmt::Result {
         // A copy of the pointers, so that no connection waits while text is written.
         let mut all: Vec<Arc<Series>> = self.0.by_labels.lock().values().cloned().collect();
-        all.extend(self.0.overflow.iter().filter(|series| series.opened.load(Ordering::Relaxed) > 0).cloned());
+        all.extend(self.0.overflow.iter().filter(|series| series.opened.load(Ordering::Relaxed) > 0 || !series.requests.is_empty()).cloned());
+        super::requests::encode(&mut encoder, &all)?;
+        // Where every connection is parsed there is nothing to say of connections.
+        all.retain(|series| series.opened.load(Ordering::Relaxed) > 0);
         if all.is_empty() {
             return Ok(());
         }

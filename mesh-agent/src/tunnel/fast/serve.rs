@@ -12,7 +12,6 @@ use crate::tunnel::error::Refusal;
 use crate::tunnel::server::{Accepted, Connection, Handler, Server};
 use crate::tunnel::wire::{Frame, Open};
 use crate::upstream::copy::Ended;
-use crate::upstream::copy::socket::Socket;
 
 /// Bytes that a client may still send of a stream that was refused.
 const MAX_DISCARDED: usize = 1 << 20;
@@ -111,7 +110,7 @@ async fn serve_stream<H: Handler>(server: &Rc<Server<H>>, mut link: Link, connec
         Ok(Accepted { app, meter, cancel, baggage, on_end }) => {
             let (how, link) = relay::server(
                 link,
-                Socket::new(app),
+                app,
                 baggage.as_deref().map(str::to_owned),
                 accept_at_once,
                 &meter,

@@ -19,7 +19,6 @@ use crate::tunnel::server::{Accepted, Connection, Handler, Server};
 use crate::tunnel::tls::channel::TlsChannel;
 use crate::tunnel::tls::io::TlsIo;
 use crate::upstream::copy::idle::IdleTimer;
-use crate::upstream::copy::socket::Socket;
 use crate::upstream::copy::{Ended, How};
 
 /// Why a peer's connection did not end in order.
@@ -152,7 +151,6 @@ async fn serve_stream<H: Handler>(
 
 async fn run<H: Handler>(server: &Server<H>, accepted: Accepted, recv: RecvStream, mut respond: SendResponse<Bytes>) {
     let Accepted { app, meter, cancel, baggage, on_end } = accepted;
-    let app = Socket::new(app);
     let mut response = Response::new(());
     if let Some(baggage) = baggage.and_then(|baggage| value(&baggage)) {
         response.headers_mut().insert(BAGGAGE, baggage);

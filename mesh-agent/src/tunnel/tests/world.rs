@@ -208,7 +208,7 @@ impl Handler for App {
         app.set_nodelay(true).unwrap();
         let ended = self.inner.ended.clone();
         Ok(Accepted {
-            app,
+            app: app.into(),
             meter: Arc::new(Meter::default()),
             cancel: self.inner.cancel.borrow().clone(),
             baggage: Some("k8s.namespace.name=shop".into()),

@@ -1,4 +1,4 @@
-//! A TCP socket for a relay that polls: one system call a message, and an abort is noticed even while nobody reads.
+//! A stream for a relay that polls: one system call a message, and an abort is noticed even while nobody reads.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::Shutdown;
@@ -11,30 +11,122 @@ use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
+use super::pipe::End;
+
+/// A connected stream: a TCP socket, or one end of a [`pipe`](super::pipe) behind which this agent reads itself.
+#[derive(Debug)]
+pub struct Socket(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    Tcp(Tcp),
+    Pipe(End),
+}
+
+impl From<TcpStream> for Socket {
+    fn from(tcp: TcpStream) -> Self {
+        Socket(Kind::Tcp(Tcp::new(tcp)))
+    }
+}
+
+impl From<End> for Socket {
+    fn from(end: End) -> Self {
+        Socket(Kind::Pipe(end))
+    }
+}
+
+impl Socket {
+    /// Takes a connected stream.
+    pub fn new(stream: impl Into<Socket>) -> Self {
+        stream.into()
+    }
+
+    /// Whether a read might return something; registers for waking if not.
+    pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &self.0 {
+            Kind::Tcp(tcp) => tcp.poll_readable(cx),
+            Kind::Pipe(end) => end.poll_readable(cx),
+        }
+    }
+
+    /// Reads into `bufs`, which must not be empty in sum; 0 is the end of the stream.
+    pub fn poll_recv(&mut self, cx: &mut Context<'_>, bufs: &mut [IoSliceMut<'_>]) -> Poll<io::Result<usize>> {
+        match &mut self.0 {
+            Kind::Tcp(tcp) => tcp.poll_recv(cx, bufs),
+            Kind::Pipe(end) => end.poll_recv(cx, bufs),
+        }
+    }
+
+    /// Reads without registering for anything; `None` if nothing is there.
+    pub fn try_recv(&mut self, buf: &mut [u8]) -> Option<io::Result<usize>> {
+        match &mut self.0 {
+            Kind::Tcp(tcp) => tcp.try_recv(buf),
+            Kind::Pipe(end) => end.try_recv(buf),
+        }
+    }
+
+    /// Writes what is taken of `bufs`, which must not be empty in sum.
+    pub fn poll_send(&self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        match &self.0 {
+            Kind::Tcp(tcp) => tcp.poll_send(cx, bufs),
+            Kind::Pipe(end) => end.poll_send(cx, bufs),
+        }
+    }
+
+    /// Waits for the connection to be aborted while unread bytes are left where they are. To be polled by whoever cannot read now.
+    pub fn poll_aborted(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        match &mut self.0 {
+            Kind::Tcp(tcp) => tcp.poll_aborted(cx),
+            Kind::Pipe(end) => end.poll_aborted(cx),
+        }
+    }
+
+    /// Ends this direction. An error means that the connection is gone already.
+    pub fn shutdown(&self) -> io::Result<()> {
+        match &self.0 {
+            Kind::Tcp(tcp) => tcp.shutdown(),
+            Kind::Pipe(end) => {
+                end.shutdown();
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether the other side's kernel has not acknowledged every byte that was sent.
+    pub fn has_unacknowledged(&self) -> bool {
+        match &self.0 {
+            Kind::Tcp(tcp) => tcp.has_unacknowledged(),
+            Kind::Pipe(end) => end.has_unread(),
+        }
+    }
+
+    /// Closes with an abort, whatever is still unsent.
+    pub fn abort(self) {
+        match self.0 {
+            Kind::Tcp(tcp) => tcp.abort(),
+            Kind::Pipe(end) => end.abort(),
+        }
+    }
+}
+
 /// A connected stream with its own knowledge of whether bytes may be waiting.
 ///
 /// Tokio's vectored calls try again after every partial read or write only to hear "would block"; here a partial transfer marks the
 /// socket as drained (edge-triggered epoll tells of whatever comes later), which halves the system calls of request and response.
 #[derive(Debug)]
-pub struct Socket {
+struct Tcp {
     tcp: TcpStream,
-    /// Bytes may wait although the readiness was taken back, because [`Socket::poll_aborted`] listened for an abort.
+    /// Bytes may wait although the readiness was taken back, because [`Tcp::poll_aborted`] listened for an abort.
     unread: bool,
 }
 
-impl Socket {
-    /// Takes a connected stream.
-    pub fn new(tcp: TcpStream) -> Self {
-        Socket { tcp, unread: false }
-    }
-
-    /// The stream.
-    pub fn tcp(&self) -> &TcpStream {
-        &self.tcp
+impl Tcp {
+    fn new(tcp: TcpStream) -> Self {
+        Tcp { tcp, unread: false }
     }
 
     /// Whether a read might return something; registers for waking if not.
-    pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.unread {
             return Poll::Ready(Ok(()));
         }
@@ -42,7 +134,7 @@ impl Socket {
     }
 
     /// Reads into `bufs`, which must not be empty in sum; 0 is the end of the stream.
-    pub fn poll_recv(&mut self, cx: &mut Context<'_>, bufs: &mut [IoSliceMut<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_recv(&mut self, cx: &mut Context<'_>, bufs: &mut [IoSliceMut<'_>]) -> Poll<io::Result<usize>> {
         let wanted: usize = bufs.iter().map(|b| b.len()).sum();
         loop {
             if self.unread {
@@ -63,7 +155,7 @@ impl Socket {
     }
 
     /// Reads without registering for anything; `None` if nothing is there.
-    pub fn try_recv(&mut self, buf: &mut [u8]) -> Option<io::Result<usize>> {
+    fn try_recv(&mut self, buf: &mut [u8]) -> Option<io::Result<usize>> {
         let wanted = buf.len();
         let mut bufs = [IoSliceMut::new(buf)];
         if self.unread {
@@ -91,7 +183,7 @@ impl Socket {
     }
 
     /// Writes what the kernel takes of `bufs`, which must not be empty in sum.
-    pub fn poll_send(&self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_send(&self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let wanted: usize = bufs.iter().map(|b| b.len()).sum();
         loop {
             ready!(self.tcp.poll_write_ready(cx))?;
@@ -109,7 +201,7 @@ impl Socket {
     }
 
     /// Waits for the connection to be aborted while unread bytes are left where they are. To be polled by whoever cannot read now.
-    pub fn poll_aborted(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+    fn poll_aborted(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         loop {
             match ready!(self.tcp.poll_read_ready(cx)) {
                 Ok(()) => {}
@@ -139,23 +231,18 @@ impl Socket {
     }
 
     /// Sends FIN. An error means that the connection is gone already.
-    pub fn shutdown(&self) -> io::Result<()> {
+    fn shutdown(&self) -> io::Result<()> {
         SockRef::from(&self.tcp).shutdown(Shutdown::Write)
     }
 
     /// Whether the peer's kernel has not acknowledged every byte that was sent.
-    pub fn has_unacknowledged(&self) -> bool {
+    fn has_unacknowledged(&self) -> bool {
         crate::sys::sockopt::has_unacknowledged(&self.tcp)
     }
 
     /// Closes with RST, whatever is still unsent.
-    pub fn abort(self) {
+    fn abort(self) {
         abort(self.tcp);
-    }
-
-    /// Gives the stream back.
-    pub fn into_inner(self) -> TcpStream {
-        self.tcp
     }
 }
 

@@ -1,0 +1,188 @@
+//! How an HTTP request can fail, beside all the ways in which its connection can, and what its client is answered.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+
+use http::StatusCode;
+use tracing::Level;
+
+use super::{Blame, Meaning, Outcome, ResponseFlag};
+
+/// How a request failed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum RequestFailure {
+    /// The Service has routes, and none matches.
+    NoRoute,
+    /// The rule leads to something that is not there or cannot be done.
+    InvalidRoute {
+        /// Which rule, and what is wrong with it.
+        detail: Arc<str>,
+    },
+    /// A rule injects this error.
+    FaultInjected {
+        /// The rule.
+        rule: Arc<str>,
+    },
+    /// A bound of a DestinationRule on connections, waiting requests, requests or retries was reached.
+    Overflow {
+        /// Which.
+        bound: &'static str,
+    },
+    /// It took longer than the rule, or the client's `grpc-timeout`, allows.
+    TimedOut,
+    /// The server, or the connection to it, ended without an answer.
+    UpstreamClosed {
+        /// The library's words.
+        detail: Arc<str>,
+    },
+    /// The server does not speak HTTP as it should.
+    UpstreamProtocol {
+        /// The library's words.
+        detail: Arc<str>,
+    },
+    /// It was answered with a failure after every attempt that the rule allows.
+    RetriesUsedUp {
+        /// The last answer's status.
+        status: u16,
+    },
+    /// The client's request cannot be understood, or could be understood in two ways.
+    BadRequest {
+        /// What is wrong with it.
+        detail: Arc<str>,
+    },
+    /// A CONNECT, which is not forwarded.
+    ConnectMethod,
+}
+
+impl RequestFailure {
+    /// What its client is answered.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            RequestFailure::NoRoute => StatusCode::NOT_FOUND,
+            RequestFailure::InvalidRoute { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+            RequestFailure::Overflow { .. } | RequestFailure::UpstreamClosed { .. } | RequestFailure::FaultInjected { .. } => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            RequestFailure::UpstreamProtocol { .. } => StatusCode::BAD_GATEWAY,
+            RequestFailure::TimedOut => StatusCode::GATEWAY_TIMEOUT,
+            RequestFailure::RetriesUsedUp { status } => StatusCode::from_u16(*status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE),
+            RequestFailure::BadRequest { .. } => StatusCode::BAD_REQUEST,
+            RequestFailure::ConnectMethod => StatusCode::METHOD_NOT_ALLOWED,
+        }
+    }
+
+    pub(super) fn meaning(&self) -> Meaning {
+        use ResponseFlag as F;
+        let (name, flag, blame, advice): (_, _, _, &'static str) = match self {
+            RequestFailure::NoRoute => (
+                "no_route",
+                F::NoRoute,
+                Blame::User,
+                "The Service has routes and none of them matches: add a rule that does, or one for all other requests.",
+            ),
+            RequestFailure::InvalidRoute { .. } => (
+                "invalid_route",
+                F::NoCluster,
+                Blame::User,
+                "A rule leads to something that is not there: the status of the route (ResolvedRefs) and /problems name it.",
+            ),
+            RequestFailure::FaultInjected { .. } => {
+                ("fault_injected", F::FaultInjected, Blame::User, "A rule injects this error: remove its fault when the experiment is over.")
+            }
+            RequestFailure::Overflow { .. } => (
+                "upstream_overflow",
+                F::UpstreamOverflow,
+                Blame::User,
+                "A bound of the DestinationRule's connectionPool was reached: the servers are too slow or too few, or the bound is too low.",
+            ),
+            RequestFailure::TimedOut => (
+                "request_timeout",
+                F::UpstreamTimeout,
+                Blame::User,
+                "The server took longer than the route's timeout, or the client's deadline, allows.",
+            ),
+            RequestFailure::UpstreamClosed { .. } => (
+                "upstream_closed",
+                F::UpstreamConnectionTermination,
+                Blame::User,
+                "The server closed the connection without an answer: look at its log and whether it was restarted.",
+            ),
+            RequestFailure::UpstreamProtocol { .. } => (
+                "upstream_protocol",
+                F::UpstreamProtocolError,
+                Blame::User,
+                "The server's answer is no HTTP: look what listens there, and at the appProtocol of the Service's port.",
+            ),
+            RequestFailure::RetriesUsedUp { .. } => (
+                "retries_used_up",
+                F::UpstreamRetryLimit,
+                Blame::User,
+                "Every attempt failed: look at the servers' logs.",
+            ),
+            RequestFailure::BadRequest { .. } => (
+                "bad_request",
+                F::DownstreamProtocolError,
+                Blame::Peer,
+                "The client sent what HTTP does not allow, or what two readers could understand differently.",
+            ),
+            RequestFailure::ConnectMethod => {
+                ("connect_method", F::DownstreamProtocolError, Blame::Peer, "CONNECT is for proxies; the mesh needs none to be named.")
+            }
+        };
+        Meaning { name, flag, level: Level::DEBUG, status: StatusCode::SERVICE_UNAVAILABLE, blame, advice: Cow::Borrowed(advice) }
+    }
+}
+
+impl fmt::Display for RequestFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RequestFailure::NoRoute => write!(f, "no rule of the Service's routes matches"),
+            RequestFailure::InvalidRoute { detail } => write!(f, "the route leads nowhere: {detail}"),
+            RequestFailure::FaultInjected { rule } => write!(f, "an error that {rule} injects"),
+            RequestFailure::Overflow { bound } => write!(f, "bound reached: {bound}"),
+            RequestFailure::TimedOut => write!(f, "the request took too long"),
+            RequestFailure::UpstreamClosed { detail } => write!(f, "the server gave no answer: {detail}"),
+            RequestFailure::UpstreamProtocol { detail } => write!(f, "the server's answer is no HTTP: {detail}"),
+            RequestFailure::RetriesUsedUp { status } => write!(f, "every attempt failed, the last with {status}"),
+            RequestFailure::BadRequest { detail } => write!(f, "{detail}"),
+            RequestFailure::ConnectMethod => write!(f, "CONNECT is not forwarded"),
+        }
+    }
+}
+
+impl Outcome {
+    /// What the client of a request is answered that ended so before there was an answer.
+    pub fn http_status(&self) -> StatusCode {
+        match self {
+            Outcome::Request(failure) => failure.status(),
+            Outcome::Internal { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+            denial if denial.is_denial() => StatusCode::FORBIDDEN,
+            _ => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// The same as a gRPC status (Envoy's mapping of local replies; a missing backend is UNAVAILABLE by the Gateway API).
+    pub fn grpc_status(&self) -> u16 {
+        match self {
+            Outcome::Request(RequestFailure::NoRoute) => 12,
+            Outcome::Request(RequestFailure::TimedOut) => 4,
+            Outcome::Request(RequestFailure::InvalidRoute { .. }) => 14,
+            Outcome::Request(RequestFailure::BadRequest { .. }) => 13,
+            other => grpc_of(other.http_status().as_u16()),
+        }
+    }
+}
+
+/// gRPC's status for an HTTP status that stands in its place.
+pub fn grpc_of(status: u16) -> u16 {
+    match status {
+        200 => 0,
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502 | 503 | 504 => 14,
+        _ => 2,
+    }
+}
