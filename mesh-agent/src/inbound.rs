@@ -16,7 +16,7 @@ use crate::conn::{ClientAddr, ServerAddr, TunnelAddr};
 use crate::ops::access::Direction;
 use crate::ops::metrics::Refused;
 use crate::ops::record::{Connection, DryRun};
-use crate::ops::{ConnectionLabels, ConnectionRecorder, PeerInfo, Reporter, Security};
+use crate::ops::{ConnectionLabels, ConnectionRecorder, PeerInfo, Reporter, Security, trace};
 use crate::outcome::{ConnectFailure, DenyReason, HandshakeFailure, Outcome};
 use crate::policy::decide::DenialReason;
 use crate::policy::{Denial, Live, Peer, Permit, Transport};
@@ -146,7 +146,7 @@ impl Handler for Inbound {
         let client = ClientAddr(SocketAddr::new(incoming.tcp_peer.ip(), port));
         let telemetry = &self.worker.shared.telemetry;
         let peer = Peer { identity: Some(incoming.peer.clone()), address: client };
-        let traceparent = incoming.traceparent.as_deref().and_then(trace_id);
+        let traceparent = incoming.traceparent.as_deref().and_then(trace::trace_id);
         let host = incoming.host.as_deref();
         let connection = self.connection(client, incoming.server, Some(&incoming.peer), Security::MutualTls, traceparent, host);
         let mut recorder = telemetry.open(connection);
@@ -290,10 +290,4 @@ fn dry_run(permit: &Permit) -> Option<DryRun> {
         crate::policy::DryRun::Denied(policy) => DryRun::Policy(policy.clone()),
         crate::policy::DryRun::NotAllowed => DryRun::NoAllowPolicy,
     })
-}
-
-/// The trace id of a W3C `traceparent` (`00-<32 hex>-<16 hex>-<2 hex>`). A claim by the peer, so it must look like one.
-fn trace_id(traceparent: &str) -> Option<Arc<str>> {
-    let id = traceparent.split('-').nth(1)?;
-    (id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit())).then(|| id.into())
 }

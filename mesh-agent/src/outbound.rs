@@ -1,5 +1,7 @@
 //! A captured connection of a pod of this node, from its first byte to its last: one call a step.
 
+mod routed;
+
 use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -10,11 +12,11 @@ use tokio::net::TcpStream;
 
 use crate::agent::pods::LocalPod;
 use crate::capture::accept;
-use crate::conn::{ClientAddr, TunnelAddr};
+use crate::conn::{ClientAddr, OrigDst, TunnelAddr};
 use crate::ops::access::Direction;
 use crate::ops::metrics::Refused;
 use crate::ops::record::Connection;
-use crate::ops::{ConnectionLabels, PeerInfo, Reporter, Security};
+use crate::ops::{ConnectionLabels, PeerInfo, Reporter, Security, trace};
 use crate::outcome::Outcome;
 use crate::shared::{Worker, outcome_of, reset};
 use crate::tunnel::{OpenRequest, PoolKey};
@@ -26,6 +28,13 @@ pub async fn serve(worker: Rc<Worker>, pod: Arc<LocalPod>, application: TcpStrea
     // Held from the start, refused once it is known what is refused.
     let place = pod.connections.take();
     let origin = accept::origin(&worker.origins, pod.netns.cookie(), client.0).await;
+    if let Some(origin) = &origin {
+        let dialled = SocketAddr::from(origin.dialled);
+        let asked = routed::asked(&worker, &pod, &worker.shared.snapshot.load(), dialled);
+        if let (Some(asked), Ok(_)) = (asked, &place) {
+            return routed::serve(worker, pod, application, client, OrigDst(dialled), asked).await;
+        }
+    }
     match origin.ok_or(Outcome::UnknownDestination).and_then(|origin| target(&worker, &origin)) {
         Ok(target) => match place {
             Ok(_place) => tunnel(&worker, &pod, application, client, target).await,
@@ -47,7 +56,7 @@ fn target(worker: &Worker, origin: &Origin) -> Result<Target, Outcome> {
 }
 
 async fn tunnel(worker: &Worker, pod: &LocalPod, application: TcpStream, client: ClientAddr, target: Target) {
-    let (trace_id, traceparent) = trace_context(rand::random(), rand::random());
+    let (trace_id, traceparent) = trace::new(rand::random(), rand::random());
     let connection = Connection { trace_id: Some(trace_id), ..connection(worker, pod, client, None, Some(&target)) };
     let recorder = worker.shared.telemetry.open(connection);
     let Some(local) = pod.address(target.server.0.ip()) else {
@@ -86,14 +95,6 @@ async fn tunnel(worker: &Worker, pod: &LocalPod, application: TcpStream, client:
         Err(error) => error.outcome(),
     };
     recorder.finish(outcome);
-}
-
-/// A new trace (W3C Trace Context, not sampled): its id, and the `traceparent` by which the other node's log names the same. All zeros are
-/// no id.
-fn trace_context(trace: u128, span: u64) -> (Arc<str>, Arc<str>) {
-    let id = format!("{:032x}", trace.max(1));
-    let parent = format!("00-{id}-{:016x}-00", span.max(1));
-    (id.into(), parent.into())
 }
 
 /// What is known of it, for those who look.

@@ -27,10 +27,14 @@ use crate::ops::drain::DrainWatch;
 use crate::ops::metrics::{Kind, Metrics, Refused};
 use crate::ops::record::Telemetry;
 use crate::outcome::{Outcome, Side};
+use crate::route::counters::RequestCounters;
+use crate::route::tables::Tables;
 use crate::tunnel::pool::LocalFuture;
 use crate::tunnel::{self, Credentials, CredentialsUnavailable, Dialer, PoolKey, Pools};
+use crate::upstream::cluster::Clusters;
 use crate::upstream::connect;
 use crate::upstream::copy::How;
+use crate::upstream::http::HttpPools;
 
 /// Shared by all threads.
 pub struct Shared {
@@ -48,6 +52,12 @@ pub struct Shared {
     pub connect_timeout: Duration,
     /// Where the pins are.
     pub pins: std::path::PathBuf,
+    /// Turns of the routes in force.
+    pub tables: Tables,
+    /// Where requests go.
+    pub clusters: Arc<Clusters>,
+    /// What requests count.
+    pub requests: Arc<RequestCounters>,
     cluster: String,
     cluster_domain: String,
 }
@@ -63,6 +73,9 @@ impl Shared {
             counters: Arc::default(),
             connect_timeout: config.connect_timeout,
             pins: pins.to_path_buf(),
+            tables: Tables::default(),
+            clusters: Arc::default(),
+            requests: Arc::default(),
             cluster: config.cluster.clone(),
             cluster_domain: config.cluster_domain.clone(),
         }
@@ -147,6 +160,8 @@ pub struct Worker {
     pub origins: Origins,
     /// Tunnels to other agents.
     pub pools: Pools,
+    /// HTTP connections to servers.
+    pub http: Rc<HttpPools>,
     /// Tasks that accept connections; once the drain has begun they end with what waits at their listeners.
     pub acceptors: TaskTracker,
     /// Tasks of connections; the drain waits for them.
@@ -180,6 +195,7 @@ impl Worker {
         Ok(Worker {
             origins: Origins::open(&shared.pins)?,
             pools,
+            http: Rc::default(),
             acceptors: TaskTracker::new(),
             connections: TaskTracker::new(),
             pods,
@@ -191,10 +207,11 @@ impl Worker {
     /// Takes a pod on, until it is gone.
     pub fn adopt(&self, pod: &Arc<LocalPod>) {
         self.pods.adopt(pod);
-        let (pods, pools, pod) = (self.pods.clone(), self.pools.clone(), pod.clone());
+        let (pods, pools, http, pod) = (self.pods.clone(), self.pools.clone(), self.http.clone(), pod.clone());
         tokio::task::spawn_local(async move {
             pod.gone.cancelled().await;
             pods.dismiss(&pod);
+            http.forget(&pod.workload.uid);
             // Tunnels that were dialled from its namespace serve nobody else.
             for address in &pod.workload.addresses {
                 pools.forget_source(*address);

@@ -89,6 +89,7 @@ fn run(shared: Arc<Shared>, drain: DrainWatch, mut assignments: mpsc::UnboundedR
     let worker = Rc::new(Worker::new(shared, drain.clone()).map_err(io::Error::other)?);
     runtime.block_on(local.run_until(async {
         let mut draining = drain.clone();
+        worker.http.sweep();
         loop {
             tokio::select! {
                 assignment = assignments.recv() => match assignment {
@@ -98,6 +99,7 @@ fn run(shared: Arc<Shared>, drain: DrainWatch, mut assignments: mpsc::UnboundedR
                 () = draining.draining() => break,
             }
         }
+        worker.http.close();
         // Streams of open tunnels may go on until the deadline; new ones are turned away by the tunnel itself.
         worker.drained().await;
     }));

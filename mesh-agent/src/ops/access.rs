@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use super::metrics::agent::{AgentMetrics, LineResult};
 use super::metrics::labels::PeerInfo;
 use super::record::{Connection, DryRun};
+use super::request::RequestLine;
 use crate::outcome::Outcome;
 
 mod limit;
@@ -144,6 +145,8 @@ pub struct AccessLine<'a> {
     pub outcome: &'a Outcome,
     /// Policy in dry run that would have denied it.
     pub dry_run: Option<&'a DryRun>,
+    /// The request, where HTTP is parsed.
+    pub request: Option<&'a RequestLine>,
 }
 
 /// Settings of the access log.

@@ -85,6 +85,11 @@ impl Metrics {
         self.tcp.resolve(labels)
     }
 
+    /// A series that no scrape shows.
+    pub(super) fn uncounted(&self) -> Arc<Series> {
+        self.tcp.uncounted()
+    }
+
     /// Lets the series of a workload go that is gone.
     pub fn forget(&self, workload: &WorkloadUid, now: Instant) {
         self.tcp.forget(workload, now);

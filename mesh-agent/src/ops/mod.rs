@@ -20,7 +20,10 @@ pub mod log;
 pub mod metrics;
 pub mod ready;
 pub mod record;
+pub mod request;
+pub mod trace;
 
 pub use live::LiveConnections;
 pub use metrics::labels::{ConnectionLabels, PeerInfo, Reporter, Security, ServiceRef};
 pub use record::{Connection, ConnectionRecorder, Telemetry};
+pub use request::{RequestLine, RequestRecorder};

@@ -10,8 +10,8 @@ use mesh_model::service::NamespacedName;
 use super::access::{AccessLine, AccessLog, Direction};
 use super::clock::{Clock, SystemClock};
 use super::live::{LiveConnection, LiveConnections};
-use super::metrics::Metrics;
 use super::metrics::labels::{ConnectionLabels, Reporter};
+use super::metrics::{Metrics, Series};
 use crate::conn::Meter;
 use crate::outcome::Outcome;
 
@@ -38,6 +38,8 @@ pub struct Telemetry {
     access: Arc<AccessLog>,
     live: Arc<LiveConnections>,
     clock: Arc<dyn Clock>,
+    /// Of connections that are taken apart into requests: those are counted.
+    uncounted: Arc<Series>,
 }
 
 impl Telemetry {
@@ -51,7 +53,8 @@ impl Telemetry {
         let live = Arc::new(LiveConnections::default());
         let counted = live.clone();
         metrics.before_scrape(move |_| counted.count_bytes());
-        Arc::new(Telemetry { metrics, access, live, clock })
+        let uncounted = metrics.uncounted();
+        Arc::new(Telemetry { metrics, access, live, clock, uncounted })
     }
 
     /// The metrics.
@@ -87,6 +90,12 @@ impl Telemetry {
         ConnectionRecorder { telemetry: self.clone(), live, dry_run: None, outcome: None }
     }
 
+    /// Lists a connection among those that live, of which the requests are recorded and not itself.
+    pub fn list(self: &Arc<Self>, connection: Connection) -> Listed {
+        let live = self.live.insert(connection, Arc::default(), self.uncounted.clone(), self.clock.now());
+        Listed { telemetry: self.clone(), live }
+    }
+
     /// Records a connection that ended before it began.
     pub fn refused(self: &Arc<Self>, connection: Connection, outcome: Outcome) {
         self.open(connection).finish(outcome);
@@ -120,7 +129,7 @@ impl Telemetry {
     }
 
     /// Counts it if it is a denial by this agent's own decision.
-    fn count_decision(&self, outcome: &Outcome) {
+    pub(super) fn count_decision(&self, outcome: &Outcome) {
         if matches!(
             outcome,
             Outcome::PolicyDenied { .. } | Outcome::MtlsRequired { .. } | Outcome::PolicyRevoked { .. } | Outcome::PodHeld { .. }
@@ -138,6 +147,7 @@ impl Telemetry {
                 duration: report.duration,
                 outcome: &report.outcome,
                 dry_run: report.dry_run.as_ref(),
+                request: None,
             },
             self.clock.now(),
         );
@@ -177,6 +187,25 @@ impl std::fmt::Display for DryRun {
             DryRun::NoAllowPolicy => f.write_str("no_allow_policy"),
             DryRun::Unnamed => f.write_str("unnamed"),
         }
+    }
+}
+
+/// A connection among those that live, until it is dropped.
+pub struct Listed {
+    telemetry: Arc<Telemetry>,
+    live: Arc<LiveConnection>,
+}
+
+impl Listed {
+    /// Its entry: to be told when it is to end.
+    pub fn live(&self) -> &Arc<LiveConnection> {
+        &self.live
+    }
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        self.telemetry.live.remove(self.live.id);
     }
 }
 
@@ -240,6 +269,7 @@ impl Drop for ConnectionRecorder {
                 duration: now.saturating_duration_since(self.live.started),
                 outcome: &outcome,
                 dry_run: self.dry_run.as_ref(),
+                request: None,
             },
             now,
         );

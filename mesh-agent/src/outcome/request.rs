@@ -23,6 +23,10 @@ pub enum RequestFailure {
     FaultInjected {
         /// The rule.
         rule: Arc<str>,
+        /// HTTP status.
+        status: u16,
+        /// gRPC status, if it is to be that.
+        grpc: Option<u16>,
     },
     /// A bound of a DestinationRule on connections, waiting requests, requests or retries was reached.
     Overflow {
@@ -61,12 +65,12 @@ impl RequestFailure {
         match self {
             RequestFailure::NoRoute => StatusCode::NOT_FOUND,
             RequestFailure::InvalidRoute { .. } => StatusCode::INTERNAL_SERVER_ERROR,
-            RequestFailure::Overflow { .. } | RequestFailure::UpstreamClosed { .. } | RequestFailure::FaultInjected { .. } => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            RequestFailure::Overflow { .. } | RequestFailure::UpstreamClosed { .. } => StatusCode::SERVICE_UNAVAILABLE,
             RequestFailure::UpstreamProtocol { .. } => StatusCode::BAD_GATEWAY,
             RequestFailure::TimedOut => StatusCode::GATEWAY_TIMEOUT,
-            RequestFailure::RetriesUsedUp { status } => StatusCode::from_u16(*status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE),
+            RequestFailure::RetriesUsedUp { status } | RequestFailure::FaultInjected { status, .. } => {
+                StatusCode::from_u16(*status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE)
+            }
             RequestFailure::BadRequest { .. } => StatusCode::BAD_REQUEST,
             RequestFailure::ConnectMethod => StatusCode::METHOD_NOT_ALLOWED,
         }
@@ -87,9 +91,12 @@ impl RequestFailure {
                 Blame::User,
                 "A rule leads to something that is not there: the status of the route (ResolvedRefs) and /problems name it.",
             ),
-            RequestFailure::FaultInjected { .. } => {
-                ("fault_injected", F::FaultInjected, Blame::User, "A rule injects this error: remove its fault when the experiment is over.")
-            }
+            RequestFailure::FaultInjected { .. } => (
+                "fault_injected",
+                F::FaultInjected,
+                Blame::User,
+                "A rule injects this error: remove its fault when the experiment is over.",
+            ),
             RequestFailure::Overflow { .. } => (
                 "upstream_overflow",
                 F::UpstreamOverflow,
@@ -114,12 +121,9 @@ impl RequestFailure {
                 Blame::User,
                 "The server's answer is no HTTP: look what listens there, and at the appProtocol of the Service's port.",
             ),
-            RequestFailure::RetriesUsedUp { .. } => (
-                "retries_used_up",
-                F::UpstreamRetryLimit,
-                Blame::User,
-                "Every attempt failed: look at the servers' logs.",
-            ),
+            RequestFailure::RetriesUsedUp { .. } => {
+                ("retries_used_up", F::UpstreamRetryLimit, Blame::User, "Every attempt failed: look at the servers' logs.")
+            }
             RequestFailure::BadRequest { .. } => (
                 "bad_request",
                 F::DownstreamProtocolError,
@@ -139,7 +143,7 @@ impl fmt::Display for RequestFailure {
         match self {
             RequestFailure::NoRoute => write!(f, "no rule of the Service's routes matches"),
             RequestFailure::InvalidRoute { detail } => write!(f, "the route leads nowhere: {detail}"),
-            RequestFailure::FaultInjected { rule } => write!(f, "an error that {rule} injects"),
+            RequestFailure::FaultInjected { rule, .. } => write!(f, "an error that {rule} injects"),
             RequestFailure::Overflow { bound } => write!(f, "bound reached: {bound}"),
             RequestFailure::TimedOut => write!(f, "the request took too long"),
             RequestFailure::UpstreamClosed { detail } => write!(f, "the server gave no answer: {detail}"),

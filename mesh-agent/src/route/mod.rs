@@ -5,9 +5,22 @@
 //!  first bytes ─ detect ─► serve ─ matches ─► filter ─► upstream::cluster ─► upstream::http ─► the server's agent or the server
 //! ```
 //!
-//! [`detect`], [`matches`], [`filter`], [`cors`] and [`guard`] are pure.
+//! [`detect`], [`request`], [`matches`], [`filter`], [`cors`], [`session`], [`retry`], [`sequence`] and [`reply`] are pure.
 
+pub mod attempt;
+pub mod body;
 pub mod cors;
+pub mod counters;
 pub mod detect;
+pub mod exchange;
 pub mod filter;
+pub mod first;
 pub mod matches;
+pub mod reply;
+pub mod request;
+pub mod retry;
+pub mod sequence;
+pub mod serve;
+pub mod session;
+pub mod tables;
+pub mod upgrade;

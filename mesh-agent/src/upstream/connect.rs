@@ -47,9 +47,18 @@ fn delivery(netns: &NetNs, client: SocketAddr, server: ServerAddr) -> io::Result
 
 /// Connects to a tunnel's end with the pod's own address, so that network policies see the pod.
 pub async fn dial(netns: &NetNs, local: IpAddr, tunnel: TunnelAddr, limit: Duration) -> io::Result<TcpStream> {
-    let socket = netns.run(|| tcp(tunnel.0))??;
+    from_pod(netns, local, tunnel.0, limit).await
+}
+
+/// Connects to a server outside the mesh with the pod's own address, as the pod would itself.
+pub async fn plain(netns: &NetNs, local: IpAddr, server: ServerAddr, limit: Duration) -> io::Result<TcpStream> {
+    from_pod(netns, local, server.0, limit).await
+}
+
+async fn from_pod(netns: &NetNs, local: IpAddr, to: SocketAddr, limit: Duration) -> io::Result<TcpStream> {
+    let socket = netns.run(|| tcp(to))??;
     socket.bind(&SocketAddr::new(local, 0).into())?;
-    timed(limit, tokio_socket(socket).connect(tunnel.0)).await
+    timed(limit, tokio_socket(socket).connect(to)).await
 }
 
 fn tcp(to: SocketAddr) -> io::Result<Socket> {

@@ -63,6 +63,16 @@ fn fields<'a>(line: &AccessLine<'a>) -> Vec<Field<'a>> {
             out.push((name, Value::Text(value)));
         }
     };
+    if let Some(request) = line.request {
+        put("method", Some(Cow::Borrowed(&request.method)));
+        put("path", Some(Cow::Borrowed(&request.path)));
+        put("authority", Some(Cow::Borrowed(&request.authority)));
+        put("protocol", Some(request.protocol.as_str().into()));
+        put("status", shown(Some(request.status)));
+        put("grpc_status", shown(request.grpc_status));
+        put("route", request.route.as_deref().map(Cow::Borrowed));
+        put("attempts", shown(Some(request.attempts)));
+    }
     put("security", Some(labels.security.as_str().into()));
     put("outcome", Some(meaning.name.into()));
     put("flags", Some(meaning.flag.as_str().into()));

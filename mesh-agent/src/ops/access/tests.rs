@@ -228,6 +228,7 @@ fn a_stuck_terminal_costs_lines_and_no_time() {
         duration: Duration::ZERO,
         outcome: &Outcome::Completed,
         dry_run: None,
+        request: None,
     };
     log.record(&line, Instant::now());
     wait_entered.recv().unwrap();
@@ -264,6 +265,7 @@ fn lines_that_cannot_be_written_are_counted_as_lost() {
         duration: Duration::ZERO,
         outcome: &Outcome::Completed,
         dry_run: None,
+        request: None,
     };
     log.record(&line, Instant::now());
     assert!(log.flush(Duration::from_secs(10)));

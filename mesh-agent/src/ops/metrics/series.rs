@@ -152,6 +152,10 @@ impl TcpSeries {
         self.shards.get(index).unwrap_or(first)
     }
 
+    pub(super) fn uncounted(&self) -> Arc<Series> {
+        Arc::new(Series::new(TcpLabels::overflow(Reporter::Source)))
+    }
+
     /// The series of a connection.
     pub fn resolve(&self, labels: &ConnectionLabels) -> Arc<Series> {
         let key = TupleKey::of(labels);
@@ -263,7 +267,9 @@ impl Collector for TcpCollector {
     fn encode(&self, mut encoder: DescriptorEncoder) -> std::fmt::Result {
         // A copy of the pointers, so that no connection waits while text is written.
         let mut all: Vec<Arc<Series>> = self.0.by_labels.lock().values().cloned().collect();
-        all.extend(self.0.overflow.iter().filter(|series| series.opened.load(Ordering::Relaxed) > 0 || !series.requests.is_empty()).cloned());
+        all.extend(
+            self.0.overflow.iter().filter(|series| series.opened.load(Ordering::Relaxed) > 0 || !series.requests.is_empty()).cloned(),
+        );
         super::requests::encode(&mut encoder, &all)?;
         // Where every connection is parsed there is nothing to say of connections.
         all.retain(|series| series.opened.load(Ordering::Relaxed) > 0);

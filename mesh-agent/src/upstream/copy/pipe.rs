@@ -73,6 +73,22 @@ impl End {
         })
     }
 
+    /// Looks at what waits, and whether that is all there will be, until `decide` says something of it.
+    pub fn poll_peek<T>(&self, cx: &mut Context<'_>, decide: impl FnOnce(&[u8], bool) -> Option<T>) -> Poll<io::Result<T>> {
+        self.incoming(|way| {
+            if way.aborted {
+                return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+            }
+            match decide(&way.bytes, way.ended) {
+                Some(decided) => Poll::Ready(Ok(decided)),
+                None => {
+                    way.reader = Some(cx.waker().clone());
+                    Poll::Pending
+                }
+            }
+        })
+    }
+
     /// Reads into `bufs`; 0 is the end of the stream.
     pub fn poll_recv(&self, cx: &mut Context<'_>, bufs: &mut [IoSliceMut<'_>]) -> Poll<io::Result<usize>> {
         self.incoming(|way| match take(way, bufs) {

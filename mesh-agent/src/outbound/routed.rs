@@ -1,0 +1,221 @@
+//! A connection to a Service for which some object asks for more than the kernel can do: what is spoken on it is found out, HTTP is taken
+//! apart into requests, and anything else goes as a whole to an endpoint that the rules and policies choose.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mesh_model::route::{RouteTable, Target};
+use mesh_model::service::NamespacedName;
+use mesh_model::snapshot::Snapshot;
+use tokio::net::TcpStream;
+
+use super::{connection, tunnel};
+use crate::agent::pods::LocalPod;
+use crate::conn::{ClientAddr, OrigDst};
+use crate::ops::record::Connection;
+use crate::ops::{PeerInfo, Security};
+use crate::outcome::{ConnectFailure, Outcome, RequestFailure};
+use crate::route::detect::{Declared, Protocol};
+use crate::route::exchange::Client;
+use crate::route::tables::Turns;
+use crate::route::{first, serve};
+use crate::shared::{Worker, outcome_of, reset};
+use crate::upstream::cluster::{Chosen, Cluster, ClusterName, Missing, Wish};
+use crate::upstream::health::Observation;
+use crate::upstream::resolve;
+use crate::upstream::{connect, copy};
+
+/// For how long a client of a port that declares nothing may be silent until it is taken for one whose server speaks first.
+const SILENCE: Duration = Duration::from_secs(1);
+/// For a TLS client's hello.
+const HELLO: Duration = Duration::from_secs(10);
+
+/// What holds for a client of a Service's port.
+pub struct Asked {
+    service: NamespacedName,
+    port: u16,
+    declared: Declared,
+    turns: Option<Arc<Turns>>,
+}
+
+/// What some object asks for, for this client; `None` if nothing does.
+pub fn asked(worker: &Worker, pod: &LocalPod, snapshot: &Snapshot, dialled: SocketAddr) -> Option<Asked> {
+    let (service, port) = snapshot.service_at(dialled)?;
+    if !snapshot.is_routed(&service.name, port.port) {
+        return None;
+    }
+    let workload = pod.current(snapshot);
+    let turns = worker.shared.tables.get(snapshot, &service.name, port.port, &workload.namespace);
+    if turns.is_none() && snapshot.traffic(&workload, &service.name, port.port, None).is_none() {
+        return None;
+    }
+    Some(Asked { service: service.name.clone(), port: port.port, declared: Declared::of(&port.app_protocol, &port.name), turns })
+}
+
+/// Serves it to its end.
+pub async fn serve(worker: Rc<Worker>, pod: Arc<LocalPod>, application: TcpStream, client: ClientAddr, dialled: OrigDst, asked: Asked) {
+    let table = asked.turns.as_ref().map(|turns| &*turns.table);
+    let silence = match asked.declared {
+        // An HTTP client speaks first, and may take its time.
+        Declared::Http | Declared::Http2 | Declared::Tls => None,
+        Declared::Tcp | Declared::Unknown => Some(SILENCE),
+    };
+    let protocol = match (asked.declared, table) {
+        (Declared::Tcp, _) | (_, Some(RouteTable::Tcp(_))) => Ok(Protocol::Opaque),
+        _ => first::protocol(&application, silence).await,
+    };
+    let whole = |worker: &Worker| Connection {
+        labels: crate::ops::ConnectionLabels {
+            service: Some(worker.shared.service(&asked.service)),
+            security: Security::Unknown,
+            ..connection(worker, &pod, client, None, None).labels
+        },
+        dialled: Some(dialled.0),
+        ..connection(worker, &pod, client, None, None)
+    };
+    let protocol = match protocol {
+        Ok(protocol) => protocol,
+        // Gone before it said anything.
+        Err(_) => return worker.shared.telemetry.refused(whole(&worker), Outcome::ClientReset),
+    };
+    match (protocol, table) {
+        (Protocol::Http1 | Protocol::Http2, None | Some(RouteTable::Http { .. })) => {
+            let http2 = protocol == Protocol::Http2;
+            let known = whole(&worker);
+            let listed = worker.shared.telemetry.list(known.clone());
+            let http = Client::new(worker.clone(), pod, client, dialled, asked.service, asked.port, http2, known);
+            let live = listed.live().clone();
+            serve::serve(application, http2, http, worker.drain_watch(), async move { live.closed().await }).await;
+        }
+        _ => {
+            let name = match protocol {
+                Protocol::Tls => first::server_name(&application, HELLO).await.ok().flatten(),
+                _ => None,
+            };
+            match backend(&worker, &pod, dialled, &asked, name.as_deref()) {
+                Ok((cluster, chosen)) => relay(&worker, &pod, application, client, dialled, &cluster, chosen).await,
+                Err(outcome) => {
+                    reset(application);
+                    worker.shared.telemetry.refused(whole(&worker), outcome);
+                }
+            }
+        }
+    }
+}
+
+/// The endpoint for a connection that is not parsed.
+fn backend(
+    worker: &Worker,
+    pod: &LocalPod,
+    dialled: OrigDst,
+    asked: &Asked,
+    name: Option<&str>,
+) -> Result<(Arc<Cluster>, Chosen), Outcome> {
+    let snapshot = worker.shared.snapshot.load();
+    let own = Target::Service { service: asked.service.clone(), port: asked.port, subset: None };
+    let no_backend = || {
+        let detail = format!("no route of Service {} has a backend for the connection", asked.service).into();
+        Outcome::Request(RequestFailure::InvalidRoute { detail })
+    };
+    let target = match asked.turns.as_ref().map(|turns| (turns, &*turns.table)) {
+        // Routes for requests say nothing of what is none.
+        None | Some((_, RouteTable::Http { .. })) => own,
+        Some((turns, RouteTable::Tcp(rule))) => turns.tcp(rule).ok_or_else(no_backend)?.target.clone(),
+        Some((turns, RouteTable::Tls(rules))) => {
+            let name = name.unwrap_or_default();
+            let found = rules.iter().enumerate().find(|(_, rule)| rule.hosts.is_empty() || rule.hosts.iter().any(|host| names(host, name)));
+            let (number, rule) = found.ok_or(Outcome::Request(RequestFailure::NoRoute))?;
+            turns.tls(number, rule).ok_or_else(no_backend)?.target.clone()
+        }
+    };
+    let Target::Service { service, port, subset } = target else { return Err(no_backend()) };
+    let name = ClusterName { service, port, subset, v4: dialled.0.is_ipv4() };
+    let cluster = worker.shared.clusters.get(&snapshot, &pod.current(&snapshot), &name).map_err(|missing| match missing {
+        Missing::Subset { .. } => Outcome::NoEndpoint,
+        missing => Outcome::Request(RequestFailure::InvalidRoute { detail: missing.to_string().into() }),
+    })?;
+    let wish = Wish { dialled: Some(dialled.0), ..Wish::default() };
+    let chosen = cluster.choose(Instant::now(), wish).ok_or(Outcome::NoEndpoint)?;
+    Ok((cluster, chosen))
+}
+
+/// Whether a host of a rule is a server name; `*.` stands for one label or more.
+fn names(host: &str, name: &str) -> bool {
+    match host.strip_prefix('*') {
+        Some("") => true,
+        Some(suffix) => name.strip_suffix(suffix).is_some_and(|rest| !rest.is_empty()),
+        None => host.eq_ignore_ascii_case(name),
+    }
+}
+
+async fn relay(
+    worker: &Rc<Worker>,
+    pod: &Arc<LocalPod>,
+    application: TcpStream,
+    client: ClientAddr,
+    dialled: OrigDst,
+    cluster: &Arc<Cluster>,
+    chosen: Chosen,
+) {
+    let server = chosen.server.clone();
+    let service = Some(cluster.name.service.clone());
+    let bounds = cluster.bounds(&pod.workload.uid);
+    // There is no waiting for connections that are not parsed: over the bound they are refused at once.
+    let place = bounds.now();
+    if let Some(workload) = server.workload.as_ref().filter(|workload| workload.enrolled) {
+        let target = resolve::Target { dialled, server: server.address, workload: workload.clone(), service };
+        if place.is_none() {
+            reset(application);
+            let overflow = Outcome::Request(RequestFailure::Overflow { bound: "maxConnections" });
+            return worker.shared.telemetry.refused(connection(worker, pod, client, None, Some(&target)), overflow);
+        }
+        return tunnel(worker, pod, application, client, target).await;
+    }
+    let mut known = connection(worker, pod, client, None, None);
+    known.server = Some(server.address.0);
+    known.dialled = Some(dialled.0);
+    known.labels.service = Some(worker.shared.service(&cluster.name.service));
+    known.labels.destination = PeerInfo { workload: server.workload.clone(), identity: None };
+    known.labels.security = Security::None;
+    let recorder = worker.shared.telemetry.open(known);
+    if place.is_none() {
+        reset(application);
+        return recorder.finish(Outcome::Request(RequestFailure::Overflow { bound: "maxConnections" }));
+    }
+    let Some(local) = pod.address(server.address.0.ip()) else {
+        reset(application);
+        return recorder.finish(Outcome::AddressFamily);
+    };
+    let limit = cluster.policy.pool.connect_timeout.unwrap_or(worker.shared.connect_timeout);
+    let upstream = match connect::plain(&pod.netns, local, server.address, limit).await {
+        Ok(upstream) => upstream,
+        Err(error) => {
+            chosen.observe(Instant::now(), Observation::LocalFailure);
+            reset(application);
+            return recorder.finish(Outcome::ConnectFailed { failure: ConnectFailure::from_io(&error), detail: error.to_string().into() });
+        }
+    };
+    chosen.observe(Instant::now(), Observation::Success);
+    let told = RefCell::new(None);
+    let ending = async {
+        *told.borrow_mut() = Some(recorder.live().closed().await);
+    };
+    let idle = cluster.policy.pool.tcp_idle_timeout.or(worker.shared.tunnel.stream_idle_timeout);
+    let ended = copy::relay(application, upstream, recorder.meter(), ending, idle).await;
+    recorder.finish(outcome_of(ended.how, told.take()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::names;
+
+    #[test]
+    fn server_names_match_whole_or_by_what_follows_a_star() {
+        assert!(names("a.example", "a.example") && !names("a.example", "b.example"));
+        assert!(names("*.example", "a.b.example") && !names("*.example", ".example") && !names("*.example", "example"));
+        assert!(names("*", "") && names("*", "a"));
+    }
+}

@@ -1,0 +1,378 @@
+//! Sending a request until there is an answer to pass on: endpoint, connection, attempt, and again while the rule allows.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::header::{HeaderName, HeaderValue};
+use http::request::Parts;
+use http::{Method, Request, Response};
+use hyper::body::Incoming;
+use mesh_model::route::{RetryPolicy, Target};
+use mesh_model::traffic::HashKey;
+use mesh_model::workload::Workload;
+
+use super::body::{Original, RequestBody, grpc_status};
+use super::exchange::{Client, Plan, left};
+use super::retry::{Failure, Next, RetryState};
+use super::{request, session};
+use crate::ops::{PeerInfo, RequestRecorder, Security};
+use crate::outcome::{Outcome, RequestFailure};
+use crate::shared::Worker;
+use crate::upstream::bounds::Bounds;
+use crate::upstream::circuit::Guard;
+use crate::upstream::cluster::{Chosen, Cluster, Wish};
+use crate::upstream::health::{Event, Observation};
+use crate::upstream::http::{ConnectionKey, IDLE, Lease, OnBehalf, SendFailure, Server, Terms};
+
+/// Connections of the pool that may turn out to be closed before a new one is opened.
+const STALE: u32 = 3;
+
+/// What the attempts of one request have in common.
+pub struct Attempts<'a> {
+    /// Whose request it is.
+    pub client: &'a Rc<Client>,
+    /// Where it goes.
+    pub cluster: &'a Arc<Cluster>,
+    /// Its head.
+    pub parts: &'a Parts,
+    /// Its body.
+    pub original: &'a Original,
+    /// What it asks to switch to.
+    pub upgrade: Option<&'a HeaderValue>,
+    /// When to try again.
+    pub policy: &'a RetryPolicy,
+    /// When it must have been answered in full.
+    pub deadline: Option<Instant>,
+    /// How long one attempt may take.
+    pub try_timeout: Option<Duration>,
+    /// For the balancer.
+    pub hash: Option<u64>,
+    /// For the balancer.
+    pub session: Option<SocketAddr>,
+    /// Whether it is gRPC.
+    pub grpc: bool,
+}
+
+/// An answer to pass on.
+pub struct Done {
+    /// Its head and body.
+    pub response: Response<Incoming>,
+    /// The connection it comes from.
+    pub lease: Lease,
+    /// When its last byte must have come.
+    pub deadline: Option<Instant>,
+    /// Who gave it.
+    pub server: SocketAddr,
+    /// How the request will have ended, if that is worth a remark.
+    pub presumed: Option<Outcome>,
+    /// To be called at its end.
+    pub on_end: Box<dyn FnOnce(bool)>,
+}
+
+/// Why an attempt brought no answer.
+struct Failed {
+    outcome: Outcome,
+    failure: Option<Failure>,
+    observation: Option<Observation>,
+    /// It used a connection that had been closed meanwhile, and may be made again as if it had not been.
+    stale: bool,
+}
+
+impl Attempts<'_> {
+    /// Makes them.
+    pub async fn run(&self, record: &mut RequestRecorder) -> Result<Done, Outcome> {
+        let worker = &self.client.worker;
+        let bounds = self.cluster.bounds(&self.client.pod.workload.uid);
+        let place = bounds.circuit.try_request().map_err(|_| overflow("http2MaxRequests"))?;
+        let mut retries = RetryState::new(self.policy, self.deadline);
+        let mut tried: Vec<usize> = Vec::new();
+        let mut stale = 0;
+        let mut retrying: Option<Guard> = None;
+        loop {
+            let wish = Wish { hash: self.hash, dialled: Some(self.client.dialled.0), session: self.session, tried: &tried };
+            let Some(chosen) = self.cluster.choose(Instant::now(), wish) else { return Err(Outcome::NoEndpoint) };
+            record.line.attempts += 1;
+            record.connection.server = Some(chosen.server.address.0);
+            self.name(record, chosen.server.workload.as_ref());
+            let began = Instant::now();
+            let try_deadline = self.try_timeout.map(|timeout| began + timeout).into_iter().chain(self.deadline).min();
+            let result = self.attempt(&chosen, &bounds, try_deadline, stale < STALE).await;
+            let now = Instant::now();
+            let worst = match result {
+                Ok((response, lease)) => {
+                    chosen.answered(now, now.duration_since(began));
+                    let status = response.status().as_u16();
+                    observe(
+                        worker,
+                        &chosen,
+                        now,
+                        match status {
+                            ..500 => Observation::Success,
+                            _ => Observation::Status(status),
+                        },
+                    );
+                    let grpc = self.grpc.then(|| grpc_status(response.headers())).flatten();
+                    let next = self.next(&mut retries, now, Failure::Status { status, grpc });
+                    match next {
+                        // The rule takes it for a failure and there is another attempt.
+                        Next::Retry { at } => Some(at),
+                        Next::GiveUp => {
+                            let failed = record.line.attempts > 1 && retries.is_failure(Failure::Status { status, grpc });
+                            let presumed = failed.then_some(Outcome::Request(RequestFailure::RetriesUsedUp { status }));
+                            let server = chosen.server.address.0;
+                            let on_end = Box::new(move |_| drop((chosen, place, retrying)));
+                            return Ok(Done { response, lease, deadline: try_deadline, server, presumed, on_end });
+                        }
+                    }
+                }
+                Err(failed) => {
+                    if let Some(observation) = failed.observation {
+                        observe(worker, &chosen, now, observation);
+                    }
+                    if failed.stale {
+                        stale += 1;
+                        record.line.attempts -= 1;
+                        continue;
+                    }
+                    if self.deadline.is_some_and(|deadline| now >= deadline) {
+                        return Err(Outcome::Request(RequestFailure::TimedOut));
+                    }
+                    let next = failed.failure.map_or(Next::GiveUp, |failure| self.next(&mut retries, now, failure));
+                    match next {
+                        Next::Retry { at } => Some(at),
+                        Next::GiveUp => return Err(failed.outcome),
+                    }
+                }
+            };
+            if let Some(at) = worst {
+                tried.push(chosen.index());
+                drop(chosen);
+                drop(retrying.take());
+                let Ok(guard) = bounds.circuit.try_retry() else {
+                    return Err(overflow("maxRetries"));
+                };
+                retrying = Some(guard);
+                worker.shared.requests.retried();
+                tokio::time::sleep(left(at)).await;
+            }
+        }
+    }
+
+    fn next(&self, retries: &mut RetryState, now: Instant, failure: Failure) -> Next {
+        if !self.original.can_repeat() || self.upgrade.is_some() {
+            return Next::GiveUp;
+        }
+        retries.after(now, failure, rand::random())
+    }
+
+    fn name(&self, record: &mut RequestRecorder, workload: Option<&Arc<Workload>>) {
+        let labels = &mut record.connection.labels;
+        let meshed = workload.filter(|workload| workload.enrolled);
+        labels.security = if meshed.is_some() { Security::MutualTls } else { Security::None };
+        labels.destination = PeerInfo { workload: workload.cloned(), identity: meshed.map(|workload| workload.identity.clone()) };
+    }
+
+    async fn attempt(
+        &self,
+        chosen: &Chosen,
+        bounds: &Arc<Bounds>,
+        deadline: Option<Instant>,
+        may_be_stale: bool,
+    ) -> Result<(Response<Incoming>, Lease), Failed> {
+        let http2 = self.cluster.http2(self.client.http2) && self.upgrade.is_none();
+        let mut head = self.parts.clone();
+        request::address(&mut head, http2, self.upgrade).map_err(|outcome| Failed {
+            outcome,
+            failure: None,
+            observation: None,
+            stale: false,
+        })?;
+        // What belongs to the client's own connection.
+        head.extensions.clear();
+        let work = async {
+            let traceparent = self.parts.headers.get("traceparent").and_then(|value| value.to_str().ok()).map(Arc::from);
+            let mut lease = lease(self.client, self.cluster, &chosen.server, bounds, http2, traceparent).await?;
+            let sent = lease.send(Request::from_parts(head, self.original.attempt())).await;
+            let reused = lease.reused;
+            match sent {
+                Ok(response) => Ok((response, lease)),
+                Err(failure) => Err(self.failed(failure, reused && may_be_stale)),
+            }
+        };
+        match deadline {
+            None => work.await,
+            Some(deadline) => tokio::time::timeout(left(deadline), work).await.unwrap_or_else(|_| {
+                Err(Failed {
+                    outcome: Outcome::Request(RequestFailure::TimedOut),
+                    failure: Some(Failure::TryTimeout),
+                    observation: Some(Observation::Timeout),
+                    stale: false,
+                })
+            }),
+        }
+    }
+
+    fn failed(&self, failure: SendFailure, reused: bool) -> Failed {
+        let SendFailure { unsent, outcome, refused } = failure;
+        if outcome.is_denial() {
+            return Failed { outcome, failure: None, observation: None, stale: false };
+        }
+        // What is idempotent may be sent again over another connection if this one turns out to be closed (RFC 9110, 9.2.2).
+        let idempotent =
+            matches!(self.parts.method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE) && !self.original.has_begun();
+        if reused && self.original.can_repeat() && (unsent.is_some() || idempotent) {
+            return Failed { outcome, failure: None, observation: None, stale: true };
+        }
+        let failure = if refused {
+            Failure::Refused
+        } else if unsent.is_some() || never_arrived(&outcome) {
+            Failure::Connect
+        } else {
+            Failure::Reset { sent_any: true }
+        };
+        let observation = Some(Observation::LocalFailure);
+        Failed { outcome, failure: Some(failure), observation, stale: false }
+    }
+}
+
+/// A connection to the endpoint: one of the pool, or a new one if there may be one more, or the first that becomes free.
+async fn lease(
+    client: &Rc<Client>,
+    cluster: &Cluster,
+    server: &Server,
+    bounds: &Arc<Bounds>,
+    http2: bool,
+    traceparent: Option<Arc<str>>,
+) -> Result<Lease, Failed> {
+    let (worker, pod, pool) = (&client.worker, &client.pod, &cluster.policy.pool);
+    let key = ConnectionKey {
+        client: pod.workload.uid.clone(),
+        server: server.address.0,
+        workload: server.workload.as_ref().map(|workload| workload.uid.clone()),
+        http2,
+    };
+    let terms = Terms {
+        idle: pool.http_idle_timeout.unwrap_or(IDLE),
+        max_requests: pool.max_requests_per_connection,
+        max_age: pool.max_connection_duration,
+    };
+    // A bounded number of connections is shared by all workers; one for HTTP/2 each of them may always have.
+    let place = match bounds.place(http2, || worker.http.take(&key, terms)).await {
+        Ok(Ok(lease)) => return Ok(lease),
+        Ok(Err(place)) => place,
+        Err(()) => return Err(Failed { outcome: overflow("http1MaxPendingRequests"), failure: None, observation: None, stale: false }),
+    };
+    let behalf = OnBehalf { client: client.address, host: Some(worker.shared.service(&cluster.name.service).host), traceparent };
+    let limit = pool.connect_timeout.unwrap_or(worker.shared.connect_timeout);
+    let opened = worker.http.open(worker, pod, key, server, &behalf, terms, limit, place).await;
+    opened.map_err(|outcome| {
+        let denied = outcome.is_denial();
+        Failed {
+            outcome,
+            failure: (!denied).then_some(Failure::Connect),
+            observation: (!denied).then_some(Observation::LocalFailure),
+            stale: false,
+        }
+    })
+}
+
+/// Whether the server can have seen nothing of it, whatever was written.
+fn never_arrived(outcome: &Outcome) -> bool {
+    matches!(
+        outcome,
+        Outcome::ConnectFailed { .. }
+            | Outcome::TunnelDialFailed { .. }
+            | Outcome::TunnelHandshakeFailed { .. }
+            | Outcome::TunnelRefused { .. }
+            | Outcome::NoCertificate { .. }
+            | Outcome::AddressFamily
+    )
+}
+
+fn overflow(bound: &'static str) -> Outcome {
+    Outcome::Request(RequestFailure::Overflow { bound })
+}
+
+/// Tells the cluster, and log and metrics if that has a consequence.
+fn observe(worker: &Worker, chosen: &Chosen, now: Instant, observation: Observation) {
+    match chosen.observe(now, observation) {
+        Some(Event::Ejected { key, reason, until, times }) => {
+            worker.shared.requests.ejected(reason);
+            let seconds = until.saturating_duration_since(now).as_secs();
+            tracing::warn!(
+                service = %chosen.service(), endpoint = %key, reason = reason.as_str(), seconds, times,
+                "an endpoint is left out for a while because of how it answers"
+            );
+        }
+        Some(Event::Returned { key, .. }) => {
+            tracing::info!(service = %chosen.service(), endpoint = %key, "an endpoint that was left out is used again");
+        }
+        None => {}
+    }
+}
+
+/// The hash that the cluster's policy asks for; a cookie that it makes for a client without one is added to `cookies`.
+pub fn hash(cluster: &Cluster, parts: &Parts, client: IpAddr, cookies: &mut Vec<(HeaderName, HeaderValue)>) -> Option<u64> {
+    let of = |value: &[u8]| {
+        // Fixed keys: every worker and every agent comes to the same.
+        let mut hasher = DefaultHasher::new();
+        value.hash(&mut hasher);
+        hasher.finish()
+    };
+    match cluster.hashes()? {
+        HashKey::Header(name) => parts.headers.get(&**name).map(|value| of(value.as_bytes())),
+        HashKey::SourceIp => Some(of(client.to_string().as_bytes())),
+        HashKey::Query(name) => {
+            let query = parts.uri.query().unwrap_or_default();
+            form_urlencoded::parse(query.as_bytes()).find(|(key, _)| *key == **name).map(|(_, value)| of(value.as_bytes()))
+        }
+        HashKey::Cookie { name, path, ttl } => match session::cookie(&parts.headers, name) {
+            Some(value) => Some(of(value.as_bytes())),
+            None => {
+                let ttl = (*ttl)?;
+                let value = format!("{:032x}", rand::random::<u128>());
+                let age = (!ttl.is_zero()).then_some(ttl);
+                cookies.push((http::header::SET_COOKIE, session::set_cookie(name, &value, path, age)?));
+                Some(of(value.as_bytes()))
+            }
+        },
+    }
+}
+
+/// Sends a copy to one endpoint and throws its answer away. What was too large to keep is not copied, which is counted.
+pub fn mirror(client: &Rc<Client>, plan: &Plan, target: &Target, parts: &Parts, original: &Original) {
+    let shared = &client.worker.shared;
+    let (Target::Service { service, port, subset }, Some(body)) = (target, original.whole()) else {
+        return shared.requests.mirror_skipped();
+    };
+    let Ok(cluster) = client.cluster(plan, service, *port, subset.as_ref()) else { return shared.requests.mirror_skipped() };
+    let (client, parts, tasks) = (client.clone(), parts.clone(), client.worker.connections.clone());
+    tasks.spawn_local(async move {
+        let Some(chosen) = cluster.choose(Instant::now(), Wish { dialled: Some(client.dialled.0), ..Wish::default() }) else { return };
+        let http2 = cluster.http2(client.http2);
+        let mut head = parts;
+        if request::address(&mut head, http2, None).is_err() {
+            return;
+        }
+        head.extensions.clear();
+        let bounds = cluster.bounds(&client.pod.workload.uid);
+        let sent = tokio::time::timeout(MIRROR, async {
+            let mut lease = lease(&client, &cluster, &chosen.server, &bounds, http2, None).await.ok()?;
+            let response = lease.send(Request::from_parts(head, RequestBody::whole(body))).await.ok()?;
+            // Read to its end, so that the connection serves again.
+            let read = http_body_util::BodyExt::collect(http_body_util::Limited::new(response.into_body(), MIRROR_BODY)).await;
+            read.ok().map(|_| lease.keep())
+        });
+        match sent.await {
+            Ok(Some(())) => client.worker.shared.requests.mirrored(),
+            Ok(None) | Err(_) => client.worker.shared.requests.mirror_failed(),
+        }
+    });
+}
+
+/// How long a copy may take, and how much of its answer is read.
+const MIRROR: Duration = Duration::from_secs(30);
+const MIRROR_BODY: usize = 1 << 20;

@@ -1,0 +1,110 @@
+//! What requests count beyond Istio's metrics, and how the clusters do, for a scrape.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::ops::metrics::{Kind, Metrics, Samples};
+use crate::upstream::cluster::Clusters;
+use crate::upstream::health::Reason;
+
+/// Counters of all workers.
+#[derive(Default)]
+pub struct RequestCounters {
+    retries: AtomicU64,
+    retry_refusals: AtomicU64,
+    mirrors: [AtomicU64; 3],
+    ejections: [AtomicU64; 3],
+}
+
+const MIRROR_RESULTS: [&str; 3] = ["sent", "failed", "skipped"];
+const REASONS: [Reason; 3] = [Reason::Consecutive5xx, Reason::ConsecutiveGateway, Reason::ConsecutiveLocal];
+
+fn add(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+impl RequestCounters {
+    /// An attempt is made again.
+    pub fn retried(&self) {
+        add(&self.retries);
+    }
+
+    /// An attempt is not made again because a bound or budget does not let it.
+    pub fn retry_refused(&self) {
+        add(&self.retry_refusals);
+    }
+
+    /// A copy was answered.
+    pub fn mirrored(&self) {
+        let [sent, _, _] = &self.mirrors;
+        add(sent);
+    }
+
+    /// A copy was not answered.
+    pub fn mirror_failed(&self) {
+        let [_, failed, _] = &self.mirrors;
+        add(failed);
+    }
+
+    /// A copy was not sent: its target is not there, or the request was too large to keep.
+    pub fn mirror_skipped(&self) {
+        let [_, _, skipped] = &self.mirrors;
+        add(skipped);
+    }
+
+    /// An endpoint was ejected.
+    pub fn ejected(&self, reason: Reason) {
+        if let Some((_, counter)) = REASONS.iter().zip(&self.ejections).find(|(known, _)| **known == reason) {
+            add(counter);
+        }
+    }
+}
+
+/// Registers them.
+pub fn collect(metrics: &Metrics, counters: &Arc<RequestCounters>, clusters: &Arc<Clusters>) {
+    let (counters, clusters) = (counters.clone(), clusters.clone());
+    metrics.collect(move |samples| {
+        samples
+            .family("nodemesh_request_retries", "Attempts of requests beyond the first.", Kind::Counter)
+            .sample(&[], counters.retries.load(Ordering::Relaxed) as f64);
+        samples
+            .family("nodemesh_request_retry_refusals", "Attempts that a bound or budget of retries did not let be made.", Kind::Counter)
+            .sample(&[], counters.retry_refusals.load(Ordering::Relaxed) as f64);
+        let mut family = samples.family("nodemesh_request_mirrors", "Copies of requests, by what came of them.", Kind::Counter);
+        for (result, counter) in MIRROR_RESULTS.iter().zip(&counters.mirrors) {
+            family.sample(&[("result", result)], counter.load(Ordering::Relaxed) as f64);
+        }
+        let mut family = samples.family("nodemesh_endpoint_ejections", "Endpoints ejected by outlier detection, by reason.", Kind::Counter);
+        for (reason, counter) in REASONS.iter().zip(&counters.ejections) {
+            family.sample(&[("reason", reason.as_str())], counter.load(Ordering::Relaxed) as f64);
+        }
+        of_clusters(samples, &clusters);
+    });
+}
+
+fn of_clusters(samples: &mut Samples<'_, '_>, clusters: &Clusters) {
+    let all: Vec<_> = clusters.all().into_iter().map(|cluster| (cluster.name.to_string(), cluster)).collect();
+    let now = std::time::Instant::now();
+    let mut family =
+        samples.family("nodemesh_cluster_endpoints", "Endpoints of a Service's port, by whether requests may go there.", Kind::Gauge);
+    for (name, cluster) in &all {
+        let (usable, ejected) = cluster.counts(now);
+        family.sample(&[("cluster", name), ("state", "usable")], usable as f64);
+        family.sample(&[("cluster", name), ("state", "ejected")], ejected as f64);
+    }
+    let mut family =
+        samples.family("nodemesh_circuit_open", "What is in use of each bound of a connectionPool, of all clients.", Kind::Gauge);
+    let usage: Vec<_> = all.iter().map(|(name, cluster)| (name, cluster.usage())).collect();
+    for (name, usage) in &usage {
+        for (bound, (open, _)) in usage {
+            family.sample(&[("cluster", name), ("bound", bound)], *open as f64);
+        }
+    }
+    let mut family =
+        samples.family("nodemesh_circuit_refusals", "What each bound of a connectionPool has refused, of all clients.", Kind::Counter);
+    for (name, usage) in &usage {
+        for (bound, (_, refused)) in usage {
+            family.sample(&[("cluster", name), ("bound", bound)], *refused as f64);
+        }
+    }
+}

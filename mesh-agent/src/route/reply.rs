@@ -1,0 +1,87 @@
+//! Answers that this agent gives itself. Pure.
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use http::{HeaderMap, Response, StatusCode};
+
+use crate::outcome::Outcome;
+
+/// Whether a request is gRPC's (`application/grpc`, also `+proto` and the like).
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    let kind = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    match kind.strip_prefix(b"application/grpc".as_slice()) {
+        Some(rest) => rest.first().is_none_or(|next| matches!(next, b'+' | b';' | b' ')),
+        None => false,
+    }
+}
+
+/// The answer to a request that ended so before a server answered.
+pub fn of_outcome(outcome: &Outcome, grpc: bool) -> Response<Bytes> {
+    let text = match outcome {
+        // Who is denied learns that and no more.
+        denial if denial.is_denial() => "RBAC: access denied".to_owned(),
+        other => other.to_string(),
+    };
+    if grpc { of_grpc(outcome.grpc_status(), &text) } else { plain(outcome.http_status(), &text) }
+}
+
+/// An answer with a text.
+pub fn plain(status: StatusCode, text: &str) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::from(text.to_owned()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+/// An answer of gRPC without messages ("Trailers-Only").
+pub fn of_grpc(status: u16, message: &str) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::new());
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(HeaderName::from_static("grpc-status"), HeaderValue::from(status));
+    if let Ok(message) = HeaderValue::from_str(&percent(message)) {
+        headers.insert(HeaderName::from_static("grpc-message"), message);
+    }
+    response
+}
+
+/// gRPC's encoding of messages: printable ASCII but `%` as it is, all else percent-encoded.
+fn percent(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if (b' '..=b'~').contains(&byte) && byte != b'%' {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outcome::RequestFailure;
+
+    #[test]
+    fn grpc_is_told_by_its_content_type() {
+        for (kind, wanted) in
+            [("application/grpc", true), ("application/grpc+proto", true), ("application/grpc-web", false), ("text/plain", false)]
+        {
+            let headers = HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(kind))]);
+            assert_eq!(is_grpc(&headers), wanted, "{kind}");
+        }
+    }
+
+    #[test]
+    fn outcomes_have_a_status_in_both_languages() {
+        let no_route = Outcome::Request(RequestFailure::NoRoute);
+        assert_eq!(of_outcome(&no_route, false).status(), 404);
+        let grpc = of_outcome(&no_route, true);
+        assert_eq!((grpc.status(), &grpc.headers()["grpc-status"]), (StatusCode::OK, &HeaderValue::from(12)));
+        let denied = Outcome::PolicyDenied { reason: crate::outcome::DenyReason::NoAllowPolicy, policy: None };
+        assert_eq!(of_outcome(&denied, false).body(), "RBAC: access denied");
+        assert_eq!(of_outcome(&denied, true).headers()["grpc-status"], "7");
+        assert_eq!(percent("100% ä\n"), "100%25 %C3%A4%0A");
+    }
+}

@@ -1,0 +1,128 @@
+//! HTTP of one application's connection, served by hyper: each request goes to an [`Exchange`](super::exchange).
+
+use std::cell::RefCell;
+use std::convert::Infallible;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::body::ReplyBody;
+use crate::ops::drain::DrainWatch;
+use crate::outcome::Outcome;
+use crate::upstream::http::Local;
+
+/// Bytes of a message's headers.
+pub const MAX_HEADERS: u32 = 64 << 10;
+/// Headers of a message.
+pub const MAX_HEADER_COUNT: usize = 128;
+/// For the headers of a request, from its first byte.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Requests at once on a connection.
+const MAX_STREAMS: u32 = 1000;
+/// Streams that a client resets before they are looked at, until it is sent away (CVE-2023-44487).
+const MAX_RESETS: usize = 100;
+/// For what is under way when the connection is to end.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// What answers requests.
+pub trait Service: 'static {
+    /// Answers one.
+    fn answer(self: Rc<Self>, request: Request<Incoming>) -> impl Future<Output = Response<ReplyBody>>;
+}
+
+/// Serves a connection until it ends. When the drain begins the client is asked to go elsewhere; when `ending` resolves it must. What that
+/// says is returned; `None` if the client ended it, or broke off.
+pub async fn serve<T, S>(
+    stream: T,
+    http2: bool,
+    service: Rc<S>,
+    mut drain: DrainWatch,
+    ending: impl Future<Output = Outcome>,
+) -> Option<Outcome>
+where
+    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    S: Service,
+{
+    let io = TokioIo::new(stream);
+    let answer = service_fn(move |request| {
+        let service = service.clone();
+        async move { Ok::<_, Infallible>(service.answer(request).await) }
+    });
+    let mut ending = std::pin::pin!(ending);
+    let mut draining = false;
+    let mut told = None;
+    macro_rules! drive {
+        ($connection:expr) => {{
+            let mut connection = std::pin::pin!($connection);
+            loop {
+                tokio::select! {
+                    biased;
+                    // How it went is told by each request's own record.
+                    _ = connection.as_mut() => return told,
+                    outcome = &mut ending, if told.is_none() => {
+                        told = Some(outcome);
+                        connection.as_mut().graceful_shutdown();
+                        let _ = tokio::time::timeout(FAREWELL, connection.as_mut()).await;
+                        return told;
+                    }
+                    () = drain.draining(), if !draining => {
+                        draining = true;
+                        connection.as_mut().graceful_shutdown();
+                    }
+                }
+            }
+        }};
+    }
+    if http2 {
+        let mut builder = http2::Builder::new(Local);
+        builder
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(1 << 20)
+            .initial_connection_window_size(4 << 20)
+            .max_concurrent_streams(MAX_STREAMS)
+            .max_pending_accept_reset_streams(MAX_RESETS)
+            .max_header_list_size(MAX_HEADERS)
+            .keep_alive_interval(Some(Duration::from_secs(30)))
+            .keep_alive_timeout(Duration::from_secs(20));
+        drive!(builder.serve_connection(io, answer));
+    }
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .half_close(true)
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_headers(MAX_HEADER_COUNT)
+        .max_buf_size(MAX_HEADERS as usize)
+        .pipeline_flush(true);
+    drive!(builder.serve_connection(io, answer).with_upgrades());
+}
+
+/// Keeps a value that is made from the configuration until that changes.
+pub struct Current<T>(RefCell<Option<(u64, Arc<T>)>>);
+
+impl<T> Default for Current<T> {
+    fn default() -> Self {
+        Current(RefCell::default())
+    }
+}
+
+impl<T> Current<T> {
+    /// The value of this version.
+    pub fn get(&self, version: u64, make: impl FnOnce() -> T) -> Arc<T> {
+        if let Some((of, value)) = &*self.0.borrow()
+            && *of == version
+        {
+            return value.clone();
+        }
+        let value = Arc::new(make());
+        *self.0.borrow_mut() = Some((version, value.clone()));
+        value
+    }
+}

@@ -1,0 +1,374 @@
+//! A Service's port, or a subset of its pods, as somewhere that requests can be sent: who is there, how loaded and how well each is, and what
+//! bounds hold. One for all workers; rebuilt when the endpoints or the policy change, with what was learnt of those that stay.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use mesh_model::service::{NamespacedName, Service, ServicePort};
+use mesh_model::snapshot::Snapshot;
+use mesh_model::traffic::{Balancer, TrafficPolicy};
+use mesh_model::workload::{Workload, WorkloadUid};
+use parking_lot::{Mutex, RwLock};
+
+use super::balance::ewma::Ewma;
+use super::balance::{Candidate, Load, LocalityName, Picker};
+use super::bounds::Bounds;
+use super::circuit::Resource;
+use super::health::{Event, Health, Observation};
+use super::http::Server;
+use crate::conn::ServerAddr;
+use crate::route::detect::Declared;
+
+/// What is known of one endpoint's load.
+struct Measured {
+    in_flight: AtomicU32,
+    latency: Ewma,
+}
+
+struct Member {
+    server: Server,
+    measured: Arc<Measured>,
+    since: Option<Instant>,
+}
+
+/// Which cluster.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct ClusterName {
+    /// The Service.
+    pub service: NamespacedName,
+    /// Its port.
+    pub port: u16,
+    /// The subset, if it is one.
+    pub subset: Option<Arc<str>>,
+    /// Whether its endpoints are those of IPv4.
+    pub v4: bool,
+}
+
+impl std::fmt::Display for ClusterName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.service, self.port)?;
+        if let Some(subset) = &self.subset {
+            write!(f, "/{subset}")?;
+        }
+        f.write_str(if self.v4 { "" } else { " (IPv6)" })
+    }
+}
+
+/// See the module.
+pub struct Cluster {
+    /// Which one.
+    pub name: ClusterName,
+    /// What its port declares to speak.
+    pub declared: Declared,
+    /// What holds towards it.
+    pub policy: Arc<TrafficPolicy>,
+    members: Vec<Member>,
+    picker: Picker,
+    health: Option<Arc<Health<SocketAddr>>>,
+    bounds: Arc<Mutex<HashMap<WorkloadUid, Arc<Bounds>>>>,
+}
+
+/// An endpoint that was chosen, counted as busy until it is dropped.
+pub struct Chosen {
+    cluster: Arc<Cluster>,
+    index: usize,
+    /// Whom to connect to.
+    pub server: Server,
+}
+
+/// What a request brings to the choice.
+#[derive(Clone, Copy, Default)]
+pub struct Wish<'a> {
+    /// Hash of what the policy says is to be hashed.
+    pub hash: Option<u64>,
+    /// What the client dialled.
+    pub dialled: Option<SocketAddr>,
+    /// The endpoint of its session.
+    pub session: Option<SocketAddr>,
+    /// Numbers of endpoints that were tried already.
+    pub tried: &'a [usize],
+}
+
+impl Cluster {
+    fn build(snapshot: &Snapshot, spec: &Spec<'_>, previous: Option<&Cluster>, now: Instant) -> Cluster {
+        let Spec { name, port, policy, labels, from } = spec;
+        let known = |address: &SocketAddr| previous.and_then(|previous| previous.members.iter().find(|m| m.server.address.0 == *address));
+        let held: std::collections::HashSet<_> = snapshot.held().iter().flat_map(|pod| pod.addresses.iter().copied()).collect();
+        let mut members = Vec::new();
+        let mut candidates = Vec::new();
+        for endpoint in port.endpoints.iter().filter(|e| e.address.is_ipv4() == name.v4 && !held.contains(&e.address.ip())) {
+            let workload = endpoint.workload.as_ref().and_then(|uid| snapshot.workload(uid));
+            let selected = |workload: &Arc<Workload>| labels.iter().all(|(key, value)| workload.labels.get(key) == Some(value));
+            if !labels.is_empty() && !workload.is_some_and(selected) {
+                continue;
+            }
+            let known = known(&endpoint.address);
+            // What is there from the start is not new; what joins later is.
+            let since = match (known, previous) {
+                (Some(known), _) => known.since,
+                (None, Some(_)) => Some(now),
+                (None, None) => None,
+            };
+            let node = workload.and_then(|workload| snapshot.node(&workload.node));
+            candidates.push(Candidate {
+                address: endpoint.address,
+                weight: 1,
+                locality: node.map(|node| (node.region.clone(), node.zone.clone())).unwrap_or_default(),
+                labels: workload.map(|workload| (*workload.labels).clone()).unwrap_or_default(),
+                since,
+            });
+            members.push(Member {
+                server: Server { address: ServerAddr(endpoint.address), workload: workload.cloned() },
+                measured: known.map_or_else(
+                    || Arc::new(Measured { in_flight: AtomicU32::new(0), latency: Ewma::new(now) }),
+                    |known| known.measured.clone(),
+                ),
+                since,
+            });
+        }
+        let same_policy = previous.filter(|previous| *previous.policy == ***policy);
+        let health = match same_policy.and_then(|previous| previous.health.clone()) {
+            Some(health) => Some(health),
+            None => policy.outlier.clone().map(|settings| Arc::new(Health::new(settings))),
+        };
+        if let Some(health) = &health {
+            let addresses: Vec<SocketAddr> = members.iter().map(|member| member.server.address.0).collect();
+            health.set_endpoints(&addresses);
+        }
+        let picker = Picker::new(&policy.balancer, &policy.locality, policy.warmup.as_ref(), from, candidates, policy.outlier.is_some());
+        Cluster {
+            name: (*name).clone(),
+            declared: Declared::of(&port.app_protocol, &port.name),
+            policy: (*policy).clone(),
+            members,
+            picker,
+            health,
+            bounds: same_policy.map(|previous| previous.bounds.clone()).unwrap_or_default(),
+        }
+    }
+
+    /// Whether its endpoints' pods are what a snapshot has.
+    fn is_current(&self, snapshot: &Snapshot) -> bool {
+        snapshot.held().is_empty()
+            && self.members.iter().all(|member| match &member.server.workload {
+                Some(workload) => snapshot.workload(&workload.uid).is_some_and(|now| Arc::ptr_eq(now, workload)),
+                None => snapshot.workload_at(member.server.address.0.ip()).is_none(),
+            })
+    }
+
+    /// Chooses an endpoint; `None` if there is none to choose.
+    pub fn choose(self: &Arc<Self>, now: Instant, wish: Wish<'_>) -> Option<Chosen> {
+        let usable = |index: usize| match (&self.health, self.members.get(index)) {
+            (Some(health), Some(member)) => health.usable(now, &member.server.address.0),
+            (None, Some(_)) => true,
+            (_, None) => false,
+        };
+        let session = wish.session.and_then(|session| self.members.iter().position(|member| member.server.address.0 == session));
+        let index = match session.filter(|index| usable(*index) && !wish.tried.contains(index)) {
+            Some(index) => index,
+            None => {
+                let load = |index: usize| match self.members.get(index) {
+                    Some(member) => Load {
+                        in_flight: member.measured.in_flight.load(Ordering::Relaxed),
+                        ewma_micros: member.measured.latency.micros(now),
+                    },
+                    None => Load::default(),
+                };
+                self.picker.pick(now, wish.hash, wish.dialled, &mut rand::random::<u64>, &load, &usable, wish.tried)?.index
+            }
+        };
+        let member = self.members.get(index)?;
+        member.measured.in_flight.fetch_add(1, Ordering::Relaxed);
+        Some(Chosen { cluster: self.clone(), index, server: member.server.clone() })
+    }
+
+    /// The bounds for the clients of one workload.
+    pub fn bounds(&self, client: &WorkloadUid) -> Arc<Bounds> {
+        let mut all = self.bounds.lock();
+        all.entry(client.clone()).or_insert_with(|| Bounds::new(&self.policy.pool)).clone()
+    }
+
+    /// How many endpoints may be used, and how many are ejected.
+    pub fn counts(&self, now: Instant) -> (usize, usize) {
+        let ejected = self.health.as_ref().map_or(0, |health| health.ejected(now));
+        (self.members.len().saturating_sub(ejected), ejected)
+    }
+
+    /// What is in use of each bound, and what it has refused, of all clients together.
+    pub fn usage(&self) -> Vec<(&'static str, (u64, u64))> {
+        let mut all: Vec<(&'static str, (u64, u64))> = Resource::ALL.iter().map(|resource| (resource.as_str(), (0, 0))).collect();
+        for bounds in self.bounds.lock().values() {
+            for (slot, usage) in all.iter_mut().zip(bounds.circuit.open()) {
+                slot.1.0 += usage.open;
+                slot.1.1 += usage.refused;
+            }
+        }
+        all
+    }
+
+    /// Its endpoints.
+    pub fn servers(&self) -> impl Iterator<Item = &Server> {
+        self.members.iter().map(|member| &member.server)
+    }
+
+    /// Whether requests go out as HTTP/2, given what the client speaks.
+    pub fn http2(&self, client_http2: bool) -> bool {
+        match self.declared {
+            Declared::Http2 => true,
+            _ => client_http2 || self.policy.pool.upgrade_to_http2,
+        }
+    }
+
+    /// Whether a hash decides.
+    pub fn hashes(&self) -> Option<&mesh_model::traffic::HashKey> {
+        match &self.policy.balancer {
+            Balancer::Hash { key, .. } => Some(key),
+            _ => None,
+        }
+    }
+}
+
+impl Chosen {
+    /// Its number in the cluster, for [`Wish::tried`].
+    pub fn index(&self) -> usize {
+        self.index
+    }
+
+    /// Its Service.
+    pub fn service(&self) -> &NamespacedName {
+        &self.cluster.name.service
+    }
+
+    /// Tells how it went. An endpoint that is ejected for it, or comes back, is said.
+    pub fn observe(&self, now: Instant, observation: Observation) -> Option<Event<SocketAddr>> {
+        let health = self.cluster.health.as_ref()?;
+        health.record(now, &self.server.address.0, observation)
+    }
+
+    /// Tells how long the head of the answer took.
+    pub fn answered(&self, now: Instant, after: Duration) {
+        if let Some(member) = self.cluster.members.get(self.index) {
+            member.measured.latency.observe(now, after);
+        }
+    }
+}
+
+impl Drop for Chosen {
+    fn drop(&mut self) {
+        if let Some(member) = self.cluster.members.get(self.index) {
+            member.measured.in_flight.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+struct Spec<'a> {
+    name: &'a ClusterName,
+    port: &'a ServicePort,
+    policy: &'a Arc<TrafficPolicy>,
+    labels: &'a std::collections::BTreeMap<String, String>,
+    from: &'a LocalityName,
+}
+
+/// Why there is no cluster.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Missing {
+    /// No such Service or port.
+    #[error("there is no Service {service} with port {port}")]
+    Service {
+        /// The Service.
+        service: NamespacedName,
+        /// The port.
+        port: u16,
+    },
+    /// No such subset.
+    #[error("no DestinationRule for Service {service} has a subset {subset} for this client")]
+    Subset {
+        /// The Service.
+        service: NamespacedName,
+        /// The subset.
+        subset: Arc<str>,
+    },
+}
+
+struct Slot {
+    /// Of the snapshot that it was last compared with.
+    version: u64,
+    /// That it was made from.
+    service: Arc<Service>,
+    labels: std::collections::BTreeMap<String, String>,
+    from: LocalityName,
+    cluster: Arc<Cluster>,
+}
+
+/// The clusters in use. Two clients have one in common if the same policy holds for both.
+#[derive(Default)]
+pub struct Clusters {
+    slots: RwLock<HashMap<(ClusterName, usize), Slot>>,
+    none: Arc<TrafficPolicy>,
+}
+
+impl Clusters {
+    /// Where a client's requests to a Service's port, or a subset, go.
+    pub fn get(&self, snapshot: &Snapshot, client: &Workload, name: &ClusterName) -> Result<Arc<Cluster>, Missing> {
+        let policy = snapshot.traffic(client, &name.service, name.port, name.subset.as_deref()).unwrap_or_else(|| self.none.clone());
+        // Policies are shared as long as they are the same, so the place tells them apart; the slot keeps its own alive.
+        let key = (name.clone(), Arc::as_ptr(&policy) as usize);
+        if let Some(slot) = self.slots.read().get(&key).filter(|slot| slot.version == snapshot.version()) {
+            return Ok(slot.cluster.clone());
+        }
+        let missing = || Missing::Service { service: name.service.clone(), port: name.port };
+        let service = snapshot.service(&name.service).ok_or_else(missing)?;
+        let port = service.ports.iter().find(|port| port.port == name.port).ok_or_else(missing)?;
+        let empty = std::collections::BTreeMap::new();
+        let labels = match &name.subset {
+            Some(subset) => snapshot
+                .subset(client, &name.service, subset)
+                .ok_or_else(|| Missing::Subset { service: name.service.clone(), subset: subset.clone() })?,
+            None => &empty,
+        };
+        let node = snapshot.node(&client.node);
+        let from = LocalityName {
+            region: node.map(|node| node.region.clone()).unwrap_or_default(),
+            zone: node.map(|node| node.zone.clone()).unwrap_or_default(),
+            subzone: client.labels.get("topology.istio.io/subzone").map(|subzone| subzone.as_str().into()).unwrap_or_default(),
+            labels: (*client.labels).clone(),
+        };
+        let mut slots = self.slots.write();
+        // Another policy's pointer may have been given again: what was learnt is carried over by name.
+        let previous = slots.get(&key).map(|slot| slot.cluster.clone());
+        if let Some(slot) = slots.get(&key).filter(|slot| slot.version == snapshot.version()) {
+            return Ok(slot.cluster.clone());
+        }
+        if let Some(slot) = slots.get_mut(&key)
+            && Arc::ptr_eq(&slot.service, service)
+            && slot.labels == *labels
+            && slot.from == from
+            && slot.cluster.is_current(snapshot)
+        {
+            slot.version = snapshot.version();
+            return Ok(slot.cluster.clone());
+        }
+        let spec = Spec { name, port, policy: &policy, labels, from: &from };
+        let previous = previous.or_else(|| slots.iter().find(|((other, _), _)| other == name).map(|(_, slot)| slot.cluster.clone()));
+        let cluster = Arc::new(Cluster::build(snapshot, &spec, previous.as_deref(), Instant::now()));
+        let made_from =
+            Slot { version: snapshot.version(), service: service.clone(), labels: labels.clone(), from, cluster: cluster.clone() };
+        slots.insert(key, made_from);
+        Ok(cluster)
+    }
+
+    /// Lets go of what no longer exists.
+    pub fn sweep(&self, snapshot: &Snapshot) {
+        self.slots.write().retain(|(name, _), slot| {
+            snapshot.service(&name.service).is_some() && (slot.version == snapshot.version() || Arc::strong_count(&slot.cluster) > 1)
+        });
+    }
+
+    /// The clusters now.
+    pub fn all(&self) -> Vec<Arc<Cluster>> {
+        self.slots.read().values().map(|slot| slot.cluster.clone()).collect()
+    }
+}

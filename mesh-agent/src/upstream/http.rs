@@ -1,0 +1,450 @@
+//! HTTP connections to servers, kept for the next request. Each worker has its own; each belongs to one client pod, from whose address it
+//! was opened.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use mesh_model::workload::{Workload, WorkloadUid};
+use tokio_util::sync::CancellationToken;
+
+use crate::agent::pods::LocalPod;
+use crate::capture::accept;
+use crate::conn::{ClientAddr, Meter, ServerAddr, TunnelAddr};
+use crate::outcome::{ConnectFailure, Outcome, RequestFailure};
+use crate::route::body::RequestBody;
+use crate::shared::{Worker, outcome_of};
+use crate::tunnel::{OpenRequest, PoolKey};
+use crate::upstream::bounds::Place;
+use crate::upstream::{connect, copy};
+
+/// How long an unused connection is kept where no DestinationRule says otherwise: less than servers usually do.
+pub const IDLE: Duration = Duration::from_secs(55);
+/// Unused connections that are kept for one server.
+const MAX_IDLE: usize = 256;
+/// What is left of a connection whose HTTP is over is aborted after this long.
+const FAREWELL: Duration = Duration::from_secs(5);
+const SWEEP: Duration = Duration::from_secs(5);
+
+/// Spawns the tasks of HTTP/2 on the worker's own thread.
+#[derive(Clone, Copy, Debug)]
+pub struct Local;
+
+impl<F: Future + 'static> hyper::rt::Executor<F> for Local {
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(async move {
+            future.await;
+        });
+    }
+}
+
+/// Which connections serve alike.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct ConnectionKey {
+    /// The pod that they come from.
+    pub client: WorkloadUid,
+    /// Where they lead.
+    pub server: SocketAddr,
+    /// The pod there, so that an address given to another pod is another server.
+    pub workload: Option<WorkloadUid>,
+    /// HTTP/2 with prior knowledge.
+    pub http2: bool,
+}
+
+/// Whom to connect to.
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// Its address.
+    pub address: ServerAddr,
+    /// Its workload, if it is one that is known.
+    pub workload: Option<Arc<Workload>>,
+}
+
+impl Server {
+    /// Whether it is reached through a tunnel.
+    pub fn is_meshed(&self) -> bool {
+        self.workload.as_ref().is_some_and(|workload| workload.enrolled)
+    }
+}
+
+/// For whom a connection is opened, as its peer is told.
+#[derive(Clone, Debug)]
+pub struct OnBehalf {
+    /// The client application's own end.
+    pub client: ClientAddr,
+    /// The Service's host name.
+    pub host: Option<Arc<str>>,
+    /// W3C Trace Context.
+    pub traceparent: Option<Arc<str>>,
+}
+
+enum Sender {
+    Http1(http1::SendRequest<RequestBody>),
+    Http2(http2::SendRequest<RequestBody>),
+}
+
+/// How the connection under a sender ended, once it has.
+type Fate = Rc<RefCell<Option<Outcome>>>;
+
+struct Connection {
+    sender: Sender,
+    fate: Fate,
+    served: u32,
+    opened: Instant,
+    /// Gives its place among the open ones back.
+    place: Option<Rc<Place>>,
+}
+
+struct Idle {
+    connection: Connection,
+    until: Instant,
+}
+
+/// What one worker keeps.
+#[derive(Default)]
+pub struct HttpPools {
+    idle: RefCell<HashMap<ConnectionKey, Vec<Idle>>>,
+    shared: RefCell<HashMap<ConnectionKey, Shared>>,
+    closed: Cell<bool>,
+}
+
+/// An HTTP/2 connection that many requests use at once.
+struct Shared {
+    sender: http2::SendRequest<RequestBody>,
+    fate: Fate,
+    served: u32,
+    opened: Instant,
+    used: Instant,
+    place: Option<Rc<Place>>,
+}
+
+/// For how long and how much a connection may be used.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// Unused, it is closed after this long.
+    pub idle: Duration,
+    /// It is closed after so many requests.
+    pub max_requests: Option<u32>,
+    /// It is closed when it is idle after this long.
+    pub max_age: Option<Duration>,
+}
+
+/// A connection for one request.
+pub struct Lease {
+    pools: Rc<HttpPools>,
+    key: ConnectionKey,
+    terms: Terms,
+    connection: Option<Connection>,
+    /// Whether it has served before: then its server may have closed it without our knowledge.
+    pub reused: bool,
+}
+
+/// Why a request got no answer.
+pub struct SendFailure {
+    /// The request, if no byte of it was sent.
+    pub unsent: Option<Request<RequestBody>>,
+    /// What is known of it.
+    pub outcome: Outcome,
+    /// The server refused the stream before it looked at it (REFUSED_STREAM, GOAWAY).
+    pub refused: bool,
+}
+
+impl HttpPools {
+    /// Closes what has been unused for too long, for as long as the worker lives.
+    pub fn sweep(self: &Rc<Self>) {
+        let pools = Rc::downgrade(self);
+        tokio::task::spawn_local(async move {
+            loop {
+                tokio::time::sleep(SWEEP).await;
+                let Some(pools) = pools.upgrade() else { return };
+                let now = Instant::now();
+                pools.idle.borrow_mut().retain(|_, idle| {
+                    idle.retain(|idle| idle.until > now && !idle.connection.is_closed());
+                    !idle.is_empty()
+                });
+                pools.shared.borrow_mut().retain(|_, shared| {
+                    let in_use = Rc::strong_count(&shared.fate) > 2;
+                    !shared.sender.is_closed() && (in_use || now.duration_since(shared.used) < IDLE)
+                });
+            }
+        });
+    }
+
+    /// Nothing is kept from now on.
+    pub fn close(&self) {
+        self.closed.set(true);
+        self.idle.borrow_mut().clear();
+        self.shared.borrow_mut().clear();
+    }
+
+    /// Closes what a pod had.
+    pub fn forget(&self, client: &WorkloadUid) {
+        self.idle.borrow_mut().retain(|key, _| key.client != *client);
+        self.shared.borrow_mut().retain(|key, _| key.client != *client);
+    }
+
+    /// A connection that is there already.
+    pub fn take(self: &Rc<Self>, key: &ConnectionKey, terms: Terms) -> Option<Lease> {
+        let now = Instant::now();
+        let lease = |connection| Lease { pools: self.clone(), key: key.clone(), terms, connection: Some(connection), reused: true };
+        if key.http2 {
+            let mut all = self.shared.borrow_mut();
+            let shared = all.get_mut(key)?;
+            if shared.sender.is_closed() || shared.used_up(&terms, now) {
+                all.remove(key);
+                return None;
+            }
+            shared.served += 1;
+            shared.used = now;
+            return Some(lease(Connection {
+                sender: Sender::Http2(shared.sender.clone()),
+                fate: shared.fate.clone(),
+                served: shared.served,
+                opened: shared.opened,
+                place: shared.place.clone(),
+            }));
+        }
+        let mut all = self.idle.borrow_mut();
+        let idle = all.get_mut(key)?;
+        // The one that was used last: the others may then grow old.
+        while let Some(Idle { connection, until }) = idle.pop() {
+            if until > now && !connection.is_closed() {
+                return Some(lease(connection));
+            }
+        }
+        None
+    }
+
+    /// Opens a connection.
+    pub async fn open(
+        self: &Rc<Self>,
+        worker: &Rc<Worker>,
+        pod: &LocalPod,
+        key: ConnectionKey,
+        server: &Server,
+        behalf: &OnBehalf,
+        terms: Terms,
+        limit: Duration,
+        place: Option<Place>,
+    ) -> Result<Lease, Outcome> {
+        let fate: Fate = Rc::default();
+        let local = pod.address(server.address.0.ip()).ok_or(Outcome::AddressFamily)?;
+        let sender = match &server.workload {
+            Some(workload) if workload.enrolled => {
+                let tunnel = PoolKey {
+                    client: pod.workload.uid.clone(),
+                    server: workload.uid.clone(),
+                    identity: pod.workload.identity.clone(),
+                    expected: Arc::new([workload.identity.clone()]),
+                    source: local,
+                    destination: TunnelAddr(SocketAddr::new(server.address.0.ip(), accept::TUNNEL_PORT)),
+                };
+                let request = OpenRequest {
+                    target: server.address.0,
+                    client: Some(behalf.client),
+                    host: behalf.host.clone(),
+                    baggage: Some(worker.shared.baggage(pod)),
+                    traceparent: behalf.traceparent.clone(),
+                };
+                let stream = worker.pools.open(tunnel, request).await.map_err(|error| error.outcome())?;
+                let (near, far) = copy::pipe::pair();
+                let over = CancellationToken::new();
+                let (end, told) = (over.clone(), fate.clone());
+                worker.connections.spawn_local(async move {
+                    let meter = Meter::default();
+                    let ended = stream.relay(far, &meter, end.cancelled()).await;
+                    *told.borrow_mut() = Some(match ended {
+                        Ok(ended) => outcome_of(ended.how, Some(Outcome::Completed)),
+                        Err(error) => error.outcome(),
+                    });
+                });
+                handshake(near, key.http2, worker, over).await?
+            }
+            _ => {
+                let tcp = connect::plain(&pod.netns, local, server.address, limit).await.map_err(|error| Outcome::ConnectFailed {
+                    failure: ConnectFailure::from_io(&error),
+                    detail: error.to_string().into(),
+                })?;
+                handshake(tcp, key.http2, worker, CancellationToken::new()).await?
+            }
+        };
+        Ok(self.lease(key, terms, sender, fate, place))
+    }
+
+    /// A lease of a connection that was opened elsewhere.
+    pub async fn over(
+        self: &Rc<Self>,
+        worker: &Rc<Worker>,
+        key: ConnectionKey,
+        stream: tokio::net::TcpStream,
+        terms: Terms,
+    ) -> Result<Lease, Outcome> {
+        let sender = handshake(stream, key.http2, worker, CancellationToken::new()).await?;
+        Ok(self.lease(key, terms, sender, Fate::default(), None))
+    }
+
+    fn lease(self: &Rc<Self>, key: ConnectionKey, terms: Terms, sender: Sender, fate: Fate, place: Option<Place>) -> Lease {
+        let (now, place) = (Instant::now(), place.map(Rc::new));
+        if let Sender::Http2(sender) = &sender
+            && !self.closed.get()
+        {
+            let shared = Shared { sender: sender.clone(), fate: fate.clone(), served: 1, opened: now, used: now, place: place.clone() };
+            self.shared.borrow_mut().insert(key.clone(), shared);
+        }
+        let connection = Connection { sender, fate, served: 0, opened: now, place };
+        Lease { pools: self.clone(), key, terms, connection: Some(connection), reused: false }
+    }
+}
+
+impl Shared {
+    fn used_up(&self, terms: &Terms, now: Instant) -> bool {
+        terms.max_requests.is_some_and(|most| self.served >= most) || terms.max_age.is_some_and(|age| now.duration_since(self.opened) > age)
+    }
+}
+
+/// Begins HTTP on a stream; its task ends the stream's other half, `over`, a while after HTTP has ended.
+async fn handshake<T>(stream: T, http2: bool, worker: &Rc<Worker>, over: CancellationToken) -> Result<Sender, Outcome>
+where
+    T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
+{
+    let failed = |error: hyper::Error| Outcome::Request(RequestFailure::UpstreamProtocol { detail: error.to_string().into() });
+    let io = TokioIo::new(stream);
+    let after = |over: CancellationToken| async move {
+        tokio::time::sleep(FAREWELL).await;
+        over.cancel();
+    };
+    if http2 {
+        let (sender, connection) = http2::Builder::new(Local)
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(1 << 20)
+            .initial_connection_window_size(4 << 20)
+            .max_header_list_size(crate::route::serve::MAX_HEADERS)
+            .keep_alive_interval(Some(worker.shared.tunnel.ping_interval))
+            .keep_alive_timeout(worker.shared.tunnel.ping_timeout)
+            .handshake(io)
+            .await
+            .map_err(failed)?;
+        worker.connections.spawn_local(async move {
+            // What went wrong is told to each request.
+            let _ = connection.await;
+            tokio::task::spawn_local(after(over));
+        });
+        return Ok(Sender::Http2(sender));
+    }
+    let (sender, connection) = http1::Builder::new()
+        .max_headers(crate::route::serve::MAX_HEADER_COUNT)
+        .max_buf_size(crate::route::serve::MAX_HEADERS as usize)
+        .handshake(io)
+        .await
+        .map_err(failed)?;
+    worker.connections.spawn_local(async move {
+        let _ = connection.with_upgrades().await;
+        tokio::task::spawn_local(after(over));
+    });
+    Ok(Sender::Http1(sender))
+}
+
+impl Connection {
+    fn is_closed(&self) -> bool {
+        match &self.sender {
+            Sender::Http1(sender) => sender.is_closed(),
+            Sender::Http2(sender) => sender.is_closed(),
+        }
+    }
+}
+
+impl Lease {
+    /// Sends a request and waits for the head of its response.
+    pub async fn send(&mut self, request: Request<RequestBody>) -> Result<Response<Incoming>, SendFailure> {
+        let Some(connection) = &mut self.connection else {
+            return Err(SendFailure { unsent: Some(request), outcome: Outcome::internal("a connection was used twice"), refused: false });
+        };
+        connection.served += 1;
+        let sent = match &mut connection.sender {
+            Sender::Http1(sender) => {
+                if let Err(error) = sender.ready().await {
+                    return Err(failure(&connection.fate, Some(request), &error));
+                }
+                sender.try_send_request(request).await
+            }
+            Sender::Http2(sender) => {
+                if let Err(error) = sender.ready().await {
+                    return Err(failure(&connection.fate, Some(request), &error));
+                }
+                sender.try_send_request(request).await
+            }
+        };
+        sent.map_err(|mut error| {
+            let unsent = error.take_message();
+            failure(&connection.fate, unsent, error.error())
+        })
+    }
+
+    /// Keeps the connection for the next request, once it is ready for one.
+    pub fn keep(mut self) {
+        let Some(mut connection) = self.connection.take() else { return };
+        let Terms { idle, max_requests, max_age } = self.terms;
+        let old = max_age.is_some_and(|age| connection.opened.elapsed() > age);
+        if self.pools.closed.get() || old || max_requests.is_some_and(|most| connection.served >= most) {
+            return;
+        }
+        let (pools, key) = (self.pools.clone(), self.key.clone());
+        tokio::task::spawn_local(async move {
+            let Sender::Http1(sender) = &mut connection.sender else { return };
+            if sender.ready().await.is_err() || pools.closed.get() {
+                return;
+            }
+            let place = connection.place.clone().filter(|place| place.is_bounded());
+            {
+                let mut all = pools.idle.borrow_mut();
+                let kept = all.entry(key.clone()).or_default();
+                if kept.len() < MAX_IDLE {
+                    kept.push(Idle { connection, until: Instant::now() + idle });
+                }
+            }
+            if let Some(place) = place {
+                let (pools, place) = (Rc::downgrade(&pools), Rc::downgrade(&place));
+                give_way(pools, key, place).await;
+            }
+        });
+    }
+}
+
+/// Closes an unused connection when somebody waits for its place.
+async fn give_way(pools: std::rc::Weak<HttpPools>, key: ConnectionKey, place: std::rc::Weak<Place>) {
+    loop {
+        // Held only for as long as it takes to look: the place is given back with the last of those who hold it.
+        let Some(held) = place.upgrade() else { return };
+        let wanted = tokio::time::timeout(SWEEP, held.wanted()).await.is_ok();
+        drop(held);
+        let (Some(pools), Some(_)) = (pools.upgrade(), place.upgrade()) else { return };
+        if wanted {
+            if let Some(idle) = pools.idle.borrow_mut().get_mut(&key) {
+                idle.pop();
+            }
+            return;
+        }
+    }
+}
+
+fn failure(fate: &Fate, unsent: Option<Request<RequestBody>>, error: &hyper::Error) -> SendFailure {
+    let reason = std::error::Error::source(error).and_then(|source| source.downcast_ref::<h2::Error>()).and_then(h2::Error::reason);
+    let refused = matches!(reason, Some(h2::Reason::REFUSED_STREAM));
+    let outcome = match fate.borrow().clone() {
+        // The tunnel knows better than HTTP why there was no answer.
+        Some(outcome) if !matches!(outcome, Outcome::Completed | Outcome::ClientReset | Outcome::ServerReset) => outcome,
+        _ if error.is_parse() => Outcome::Request(RequestFailure::UpstreamProtocol { detail: error.to_string().into() }),
+        _ => {
+            let detail = std::error::Error::source(error).map_or_else(|| error.to_string(), |source| format!("{error}: {source}"));
+            Outcome::Request(RequestFailure::UpstreamClosed { detail: detail.into() })
+        }
+    };
+    SendFailure { unsent, outcome, refused }
+}
