@@ -26,6 +26,8 @@ mod selector;
 mod service;
 mod virtual_service;
 
+pub(crate) use authorization_policy::range;
+
 /// Label that puts a namespace's pods, or a pod, into the mesh or out of it: `enabled` or `disabled`.
 pub const MESH_LABEL: &str = "nodemesh.dev/mesh";
 /// Label or annotation of a namespace: `encrypt` sends traffic between pods of one node through mTLS.

@@ -1,7 +1,7 @@
 //! Who may talk to whom, and whether plaintext is accepted: Istio's AuthorizationPolicy and PeerAuthentication as values.
 //!
 //! The values say what the author wrote, HTTP fields included. [`mod@compile`] turns those in force for a workload into the program that
-//! kernel and agent run on a connection; [`modes`] folds the PeerAuthentications into one answer a port, and
+//! kernel and agent run on a connection, [`http`] into what the agent asks of each request; [`modes`] folds the PeerAuthentications into one answer a port, and
 //! [`plaintext`] makes that a part of such a program.
 
 use std::collections::BTreeMap;
@@ -14,13 +14,17 @@ use crate::identity::TrustDomain;
 use crate::service::NamespacedName;
 
 pub mod compile;
+pub mod http;
 pub mod modes;
+pub mod path;
 pub mod pattern;
 pub mod plaintext;
 pub mod sets;
 
 pub use compile::{CompiledPolicy, compile};
+pub use http::HttpPolicy;
 pub use modes::{MtlsModes, PortMode};
+pub use path::NormalPath;
 pub use pattern::{IdentityPattern, StringMatch};
 pub use sets::{IdentityMatch, SetInterner};
 
@@ -113,7 +117,7 @@ pub struct Source {
     /// As [`Source::request_principals`].
     pub not_request_principals: Vec<StringMatch>,
     /// HTTP: the client's address as X-Forwarded-For or the PROXY protocol tell it. A TCP connection says nothing of the kind, so the
-    /// field is treated as the HTTP ones are.
+    /// field is treated as the HTTP ones are. No hop before a request is trusted, so that on one it is the peer's address.
     pub remote_ip_blocks: Vec<IpNet>,
     /// As [`Source::remote_ip_blocks`].
     pub not_remote_ip_blocks: Vec<IpNet>,

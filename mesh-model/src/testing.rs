@@ -2,6 +2,8 @@
 
 pub mod generate;
 pub mod reference;
+pub mod request;
 
 pub use generate::{Case, case};
-pub use reference::{DryRun, Flow, Verdict, judge};
+pub use reference::{DryRun, Flow, Verdict, judge, judge_request};
+pub use request::{Request, RequestCase, request_case};

@@ -10,6 +10,8 @@ use serde_json::Value;
 use super::{DRY_RUN_ANNOTATIONS, Input, Reading, port, selector};
 use crate::identity::Identity;
 use crate::object::Object;
+use crate::policy::http::{PathMatch, check_key};
+use crate::policy::path::never_in_normal_path;
 use crate::policy::{Action, AuthorizationPolicy, Condition, IdentityPattern, Operation, Rule, Scope, Source, StringMatch};
 use crate::problem::FieldPath;
 use crate::service::NamespacedName;
@@ -240,8 +242,8 @@ fn operation(input: &mut Input<'_>, at: &FieldPath, wire: OperationWire) -> Oper
         not_hosts: read.each("notHosts", wire.not_hosts, pattern),
         methods: read.each("methods", wire.methods, pattern),
         not_methods: read.each("notMethods", wire.not_methods, pattern),
-        paths: read.each("paths", wire.paths, text),
-        not_paths: read.each("notPaths", wire.not_paths, text),
+        paths: read.paths("paths", wire.paths),
+        not_paths: read.paths("notPaths", wire.not_paths),
     }
 }
 
@@ -278,22 +280,27 @@ fn condition(input: &mut Input<'_>, at: &FieldPath, wire: ConditionWire) -> Opti
             let one = |text: &str| pattern(text).map(IdentityPattern::TrustDomain);
             Condition::Identity(read.each(values, yes, one), read.each(not_values, no, one))
         }
-        known if is_http_key(known) => {
-            let (values, not_values) = (read.each(values, yes, text), read.each(not_values, no, text));
+        // An address that cannot be read must not be one that matches nothing.
+        "remote.ip" => {
+            let one = |text: &str| range(text).map(|range| range.to_string().into());
+            let (values, not_values) = (read.each(values, yes, one), read.each(not_values, no, one));
             Condition::Http { key: key.as_str().into(), values, not_values }
         }
-        unknown => {
-            input.error(at.key("key"), format!("\"{unknown}\" is not a key that is known"));
-            return None;
-        }
+        other => match check_key(other) {
+            Some(Ok(())) => {
+                let (values, not_values) = (read.each(values, yes, text), read.each(not_values, no, text));
+                Condition::Http { key: other.into(), values, not_values }
+            }
+            Some(Err(why)) => {
+                input.error(at.key("key"), format!("\"{other}\" {why}"));
+                return None;
+            }
+            None => {
+                input.error(at.key("key"), format!("\"{other}\" is not a key that is known"));
+                return None;
+            }
+        },
     })
-}
-
-fn is_http_key(key: &str) -> bool {
-    let bracketed = |start: &str| key.strip_prefix(start).and_then(|rest| rest.strip_suffix(']')).is_some_and(|name| !name.is_empty());
-    matches!(key, "remote.ip" | "connection.sni" | "request.auth.principal" | "request.auth.audiences" | "request.auth.presenter")
-        || bracketed("request.headers[")
-        || bracketed("request.auth.claims[")
 }
 
 /// Lists of texts below one field.
@@ -325,6 +332,23 @@ impl Fields<'_, '_> {
         }
         values
     }
+
+    fn paths(&mut self, field: &str, texts: Texts) -> Vec<Arc<str>> {
+        let one = |text: &str| text.parse::<PathMatch>().map(|_| Arc::<str>::from(text)).map_err(|error| error.to_string());
+        let values = self.each(field, texts, one);
+        for (i, value) in values.iter().enumerate() {
+            let piece = value.trim_matches('*');
+            let why = never_in_normal_path(piece).or_else(|| {
+                let anywhere = piece.starts_with('/') || piece.is_empty() || value.starts_with('*');
+                (!anywhere).then_some("does not begin with `/`, as every path does")
+            });
+            if let Some(why) = why {
+                let message = format!("\"{value}\" {why}: write the path as it is compared, in normal form");
+                self.input.warn(self.at.key(field).index(i), message);
+            }
+        }
+        values
+    }
 }
 
 fn text(text: &str) -> Result<Arc<str>, String> {
@@ -351,7 +375,7 @@ fn service_account(text: &str, own: &str) -> Result<NamespacedName, String> {
 }
 
 /// An address or a range. One of IPv4 written as IPv6 (`::ffff:…`) is IPv4, as the addresses it is compared with are.
-fn range(text: &str) -> Result<IpNet, String> {
+pub(crate) fn range(text: &str) -> Result<IpNet, String> {
     let net = text.parse::<IpNet>().or_else(|_| text.parse::<std::net::IpAddr>().map(IpNet::from));
     let net = net.map_err(|_| format!("\"{text}\" is neither an address nor a range; write e.g. 10.1.2.3 or 10.1.0.0/16"))?.trunc();
     if let IpNet::V6(v6) = net

@@ -231,7 +231,8 @@ impl Compiler<'_> {
     }
 }
 
-fn own_trust_domain(pattern: &IdentityPattern, own: &TrustDomain) -> Option<IdentityPattern> {
+/// What a pattern says with the mesh's own trust domain in the place of [`OWN_TRUST_DOMAIN`]; `None` if it does not name that.
+pub(super) fn own_trust_domain(pattern: &IdentityPattern, own: &TrustDomain) -> Option<IdentityPattern> {
     match pattern {
         IdentityPattern::Principal(p) => p.with_start(&format!("{OWN_TRUST_DOMAIN}/"), &format!("{own}/")).map(IdentityPattern::Principal),
         IdentityPattern::TrustDomain(StringMatch::Exact(name)) if **name == *OWN_TRUST_DOMAIN => {

@@ -60,6 +60,39 @@ impl StringMatch {
         }
     }
 
+    /// As [`StringMatch::matches`], of bytes that need not be text.
+    pub(crate) fn matches_bytes(&self, bytes: &[u8]) -> bool {
+        match self {
+            StringMatch::Exact(whole) => whole.as_bytes() == bytes,
+            StringMatch::Prefix(start) => bytes.starts_with(start.as_bytes()),
+            StringMatch::Suffix(end) => bytes.ends_with(end.as_bytes()),
+            StringMatch::Present => true,
+        }
+    }
+
+    /// As [`StringMatch::matches`], with no difference between ASCII letters of either case.
+    pub(crate) fn matches_ignoring_case(&self, text: &str) -> bool {
+        let part = |part: Option<&[u8]>, fixed: &str| part.is_some_and(|part| part.eq_ignore_ascii_case(fixed.as_bytes()));
+        let bytes = text.as_bytes();
+        match self {
+            StringMatch::Exact(whole) => part(Some(bytes), whole),
+            StringMatch::Prefix(start) => part(bytes.get(..start.len()), start),
+            StringMatch::Suffix(end) => part(bytes.len().checked_sub(end.len()).and_then(|from| bytes.get(from..)), end),
+            StringMatch::Present => true,
+        }
+    }
+
+    /// A value of a condition, where a star elsewhere than at one end stands for itself (`Accept: */*` is asked for by its end), as in
+    /// Istio. There is none that is not understood.
+    pub(crate) fn of_condition(text: &str) -> StringMatch {
+        match (text.strip_prefix('*'), text.strip_suffix('*')) {
+            (Some(""), _) => StringMatch::Present,
+            (Some(end), _) => StringMatch::Suffix(end.into()),
+            (None, Some(start)) => StringMatch::Prefix(start.into()),
+            (None, None) => StringMatch::Exact(text.into()),
+        }
+    }
+
     /// The same pattern with `from` at its fixed beginning replaced by `to`, or `None` if it does not begin so.
     pub(crate) fn with_start(&self, from: &str, to: &str) -> Option<StringMatch> {
         let swap = |text: &Arc<str>| text.strip_prefix(from).map(|rest| format!("{to}{rest}").into());

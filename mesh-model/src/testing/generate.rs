@@ -8,7 +8,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use super::Flow;
+use super::{Flow, request};
 use crate::identity::{Identity, TrustDomain};
 use crate::policy::{
     Action, AuthorizationPolicy, Condition, EffectivePolicies, IdentityPattern, Operation, Rule, Scope, Source, StringMatch,
@@ -129,13 +129,24 @@ where
     (some(value()), some(value()))
 }
 
-fn http() -> BoxedStrategy<Vec<StringMatch>> {
-    prop_oneof![12 => Just(Vec::new()), 1 => Just(vec![StringMatch::Present])].boxed()
+/// Rarer than other fields, so that there are enough rules without them.
+fn http(texts: &'static [&'static str]) -> (BoxedStrategy<Vec<StringMatch>>, BoxedStrategy<Vec<StringMatch>>) {
+    let list = |often| {
+        let value = || pattern(select(texts).prop_map(String::from));
+        prop_oneof![often => Just(Vec::new()), 1 => vec(value(), 1..4)].boxed()
+    };
+    (list(9), list(12))
+}
+
+fn paths() -> BoxedStrategy<Vec<Arc<str>>> {
+    let plain = pattern(select(request::PATHS).prop_map(String::from)).prop_map(|pattern| Arc::from(pattern.to_string()));
+    prop_oneof![8 => Just(Vec::new()), 1 => vec(plain, 1..4), 1 => vec(select(request::TEMPLATES).prop_map(Arc::from), 1..3)].boxed()
 }
 
 fn source() -> impl Strategy<Value = Source> {
     let identity = (both(principal), both(namespace), both(account), both(trust_domain));
-    (identity, both(range), http(), http()).prop_map(|(identity, ip, jwt, not_jwt)| {
+    let remote = prop_oneof![8 => Just(Vec::new()), 1 => vec(range(), 1..3)];
+    (identity, both(range), http(request::PRINCIPALS), remote).prop_map(|(identity, ip, jwt, remote)| {
         let (principals, namespaces, accounts, domains) = identity;
         Source {
             principals: principals.0,
@@ -148,8 +159,9 @@ fn source() -> impl Strategy<Value = Source> {
             not_trust_domains: domains.1,
             ip_blocks: ip.0,
             not_ip_blocks: ip.1,
-            request_principals: jwt,
-            not_request_principals: not_jwt,
+            request_principals: jwt.0,
+            not_request_principals: jwt.1,
+            remote_ip_blocks: remote,
             ..Source::default()
         }
     })
@@ -157,12 +169,16 @@ fn source() -> impl Strategy<Value = Source> {
 
 fn operation() -> impl Strategy<Value = Operation> {
     let port = || select(PORTS);
-    (both(port), http(), http()).prop_map(|(ports, methods, not_hosts)| Operation {
+    let all = (both(port), http(request::METHODS), http(request::HOSTS), paths(), paths());
+    all.prop_map(|(ports, methods, hosts, paths, not_paths)| Operation {
         ports: ports.0,
         not_ports: ports.1,
-        methods,
-        not_hosts,
-        ..Operation::default()
+        methods: methods.0,
+        not_methods: methods.1,
+        hosts: hosts.0,
+        not_hosts: hosts.1,
+        paths,
+        not_paths,
     })
 }
 
@@ -181,7 +197,17 @@ fn condition() -> impl Strategy<Value = Condition> {
         3 => both(range).prop_map(|(yes, no)| Condition::DestinationIp(yes, no)),
         3 => both(port).prop_map(|(yes, no)| Condition::DestinationPort(yes, no)),
         6 => both(about).prop_map(|(yes, no)| Condition::Identity(yes, no)),
-        1 => Just(Condition::Http { key: "request.headers[x]".into(), values: vec!["1".into()], not_values: Vec::new() }),
+        4 => http_condition(),
+    ]
+}
+
+fn http_condition() -> impl Strategy<Value = Condition> {
+    let texts = || some(pattern(select(request::WORDS).prop_map(String::from)).prop_map(|pattern| Arc::<str>::from(pattern.to_string())));
+    let ranges = || some(range().prop_map(|range| Arc::<str>::from(range.to_string())));
+    let of = |key: &str, (values, not_values)| Condition::Http { key: key.into(), values, not_values };
+    prop_oneof![
+        8 => (select(request::KEYS), (texts(), texts())).prop_map(move |(key, values)| of(key, values)),
+        1 => (ranges(), ranges()).prop_map(move |values| of("remote.ip", values)),
     ]
 }
 

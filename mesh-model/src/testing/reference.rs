@@ -10,6 +10,8 @@ use crate::identity::Identity;
 use crate::policy::{Action, AuthorizationPolicy, Condition, EffectivePolicies, IdentityPattern, Operation, Rule, Source};
 use crate::service::NamespacedName;
 
+use super::request::Request;
+
 /// A connection, as policy sees it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Flow {
@@ -57,14 +59,23 @@ pub struct Verdict {
     pub audited: Option<NamespacedName>,
 }
 
-/// Judges a connection.
+/// Judges a connection of which nobody reads more.
 pub fn judge(effective: &EffectivePolicies, flow: &Flow) -> Verdict {
+    judge_any(effective, flow, None)
+}
+
+/// Judges an HTTP request.
+pub fn judge_request(effective: &EffectivePolicies, request: &Request) -> Verdict {
+    judge_any(effective, &request.flow, Some(request))
+}
+
+fn judge_any(effective: &EffectivePolicies, flow: &Flow, request: Option<&Request>) -> Verdict {
     let own = effective.trust_domain.as_str();
     let denies = |p: &AuthorizationPolicy| p.action != Action::Audit && (p.refused.is_some() || p.action == Action::Deny);
     let allows = |p: &AuthorizationPolicy| p.refused.is_none() && p.action == Action::Allow;
     let audits = |p: &AuthorizationPolicy| p.refused.is_none() && p.action == Action::Audit;
     let first = |dry_run: bool, kind: &dyn Fn(&AuthorizationPolicy) -> bool| {
-        let found = effective.policies.iter().find(|p| p.dry_run == dry_run && kind(p) && matches(p, own, flow));
+        let found = effective.policies.iter().find(|p| p.dry_run == dry_run && kind(p) && matches(p, own, flow, request));
         found.map(|p| p.name.clone())
     };
     let any = |dry_run: bool| effective.policies.iter().any(|p| p.dry_run == dry_run && allows(p));
@@ -83,16 +94,16 @@ pub fn judge(effective: &EffectivePolicies, flow: &Flow) -> Verdict {
     Verdict { allowed, policy: deny.or(allow), dry_run, audited }
 }
 
-fn matches(policy: &AuthorizationPolicy, own: &str, flow: &Flow) -> bool {
+fn matches(policy: &AuthorizationPolicy, own: &str, flow: &Flow, request: Option<&Request>) -> bool {
     if policy.refused.is_some() {
         return true;
     }
     let deny = policy.action == Action::Deny;
-    policy.rules.iter().any(|rule| rule_matches(rule, deny, own, flow))
+    policy.rules.iter().any(|rule| rule_matches(rule, deny, own, flow, request))
 }
 
-fn rule_matches(rule: &Rule, deny: bool, own: &str, flow: &Flow) -> bool {
-    let caller = Caller { flow, deny, own };
+fn rule_matches(rule: &Rule, deny: bool, own: &str, flow: &Flow, request: Option<&Request>) -> bool {
+    let caller = Caller { flow, request, deny, own };
     (rule.from.is_empty() || rule.from.iter().any(|source| caller.source(source)))
         && (rule.to.is_empty() || rule.to.iter().any(|operation| caller.operation(operation)))
         && rule.when.iter().all(|condition| caller.condition(condition))
@@ -100,6 +111,7 @@ fn rule_matches(rule: &Rule, deny: bool, own: &str, flow: &Flow) -> bool {
 
 struct Caller<'a> {
     flow: &'a Flow,
+    request: Option<&'a Request>,
     deny: bool,
     own: &'a str,
 }
@@ -111,8 +123,8 @@ impl Caller<'_> {
         let namespace = identity.map(|i| i.namespace().to_string());
         let account = identity.map(|i| format!("{}/{}", i.namespace(), i.service_account()));
         let domain = identity.map(|i| i.trust_domain().to_string());
-        // HTTP fields: an ALLOW cannot match them, a DENY does not look at them.
-        (self.deny || !source.needs_http())
+        // HTTP fields without a request: an ALLOW cannot match them, a DENY does not look at them.
+        self.request.map_or(self.deny || !source.needs_http(), |request| request.source(source, self.deny))
             && self.texts(&source.principals, &source.not_principals, &principal)
             && self.texts(&source.namespaces, &source.not_namespaces, &namespace)
             && self.texts(&source.service_accounts, &source.not_service_accounts, &account)
@@ -121,7 +133,8 @@ impl Caller<'_> {
     }
 
     fn operation(&self, operation: &Operation) -> bool {
-        (self.deny || !operation.needs_http()) && ports(&operation.ports, &operation.not_ports, self.flow.port)
+        self.request.map_or(self.deny || !operation.needs_http(), |request| request.operation(operation, self.deny))
+            && ports(&operation.ports, &operation.not_ports, self.flow.port)
     }
 
     fn condition(&self, condition: &Condition) -> bool {
@@ -132,7 +145,9 @@ impl Caller<'_> {
             Condition::Identity(yes, no) => {
                 (yes.is_empty() || yes.iter().any(|p| self.identity(p, self.deny))) && !no.iter().any(|p| self.identity(p, !self.deny))
             }
-            Condition::Http { .. } => self.deny,
+            Condition::Http { key, values, not_values } => {
+                self.request.map_or(self.deny, |request| request.condition(key, values, not_values, self.deny))
+            }
         }
     }
 
@@ -166,7 +181,7 @@ impl Caller<'_> {
 }
 
 /// By comparing characters: a star at an end stands for the rest.
-fn glob(pattern: &str, text: &str) -> bool {
+pub(super) fn glob(pattern: &str, text: &str) -> bool {
     let (pattern, text): (Vec<char>, Vec<char>) = (pattern.chars().collect(), text.chars().collect());
     match (pattern.as_slice(), text.as_slice()) {
         (['*'], _) => true,
@@ -176,7 +191,7 @@ fn glob(pattern: &str, text: &str) -> bool {
     }
 }
 
-fn ranges(yes: &[IpNet], no: &[IpNet], ip: IpAddr) -> bool {
+pub(super) fn ranges(yes: &[IpNet], no: &[IpNet], ip: IpAddr) -> bool {
     (yes.is_empty() || yes.iter().any(|net| within(net, ip))) && !no.iter().any(|net| within(net, ip))
 }
 
