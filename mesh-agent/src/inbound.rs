@@ -1,5 +1,7 @@
 //! A connection to a pod of this node, through a tunnel or as plaintext from outside the mesh: one call a step.
 
+mod requests;
+
 use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -18,12 +20,17 @@ use crate::ops::metrics::Refused;
 use crate::ops::record::{Connection, DryRun};
 use crate::ops::{ConnectionLabels, ConnectionRecorder, PeerInfo, Reporter, Security, trace};
 use crate::outcome::{ConnectFailure, DenyReason, HandshakeFailure, Outcome};
-use crate::policy::decide::DenialReason;
+use crate::policy::decide::{DenialReason, decide_opening};
 use crate::policy::{Denial, Live, Peer, Permit, Transport};
+use crate::route::detect::Protocol;
+use crate::route::first;
 use crate::shared::{Worker, outcome_of, reset};
 use crate::tunnel::Refusal;
 use crate::tunnel::server::{Accepted, Handler, Incoming, Rejected, ServeError, Server};
+use crate::upstream::copy::pipe;
+use crate::upstream::copy::socket::Socket;
 use crate::upstream::{connect, copy};
+use requests::{Judged, serve_requests};
 
 /// What arrives for one pod on one worker.
 pub struct Inbound {
@@ -99,32 +106,39 @@ pub async fn serve_plaintext(worker: Rc<Worker>, pod: Arc<LocalPod>, client: Tcp
         return recorder.finish(Outcome::internal("the kernel did not know a delivery of the agent's own; see nodemesh_kernel_map_full"));
     }
     let peer = Peer { identity: None, address: client_address };
-    let mut live = match inbound.judge(peer, server, Transport::Plaintext, &mut recorder) {
-        Ok(live) => live,
-        Err(outcome) => {
-            reset(client);
-            return recorder.finish(outcome);
-        }
-    };
-    let _place = match inbound.place(Refused::Plaintext) {
-        Ok(place) => place,
-        Err(outcome) => {
-            reset(client);
-            return recorder.finish(outcome);
-        }
-    };
     // The client's connection ends in this namespace, so its four numbers are taken there: a second one of the same would have its
     // segments handed to the first. The application sees the client's address with another port.
     let from = ClientAddr(SocketAddr::new(client_address.0.ip(), 0));
-    let application = match inbound.deliver(from, server).await {
-        Ok(application) => application,
+    let opened = inbound.open(peer, from, server, Transport::Plaintext, Refused::Plaintext, &mut recorder).await;
+    let Opened { application, _place, way } = match opened {
+        Ok(opened) => opened,
         Err(outcome) => {
             reset(client);
             return recorder.finish(outcome);
         }
     };
-    let reason = RefCell::new(None);
     let connection = recorder.live().clone();
+    let mut live = match way {
+        Way::Whole(live) => live,
+        Way::Requests(judged) => {
+            let protocol = match first::protocol(&client, judged.silence()).await {
+                Ok(protocol) => protocol,
+                Err(_) => return recorder.finish(Outcome::ClientReset),
+            };
+            if let Protocol::Http1 | Protocol::Http2 = protocol {
+                let told = serve_requests(client, protocol, judged, application, async move { connection.closed().await }).await;
+                return recorder.finish(told.unwrap_or(Outcome::Completed));
+            }
+            match judged.whole(&mut recorder) {
+                Ok(live) => live,
+                Err(outcome) => {
+                    reset(client);
+                    return recorder.finish(outcome);
+                }
+            }
+        }
+    };
+    let reason = RefCell::new(None);
     let ending = async {
         let outcome = tokio::select! {
             outcome = connection.closed() => outcome,
@@ -135,6 +149,20 @@ pub async fn serve_plaintext(worker: Rc<Worker>, pod: Arc<LocalPod>, client: Tcp
     let idle = inbound.worker.shared.tunnel.stream_idle_timeout;
     let ended = copy::relay(client, application, recorder.meter(), ending, idle).await;
     recorder.finish(outcome_of(ended.how, reason.take()));
+}
+
+/// A connection that may be opened, and how it is judged from then on.
+struct Opened {
+    application: TcpStream,
+    _place: Place,
+    way: Way,
+}
+
+enum Way {
+    /// It is allowed as a whole, as long as policy does not change.
+    Whole(Live),
+    /// Its requests are judged, each for itself.
+    Requests(Judged),
 }
 
 impl Handler for Inbound {
@@ -150,10 +178,26 @@ impl Handler for Inbound {
         let host = incoming.host.as_deref();
         let connection = self.connection(client, incoming.server, Some(&incoming.peer), Security::MutualTls, traceparent, host);
         let mut recorder = telemetry.open(connection);
-        match self.admit(peer, client, incoming.server, &mut recorder).await {
-            Ok((application, live, place)) => {
-                let baggage = self.worker.shared.baggage(&self.pod);
-                Ok(Accepted { baggage: Some(baggage), ..accepted(application, live, recorder, place) })
+        match self.open(peer, client, incoming.server, Transport::Tunnel, Refused::Stream, &mut recorder).await {
+            Ok(Opened { application, _place: place, way }) => {
+                let baggage = Some(self.worker.shared.baggage(&self.pod));
+                let connection = recorder.live().clone();
+                Ok(match way {
+                    Way::Whole(mut live) => {
+                        let ending = async move {
+                            tokio::select! {
+                                outcome = connection.closed() => outcome,
+                                denial = live.revoked() => revoked(denial),
+                            }
+                        };
+                        Accepted { baggage, ..accepted(application, ending, recorder, place) }
+                    }
+                    Way::Requests(judged) => {
+                        let (near, far) = pipe::pair();
+                        self.worker.connections.spawn_local(requests::serve_pipe(far, judged, application, connection.clone()));
+                        Accepted { baggage, ..accepted(near, async move { connection.closed().await }, recorder, place) }
+                    }
+                })
             }
             Err(outcome) => {
                 let refusal = Refusal::new(outcome.tunnel_status(), outcome.to_string());
@@ -176,16 +220,27 @@ impl Handler for Inbound {
 }
 
 impl Inbound {
-    async fn admit(
+    /// Judges a connection and connects to the application. Where requests are to be judged nothing of the client goes on yet.
+    async fn open(
         &self,
         peer: Peer,
         client: ClientAddr,
         server: ServerAddr,
+        transport: Transport,
+        refused: Refused,
         recorder: &mut ConnectionRecorder,
-    ) -> Result<(TcpStream, Live, Place), Outcome> {
-        let live = self.judge(peer, server, Transport::Tunnel, recorder)?;
-        let place = self.place(Refused::Stream)?;
-        Ok((self.deliver(client, server).await?, live, place))
+    ) -> Result<Opened, Outcome> {
+        let policy = self.pod.policy.borrow().clone();
+        let way = if policy.http().is_some() {
+            decide_opening(&policy, &peer, server, transport).map_err(denied)?;
+            let connection = recorder.live().connection.clone();
+            let inbound = Inbound { worker: self.worker.clone(), pod: self.pod.clone() };
+            Way::Requests(Judged { inbound, peer, transport, client, server, connection })
+        } else {
+            Way::Whole(self.judge(peer, server, transport, recorder)?)
+        };
+        let place = self.place(refused)?;
+        Ok(Opened { application: self.deliver(client, server).await?, _place: place, way })
     }
 
     /// Room for one more connection. What policy denies is not asked for it: it costs next to nothing, and its denial says more.
@@ -240,18 +295,22 @@ impl Inbound {
 }
 
 /// Leave to relay; the record is closed and the place given back when the stream ends.
-fn accepted(app: TcpStream, mut live: Live, recorder: ConnectionRecorder, place: Place) -> Accepted {
+fn accepted(
+    app: impl Into<Socket>,
+    ending: impl Future<Output = Outcome> + 'static,
+    recorder: ConnectionRecorder,
+    place: Place,
+) -> Accepted {
     let cancel = CancellationToken::new();
     let over = CancellationToken::new();
     let reason = Rc::new(RefCell::new(None));
-    let (connection, meter) = (recorder.live().clone(), recorder.meter().clone());
+    let meter = recorder.meter().clone();
     let (told, cancelled, finished) = (reason.clone(), cancel.clone(), over.clone());
     let ended = over.drop_guard();
     tokio::task::spawn_local(async move {
         let outcome = tokio::select! {
             () = finished.cancelled() => return,
-            outcome = connection.closed() => outcome,
-            denial = live.revoked() => revoked(denial),
+            outcome = ending => outcome,
         };
         *told.borrow_mut() = Some(outcome);
         cancelled.cancel();

@@ -96,10 +96,13 @@ pub fn desired(
                             number
                         };
                         match program(compiled, registry.set_base) {
-                            Some(program) if !encrypt => entry.policy = add(Transport::Tunnel, program),
+                            // What asks for more than addresses and identities only the agent can judge.
+                            Some(program) if !encrypt && status.policy.http().is_none() => entry.policy = add(Transport::Tunnel, program),
                             _ => entry.flags |= WORKLOAD_VIA_AGENT,
                         }
-                        if let Some(program) = plaintext_program(compiled, modes, registry.set_base) {
+                        if status.policy.http().is_none()
+                            && let Some(program) = plaintext_program(compiled, modes, registry.set_base)
+                        {
                             entry.plaintext = add(Transport::Plaintext, program);
                         }
                     } else {

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use mesh_common::policy::Facts;
 use mesh_common::verdict::NO_POLICY;
 use mesh_model::identity::Identity;
+use mesh_model::policy::http::{ConnectionDecision, ConnectionFacts, DenyReason, DryRunDenial, Headers, HttpPolicy, RequestFacts};
+use mesh_model::policy::path::NormalPath;
 use mesh_model::policy::{CompiledPolicy, MtlsMode, MtlsModes, SetInterner, compile};
 use mesh_model::service::NamespacedName;
 use mesh_model::snapshot::Snapshot;
@@ -41,19 +43,30 @@ pub struct WorkloadPolicy(Inner);
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 enum Inner {
-    Rules { modes: MtlsModes, compiled: CompiledPolicy },
+    Rules { modes: MtlsModes, compiled: CompiledPolicy, http: Option<HttpPolicy> },
     Missing { awaited: Arc<str> },
 }
 
 impl WorkloadPolicy {
     /// What a snapshot has in force for a workload.
     pub fn of(snapshot: &Snapshot, workload: &Workload, interner: &mut SetInterner) -> Self {
-        Self::new(snapshot.mtls_modes(workload), compile(&snapshot.policies_for(workload), interner))
+        let effective = snapshot.policies_for(workload);
+        let (compiled, http) = (compile(&effective, interner), HttpPolicy::compile(&effective));
+        WorkloadPolicy(Inner::Rules { modes: snapshot.mtls_modes(workload), compiled, http })
     }
 
-    /// From its parts.
+    /// From its parts, of policies that ask nothing of HTTP.
     pub fn new(modes: MtlsModes, compiled: CompiledPolicy) -> Self {
-        WorkloadPolicy(Inner::Rules { modes, compiled })
+        WorkloadPolicy(Inner::Rules { modes, compiled, http: None })
+    }
+
+    /// What is asked of HTTP requests: connections must then be looked into, and only this agent can judge. `None` if nothing is, or the
+    /// rules are missing.
+    pub fn http(&self) -> Option<&HttpPolicy> {
+        match &self.0 {
+            Inner::Rules { http, .. } => http.as_ref(),
+            Inner::Missing { .. } => None,
+        }
     }
 
     /// A workload whose rules are not there: everything is refused, but the host's probes. `awaited` says what is missing.
@@ -179,13 +192,15 @@ impl Denial {
     }
 }
 
-/// Decides about a connection to `server`, which is the workload that `policy` is in force for.
-pub fn decide(policy: &WorkloadPolicy, peer: &Peer, server: ServerAddr, transport: Transport) -> Result<Permit, Denial> {
-    if transport == Transport::HostProbe {
-        return Ok(Permit { policy: None, dry_run: None, audited: None });
-    }
-    let (modes, compiled) = match &policy.0 {
-        Inner::Rules { modes, compiled } => (modes, compiled),
+/// What a decision begins with: the rules are there, and the transport is good enough.
+fn prelude<'a>(
+    policy: &'a WorkloadPolicy,
+    peer: &'a Peer,
+    server: ServerAddr,
+    transport: Transport,
+) -> Result<(&'a CompiledPolicy, Option<&'a HttpPolicy>, Option<&'a Identity>), Denial> {
+    let (modes, compiled, http) = match &policy.0 {
+        Inner::Rules { modes, compiled, http } => (modes, compiled, http),
         Inner::Missing { awaited } => return Err(Denial::new(DenialReason::RulesMissing(awaited.clone()))),
     };
     let identity = match (transport, &peer.identity) {
@@ -198,6 +213,82 @@ pub fn decide(policy: &WorkloadPolicy, peer: &Peer, server: ServerAddr, transpor
     if transport == Transport::Plaintext && mode.mode == MtlsMode::Strict {
         return Err(Denial { reason: DenialReason::MtlsRequired, policy: mode.by.clone() });
     }
+    Ok((compiled, http.as_ref(), identity))
+}
+
+/// A request, as policies look at it.
+#[derive(Clone, Copy)]
+pub struct Asked<'a> {
+    /// Its method.
+    pub method: &'a str,
+    /// The authority as sent.
+    pub host: Option<&'a str>,
+    /// The path that is forwarded.
+    pub path: &'a NormalPath<'a>,
+    /// Its headers.
+    pub headers: &'a dyn Headers,
+}
+
+/// Decides whether a connection may be opened on which requests are to be judged each by [`decide_request`]. A yes permits none of them.
+pub fn decide_opening(policy: &WorkloadPolicy, peer: &Peer, server: ServerAddr, transport: Transport) -> Result<(), Denial> {
+    let (_, http, identity) = prelude(policy, peer, server, transport)?;
+    let Some(http) = http else { return decide(policy, peer, server, transport).map(drop) };
+    match http.connection(&facts_of(peer, server, identity)) {
+        ConnectionDecision::Open => Ok(()),
+        ConnectionDecision::Denied { reason, policy } => Err(Denial { reason: reason_of(reason), policy: policy.cloned() }),
+    }
+}
+
+/// Decides about a request on a connection to `server`.
+pub fn decide_request(
+    policy: &WorkloadPolicy,
+    peer: &Peer,
+    server: ServerAddr,
+    transport: Transport,
+    asked: Asked<'_>,
+) -> Result<Permit, Denial> {
+    let (_, http, identity) = prelude(policy, peer, server, transport)?;
+    // What is in force no longer asks for anything of HTTP: the connection's decision is the request's.
+    let Some(http) = http else { return decide(policy, peer, server, transport) };
+    let Asked { method, host, path, headers } = asked;
+    let facts = RequestFacts { connection: facts_of(peer, server, identity), method, host, path, headers, sni: None, jwt: None };
+    let decision = http.decide(&facts);
+    if let Some(reason) = decision.reason.filter(|_| !decision.allowed) {
+        return Err(Denial { reason: reason_of(reason), policy: decision.policy.cloned() });
+    }
+    if !decision.allowed {
+        return Err(Denial::new(DenialReason::NoAllowPolicy));
+    }
+    let dry_run = decision.dry_run.map(|denial| match denial {
+        DryRunDenial::Policy(policy) => DryRun::Denied(policy.clone()),
+        DryRunDenial::NoneAllows => DryRun::NotAllowed,
+    });
+    Ok(Permit { policy: decision.policy.cloned(), dry_run, audited: decision.audited.cloned() })
+}
+
+fn facts_of<'a>(peer: &Peer, server: ServerAddr, identity: Option<&'a Identity>) -> ConnectionFacts<'a> {
+    ConnectionFacts {
+        identity,
+        source: peer.address.0.ip().to_canonical(),
+        destination: server.0.ip().to_canonical(),
+        port: server.0.port(),
+    }
+}
+
+fn reason_of(reason: DenyReason) -> DenialReason {
+    match reason {
+        DenyReason::DenyPolicy => DenialReason::DenyPolicy,
+        DenyReason::NoAllowPolicy => DenialReason::NoAllowPolicy,
+        DenyReason::InvalidPolicy => DenialReason::InvalidPolicy,
+    }
+}
+
+/// Decides about a connection to `server`, which is the workload that `policy` is in force for.
+pub fn decide(policy: &WorkloadPolicy, peer: &Peer, server: ServerAddr, transport: Transport) -> Result<Permit, Denial> {
+    if transport == Transport::HostProbe {
+        return Ok(Permit { policy: None, dry_run: None, audited: None });
+    }
+    let (compiled, _, identity) = prelude(policy, peer, server, transport)?;
     let facts = Facts {
         source: peer.address.0.ip().to_canonical().into(),
         destination: server.0.ip().to_canonical().into(),

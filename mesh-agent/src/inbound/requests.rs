@@ -1,0 +1,285 @@
+//! HTTP in front of a pod's application, where some policy asks for more than a connection shows: each request is judged before a byte of
+//! it goes on, and the path that was judged is the path that is forwarded.
+
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::HeaderName;
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
+use hyper::body::Incoming;
+use mesh_model::policy::http::Headers;
+use mesh_model::policy::path::NormalPath;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+
+use super::{Inbound, denied, dry_run, revoked};
+use crate::conn::{ClientAddr, Meter, ServerAddr};
+use crate::ops::live::LiveConnection;
+use crate::ops::metrics::requests::RequestProtocol;
+use crate::ops::record::Connection;
+use crate::ops::{ConnectionRecorder, RequestLine, RequestRecorder, trace};
+use crate::outcome::{Outcome, RequestFailure};
+use crate::policy::decide::{Asked, decide_request};
+use crate::policy::{Live, Peer, Permit, Transport, decide};
+use crate::route::body::{Ongoing, Original, ReplyBody, Seen, grpc_status};
+use crate::route::detect::Protocol;
+use crate::route::serve::{Service, serve};
+use crate::route::{filter, first, matches, reply, request, upgrade};
+use crate::upstream::copy;
+use crate::upstream::copy::pipe::End;
+use crate::upstream::http::{ConnectionKey, HttpPools, IDLE, Lease, Terms};
+
+/// For how long a client may be silent until it is taken for one whose server speaks first.
+const SILENCE: Duration = Duration::from_secs(1);
+const TERMS: Terms = Terms { idle: IDLE, max_requests: None, max_age: None };
+/// Connections to the application that may turn out to be closed before a new one is opened.
+const STALE: u32 = 2;
+
+/// What is known of a connection on which requests are judged.
+pub struct Judged {
+    /// To whom it leads.
+    pub inbound: Inbound,
+    /// Who calls.
+    pub peer: Peer,
+    /// By which way.
+    pub transport: Transport,
+    /// The client's own end, as far as the application is to see it.
+    pub client: ClientAddr,
+    /// The application.
+    pub server: ServerAddr,
+    /// For the records of its requests.
+    pub connection: Connection,
+}
+
+impl Judged {
+    /// For how long a client may be silent until it is taken for one whose server speaks first. Where that could not be allowed anyway
+    /// there is no hurry.
+    pub fn silence(&self) -> Option<Duration> {
+        let policy = self.inbound.pod.policy.borrow().clone();
+        decide(&policy, &self.peer, self.server, self.transport).is_ok().then_some(SILENCE)
+    }
+
+    /// The decision about a connection that turns out to carry something else than HTTP: what policies ask of HTTP it cannot show.
+    pub fn whole(self, recorder: &mut ConnectionRecorder) -> Result<Live, Outcome> {
+        self.inbound.judge(self.peer, self.server, self.transport, recorder)
+    }
+}
+
+/// Serves what comes through a tunnel, whatever it turns out to be.
+pub async fn serve_pipe(stream: End, judged: Judged, application: TcpStream, connection: Arc<LiveConnection>) {
+    let protocol = first::protocol_of_pipe(&stream, judged.silence()).await;
+    if let Protocol::Http1 | Protocol::Http2 = protocol {
+        serve_requests(stream, protocol, judged, application, std::future::pending()).await;
+        return;
+    }
+    let Judged { inbound, peer, transport, server, .. } = judged;
+    match Live::open(inbound.pod.policy.clone(), peer, server, transport) {
+        Ok((permit, mut live)) => {
+            inbound.worker.shared.telemetry.metrics().agent.allowed();
+            drop(permit);
+            let ending = async {
+                let denial = live.revoked().await;
+                connection.close(revoked(denial));
+            };
+            // The bytes are counted where they leave the tunnel.
+            copy::relay(stream, application, &Meter::default(), ending, None).await;
+        }
+        Err(denial) => {
+            connection.close(denied(denial));
+            stream.abort();
+        }
+    }
+}
+
+/// The requests of one connection. The application has as many connections as are needed for it, and none that others use.
+struct Requests {
+    judged: Judged,
+    http2: bool,
+    /// The connection that was opened before anything was known.
+    first: Cell<Option<TcpStream>>,
+    kept: Rc<HttpPools>,
+}
+
+/// Serves a connection of which the first bytes are HTTP. `application` is a connection to the application that nothing was sent on.
+pub async fn serve_requests<T>(
+    stream: T,
+    protocol: Protocol,
+    judged: Judged,
+    application: TcpStream,
+    ending: impl Future<Output = Outcome>,
+) -> Option<Outcome>
+where
+    T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let drain = judged.inbound.worker.drain_watch();
+    let http2 = protocol == Protocol::Http2;
+    let requests = Rc::new(Requests { judged, http2, first: Cell::new(Some(application)), kept: Rc::default() });
+    let kept = requests.kept.clone();
+    let told = serve(stream, http2, requests, drain, ending).await;
+    kept.close();
+    told
+}
+
+impl Service for Requests {
+    async fn answer(self: Rc<Self>, mut incoming: Request<Incoming>) -> Response<ReplyBody> {
+        let theirs = hyper::upgrade::on(&mut incoming);
+        let (mut parts, body) = incoming.into_parts();
+        let grpc = reply::is_grpc(&parts.headers);
+        let mut record = self.record(&parts, grpc);
+        let seen = Seen::new(grpc);
+        let refused = match self.judge(&mut parts, &mut record) {
+            Ok(_permit) => {
+                let protocol = request::strip(&mut parts.headers);
+                let original = Original::new(body, seen.clone(), false);
+                match self.send(&parts, &original, protocol.as_ref()).await {
+                    Ok((response, lease)) => return self.respond(response, lease, record, seen, grpc, protocol.map(|_| theirs)),
+                    Err(outcome) => outcome,
+                }
+            }
+            Err(outcome) => outcome,
+        };
+        let answer = reply::of_outcome(&refused, grpc);
+        record.line.status = answer.status().as_u16();
+        record.line.grpc_status = grpc_status(answer.headers()).filter(|_| grpc);
+        record.presume(refused);
+        let (head, bytes) = answer.into_parts();
+        let whole = if parts.method == Method::HEAD { Bytes::new() } else { bytes };
+        Response::from_parts(head, ReplyBody::whole(whole, Ongoing { record, seen, lease: None, on_end: None }))
+    }
+}
+
+/// The lines of a request's headers, for policies.
+struct Lines<'a>(&'a HeaderMap);
+
+impl Headers for Lines<'_> {
+    fn each_value<'a>(&'a self, name: &str, each: &mut dyn FnMut(&'a [u8])) {
+        for value in self.0.get_all(name) {
+            each(value.as_bytes());
+        }
+    }
+}
+
+impl Requests {
+    fn record(&self, parts: &Parts, grpc: bool) -> RequestRecorder {
+        let mut connection = self.judged.connection.clone();
+        let traceparent = parts.headers.get("traceparent").and_then(|value| value.to_str().ok());
+        connection.trace_id = traceparent.and_then(trace::trace_id).or(connection.trace_id);
+        let line = RequestLine {
+            method: parts.method.as_str().into(),
+            path: parts.uri.path().into(),
+            authority: matches::host_of(&parts.uri, &parts.headers).into(),
+            protocol: if grpc { RequestProtocol::Grpc } else { RequestProtocol::Http },
+            status: 0,
+            grpc_status: None,
+            route: None,
+            attempts: 1,
+        };
+        RequestRecorder::new(&self.judged.inbound.worker.shared.telemetry, connection, line)
+    }
+
+    /// Policy. What it has seen is what is forwarded: the path is brought into its normal form here.
+    fn judge(&self, parts: &mut Parts, record: &mut RequestRecorder) -> Result<Permit, Outcome> {
+        let bad = |detail: String| Outcome::Request(RequestFailure::BadRequest { detail: detail.into() });
+        request::settle(parts)?;
+        let path = NormalPath::of(parts.uri.path().as_bytes()).map_err(|error| bad(error.to_string()))?.into_owned();
+        if path.as_str() != parts.uri.path() {
+            let target = match parts.uri.query() {
+                Some(query) => format!("{}?{query}", path.as_str()),
+                None => path.as_str().to_owned(),
+            };
+            let mut uri = std::mem::take(&mut parts.uri).into_parts();
+            uri.path_and_query = Some(PathAndQuery::try_from(target).map_err(|error| bad(error.to_string()))?);
+            parts.uri = Uri::from_parts(uri).map_err(|error| bad(error.to_string()))?;
+        }
+        let Judged { inbound, peer, transport, server, .. } = &self.judged;
+        let host = parts.headers.get(http::header::HOST).and_then(|host| host.to_str().ok());
+        let lines = Lines(&parts.headers);
+        let asked = Asked { method: parts.method.as_str(), host, path: &path, headers: &lines };
+        let policy = inbound.pod.policy.borrow().clone();
+        let permit = decide_request(&policy, peer, *server, *transport, asked).map_err(denied)?;
+        inbound.worker.shared.telemetry.metrics().agent.allowed();
+        record.dry_run = dry_run(&permit);
+        if record.dry_run.is_some() {
+            inbound.worker.shared.telemetry.metrics().agent.dry_run_denial();
+        }
+        if let Some(policy) = permit.audited() {
+            tracing::info!(%policy, client = %self.judged.client, %server, method = %parts.method, "a request matches an AUDIT policy");
+        }
+        Ok(permit)
+    }
+
+    async fn send(
+        &self,
+        parts: &Parts,
+        original: &Original,
+        protocol: Option<&http::HeaderValue>,
+    ) -> Result<(Response<Incoming>, Lease), Outcome> {
+        let mut stale = 0;
+        loop {
+            let mut lease = self.lease().await?;
+            let mut head = parts.clone();
+            request::address(&mut head, self.http2, protocol)?;
+            head.extensions.clear();
+            let reused = lease.reused;
+            match lease.send(Request::from_parts(head, original.attempt())).await {
+                Ok(response) => return Ok((response, lease)),
+                Err(failure) => {
+                    let idempotent = matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS) && !original.has_begun();
+                    if !(reused && stale < STALE && original.can_repeat() && (failure.unsent.is_some() || idempotent)) {
+                        return Err(failure.outcome);
+                    }
+                    stale += 1;
+                }
+            }
+        }
+    }
+
+    async fn lease(&self) -> Result<Lease, Outcome> {
+        let Judged { inbound, client, server, .. } = &self.judged;
+        let key = ConnectionKey { client: inbound.pod.workload.uid.clone(), server: server.0, workload: None, http2: self.http2 };
+        if let Some(lease) = self.kept.take(&key, TERMS) {
+            return Ok(lease);
+        }
+        let stream = match self.first.take() {
+            Some(first) => first,
+            // The port that the application saw is taken by the first connection, or was.
+            None => inbound.deliver(ClientAddr(SocketAddr::new(client.0.ip(), 0)), *server).await?,
+        };
+        self.kept.over(&inbound.worker, key, stream, TERMS).await
+    }
+
+    fn respond(
+        &self,
+        mut response: Response<Incoming>,
+        lease: Lease,
+        mut record: RequestRecorder,
+        seen: Rc<Seen>,
+        grpc: bool,
+        theirs: Option<hyper::upgrade::OnUpgrade>,
+    ) -> Response<ReplyBody> {
+        let ours = (response.status() == StatusCode::SWITCHING_PROTOCOLS).then(|| hyper::upgrade::on(&mut response));
+        let (mut parts, body) = response.into_parts();
+        let protocol = parts.headers.get(http::header::UPGRADE).cloned();
+        filter::strip_hop(&mut parts.headers);
+        record.line.status = parts.status.as_u16();
+        record.line.grpc_status = grpc_status(&parts.headers).filter(|_| grpc);
+        parts.version = Version::HTTP_11;
+        let ongoing = Ongoing { record, seen, lease: Some(lease), on_end: None };
+        if let (Some(ours), Some(theirs)) = (ours, theirs) {
+            parts.headers.insert(http::header::CONNECTION, http::HeaderValue::from_static("upgrade"));
+            if let Some(protocol) = protocol {
+                parts.headers.insert(HeaderName::from_static("upgrade"), protocol);
+            }
+            let worker = &self.judged.inbound.worker;
+            worker.connections.spawn_local(upgrade::join(theirs, ours, ongoing, worker.drain_watch()));
+            return Response::from_parts(parts, ReplyBody::unrecorded(Bytes::new()));
+        }
+        Response::from_parts(parts, ReplyBody::incoming(body, ongoing, grpc, None))
+    }
+}
