@@ -144,12 +144,12 @@ const PATTERN_SIZE: usize = 256 << 10;
 impl Pattern {
     /// Compiles one that must match the whole text. The error says what is wrong with it.
     pub fn new(text: &str) -> Result<Pattern, String> {
-        let whole = regex::RegexBuilder::new(&format!("^(?:{text})$")).size_limit(PATTERN_SIZE).nest_limit(50).build().map_err(
-            |error| match error {
-                regex::Error::CompiledTooBig(_) => format!("\"{text}\" is too large a pattern; make its repetitions smaller"),
-                _ => format!("\"{text}\" is not a pattern that is understood (RE2's syntax, without look-around and back-references)"),
-            },
-        )?;
+        let build = |text: &str| regex::RegexBuilder::new(text).size_limit(PATTERN_SIZE).nest_limit(50).build();
+        // By itself first: `a)|(b` is no pattern, and must not become one by the brackets that it is put into.
+        let whole = build(text).and_then(|_| build(&format!("^(?:{text})$"))).map_err(|error| match error {
+            regex::Error::CompiledTooBig(_) => format!("\"{text}\" is too large a pattern; make its repetitions smaller"),
+            _ => format!("\"{text}\" is not a pattern that is understood (RE2's syntax, without look-around and back-references)"),
+        })?;
         Ok(Pattern { text: text.into(), whole })
     }
 
@@ -467,6 +467,10 @@ pub struct ParentStatus {
     pub accepted: ConditionStatus,
     /// `ResolvedRefs`.
     pub resolved: ConditionStatus,
+    /// `PartiallyInvalid`, which is said only where it is so.
+    pub partial: Option<ConditionStatus>,
+    /// `metadata.generation` of the route that this is said of, if it has one.
+    pub generation: Option<i64>,
 }
 
 /// A condition as Gateway API writes it.

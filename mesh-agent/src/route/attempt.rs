@@ -16,7 +16,7 @@ use mesh_model::workload::Workload;
 
 use super::body::{Original, RequestBody, grpc_status};
 use super::exchange::{Client, Plan, left};
-use super::retry::{Failure, Next, RetryState};
+use super::retry::{Failure, Next, RetryState, is_retriable};
 use super::{request, session};
 use crate::ops::{PeerInfo, RequestRecorder, Security};
 use crate::outcome::{Outcome, RequestFailure};
@@ -120,7 +120,7 @@ impl Attempts<'_> {
                         // The rule takes it for a failure and there is another attempt.
                         Next::Retry { at } => Some(at),
                         Next::GiveUp => {
-                            let failed = record.line.attempts > 1 && retries.is_failure(Failure::Status { status, grpc });
+                            let failed = record.line.attempts > 1 && is_retriable(&self.policy.on, Failure::Status { status, grpc });
                             let presumed = failed.then_some(Outcome::Request(RequestFailure::RetriesUsedUp { status }));
                             let server = chosen.server.address.0;
                             let on_end = Box::new(move |_| drop((chosen, place, retrying)));
@@ -161,7 +161,7 @@ impl Attempts<'_> {
         }
     }
 
-    fn next(&self, retries: &mut RetryState, now: Instant, failure: Failure) -> Next {
+    fn next(&self, retries: &mut RetryState<'_>, now: Instant, failure: Failure) -> Next {
         if !self.original.can_repeat() || self.upgrade.is_some() {
             return Next::GiveUp;
         }

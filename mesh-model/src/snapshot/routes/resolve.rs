@@ -1,0 +1,171 @@
+//! A route's rules with their Services found, once for all ports that it is attached to.
+
+use std::sync::Arc;
+
+use super::order::{Order, TlsOrder};
+use crate::gateway::{BackendRef, ObjectRef, RequestRule, RouteFilter, RouteObject, RouteRules};
+use crate::object::Kind;
+use crate::route::{Backend, ConditionStatus, Filter, HttpRule, RuleOrigin, Target, TcpRule, TlsRule};
+use crate::service::NamespacedName;
+use crate::snapshot::Snapshot;
+
+/// What stands in a table for one route.
+pub(super) enum Resolved {
+    Requests(Vec<(Order, Arc<HttpRule>)>),
+    Tls(Vec<(TlsOrder, Arc<TlsRule>)>),
+    Tcp(Arc<TcpRule>),
+}
+
+/// A reference that leads nowhere: reason of `ResolvedRefs`, the field, and the message.
+pub(super) struct Broken {
+    reason: &'static str,
+    pub(super) field: String,
+    pub(super) message: String,
+}
+
+/// References that are told in a condition; of the others there is the number.
+const TOLD: usize = 10;
+
+/// The condition `ResolvedRefs`.
+pub(super) fn condition(broken: &[Broken]) -> ConditionStatus {
+    let Some(first) = broken.first() else {
+        return ConditionStatus { status: true, reason: "ResolvedRefs", message: "every reference leads to a Service".into() };
+    };
+    let mut lines: Vec<String> = broken.iter().take(TOLD).map(|one| format!("{}: {}", one.field, one.message)).collect();
+    if let Some(more) = broken.len().checked_sub(TOLD).filter(|more| *more > 0) {
+        lines.push(format!("and {more} more"));
+    }
+    ConditionStatus { status: false, reason: first.reason, message: lines.join("\n").into() }
+}
+
+/// Finds what a route's rules are about.
+pub(super) fn resolve(snapshot: &Snapshot, route: &RouteObject) -> (Resolved, Vec<Broken>) {
+    let mut resolver = Resolver { snapshot, requests: matches!(route.rules, RouteRules::Requests(_)), broken: Vec::new() };
+    let resolved = match &route.rules {
+        RouteRules::Requests(rules) => {
+            let mut found = Vec::new();
+            for (number, rule) in rules.iter().enumerate() {
+                resolver.requests(route, number, rule, &mut found);
+            }
+            Resolved::Requests(found)
+        }
+        RouteRules::Connections { hosts, rule } => {
+            let origin = RuleOrigin { object: route.key.clone(), rule: 0, name: rule.as_ref().and_then(|rule| rule.name.clone()) };
+            let backends = match rule {
+                Some(rule) => match &rule.fault {
+                    Some(fault) => vec![Backend { target: Target::Invalid(fault.message.clone()), weight: 1, filters: Vec::new() }],
+                    None => resolver.backends("spec.rules[0].backendRefs", &rule.backends),
+                },
+                None => Vec::new(),
+            };
+            if route.key.kind == Kind::TlsRoute {
+                let of = |host: Option<&Arc<str>>| {
+                    let hosts = host.into_iter().cloned().collect();
+                    let order = TlsOrder::of(route, host.map(|host| &**host));
+                    (order, Arc::new(TlsRule { origin: origin.clone(), hosts, backends: backends.clone() }))
+                };
+                Resolved::Tls(if hosts.is_empty() { vec![of(None)] } else { hosts.iter().map(|host| of(Some(host))).collect() })
+            } else {
+                Resolved::Tcp(Arc::new(TcpRule { origin, backends }))
+            }
+        }
+    };
+    (resolved, resolver.broken)
+}
+
+struct Resolver<'a> {
+    snapshot: &'a Snapshot,
+    /// Whether it is about requests, as opposed to connections.
+    requests: bool,
+    broken: Vec<Broken>,
+}
+
+impl Resolver<'_> {
+    fn requests(&mut self, route: &RouteObject, number: usize, rule: &RequestRule, found: &mut Vec<(Order, Arc<HttpRule>)>) {
+        let at = format!("spec.rules[{number}]");
+        let filters = self.filters(&format!("{at}.filters"), &rule.filters);
+        let backends = self.backends(&format!("{at}.backendRefs"), &rule.backends);
+        let whole = HttpRule {
+            origin: RuleOrigin { object: route.key.clone(), rule: number, name: rule.name.clone() },
+            matches: Default::default(),
+            filters,
+            backends,
+            timeout: rule.timeout,
+            try_timeout: rule.try_timeout,
+            retry: rule.retry.clone(),
+            session: rule.session.clone(),
+        };
+        for (i, matched) in rule.matches.iter().enumerate() {
+            let matches = matched.matches.clone();
+            let rule = match &matched.refused {
+                None => HttpRule { matches, ..whole.clone() },
+                Some(why) => HttpRule { matches, filters: vec![Filter::Refuse(why.clone())], backends: Vec::new(), ..whole.clone() },
+            };
+            found.push((Order::of(route, number, i, matched), Arc::new(rule)));
+        }
+    }
+
+    fn backends(&mut self, at: &str, backends: &[BackendRef]) -> Vec<Backend> {
+        let mut found = Vec::with_capacity(backends.len());
+        for (i, backend) in backends.iter().enumerate() {
+            let at = format!("{at}[{i}]");
+            let target = match self.target(&backend.to) {
+                Ok(target) => target,
+                Err((reason, message)) => {
+                    let invalid = Target::Invalid(message.as_str().into());
+                    let message = format!("{message}; its share is answered with errors");
+                    self.broken.push(Broken { reason, field: at.clone(), message });
+                    invalid
+                }
+            };
+            let filters = self.filters(&format!("{at}.filters"), &backend.filters);
+            found.push(Backend { target, weight: backend.weight, filters });
+        }
+        found
+    }
+
+    fn filters(&mut self, at: &str, filters: &[RouteFilter]) -> Vec<Filter> {
+        let mut found = Vec::with_capacity(filters.len());
+        for (i, filter) in filters.iter().enumerate() {
+            match filter {
+                RouteFilter::Ready(filter) => found.push(filter.clone()),
+                RouteFilter::Mirror { to, share } => match self.target(to) {
+                    Ok(target) => found.push(Filter::Mirror { target, share: *share }),
+                    Err((reason, message)) => {
+                        let field = format!("{at}[{i}].requestMirror.backendRef");
+                        self.broken.push(Broken { reason, field, message: format!("{message}; nothing is copied there") });
+                    }
+                },
+            }
+        }
+        found
+    }
+
+    fn target(&self, to: &ObjectRef) -> Result<Target, (&'static str, String)> {
+        if !to.group.is_empty() || &*to.kind != "Service" {
+            return Err(("InvalidKind", format!("{} {} is nothing that the mesh sends to; write a Service", to.kind, to.name)));
+        }
+        let name = NamespacedName { namespace: to.namespace.clone(), name: to.name.clone() };
+        let missing = |message: String| ("BackendNotFound", message);
+        let service =
+            self.snapshot.service(&name).ok_or_else(|| missing(format!("Service {name} does not exist or is only a DNS name")))?;
+        let number = to.port.ok_or_else(|| missing(format!("no port of Service {name} is named; write one")))?;
+        let port = service.ports.iter().find(|port| port.port == number);
+        let port = port.ok_or_else(|| missing(format!("Service {name} has no TCP port {number}")))?;
+        if self.requests && !speaks_http(&port.app_protocol) {
+            let message = format!("port {number} of Service {name} speaks {}, which is not HTTP in the clear", port.app_protocol);
+            return Err(("UnsupportedProtocol", message));
+        }
+        Ok(Target::Service { service: name, port: number, subset: None })
+    }
+}
+
+/// Whether requests may be sent by an `appProtocol`: names of Kubernetes and of others that are not known are refused (GEP-1911), names
+/// without a domain are the user's word, but for those that say TLS.
+fn speaks_http(app_protocol: &str) -> bool {
+    match app_protocol {
+        "kubernetes.io/h2c" | "kubernetes.io/ws" => true,
+        "https" | "tls" | "wss" => false,
+        other => !other.contains('/'),
+    }
+}
