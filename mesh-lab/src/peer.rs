@@ -209,6 +209,105 @@ impl Pod {
     }
 }
 
+/// What an HTTP server of the peer program was asked.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct HttpSeen {
+    /// The server's name.
+    pub name: String,
+    /// The method.
+    pub method: String,
+    /// Path and query.
+    pub target: String,
+    /// The host, by the target or the header.
+    pub host: String,
+    /// `HTTP/1.1` or `HTTP/2.0`.
+    pub version: String,
+    /// Each line of the headers.
+    pub headers: Vec<(String, String)>,
+    /// Each line of the trailers.
+    pub trailers: Vec<(String, String)>,
+    /// Bytes of the body.
+    pub body: usize,
+    /// Requests that the server has had, this one too.
+    pub total: u64,
+}
+
+impl HttpSeen {
+    /// The values of a header.
+    pub fn all(&self, name: &str) -> Vec<&str> {
+        self.headers.iter().filter(|(key, _)| key == name).map(|(_, value)| value.as_str()).collect()
+    }
+}
+
+impl Pod {
+    /// Starts an HTTP server that answers as `name`.
+    ///
+    /// # Errors
+    /// As [`Self::serve`].
+    pub fn serve_http(&self, name: &str, port: u16) -> Result<Server> {
+        let binary = binary()?.display().to_string();
+        let listen = format!("[::]:{port}");
+        let words = [binary.as_str(), "http", "--listen", &listen, "--name", name];
+        let mut process = self.place().spawn(&words, &self.log_file(), &[])?;
+        process.wait_for_log("listening", Duration::from_secs(10))?;
+        Ok(Server { process })
+    }
+
+    /// Runs curl with these words and reads its answer, in at most ten seconds.
+    ///
+    /// # Errors
+    /// There is no curl, or what it wrote is no answer. A request that fails is no error: see [`Curled::exit`].
+    pub fn curl(&self, words: &[&str]) -> Result<Curled> {
+        let all: Vec<&str> =
+            ["curl", "-sS", "-i", "-m", "10", "-w", "\n%{http_code} %{http_version}"].iter().chain(words).copied().collect();
+        let finished = self.exec(&all, Duration::from_secs(15))?;
+        let text = finished.stdout.as_str();
+        let (rest, last) = text.rsplit_once('\n').unwrap_or(("", text));
+        let status = last.split(' ').next().and_then(|code| code.parse().ok()).unwrap_or(0);
+        // Interim answers come first.
+        let mut rest = rest;
+        let mut head = "";
+        while let Some((first, after)) = rest.split_once("\r\n\r\n").filter(|_| rest.starts_with("HTTP/")) {
+            (head, rest) = (first, after);
+        }
+        let headers =
+            head.lines().skip(1).filter_map(|line| line.split_once(": ")).map(|(k, v)| (k.to_ascii_lowercase(), v.trim().to_owned()));
+        Ok(Curled { exit: finished.code(), status, headers: headers.collect(), body: rest.to_owned(), error: finished.stderr.clone() })
+    }
+}
+
+/// An answer that curl got.
+#[derive(Debug, Clone)]
+pub struct Curled {
+    /// Its exit code.
+    pub exit: Option<i32>,
+    /// Status of the response; 0 if there was none.
+    pub status: u16,
+    /// Headers, names in lower case.
+    pub headers: Vec<(String, String)>,
+    /// Body.
+    pub body: String,
+    /// What it complained of.
+    pub error: String,
+}
+
+impl Curled {
+    /// The first value of a header; empty if there is none.
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str()).unwrap_or_default()
+    }
+
+    /// What the peer program's server saw.
+    ///
+    /// # Panics
+    /// The body is nothing that it wrote.
+    pub fn seen(&self) -> HttpSeen {
+        let seen = serde_json::from_str(&self.body);
+        #[expect(clippy::panic, reason = "a test's answer is not what the test asked for")]
+        seen.unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+}
+
 /// A running server of the peer program.
 #[derive(Debug)]
 pub struct Server {

@@ -3,8 +3,11 @@
 //! A [`Picker`] is built once for a list of endpoints and a policy. Time, chance, load and health are arguments of each [`Picker::pick`], so
 //! that what is decided can be tested without either. Three questions, in this order:
 //!
-//! 1. Which group: the nearest that can take it ([`locality`]), or by percentage. 2. Which of its endpoints: by the balancer. 3. If none of
-//! that group is acceptable: the same in the other groups. Endpoints that this request has been tried at are acceptable only where no other is.
+//! 1. Which group: the nearest that can take it (`locality`), or by percentage.
+//! 2. Which of its endpoints: by the balancer.
+//! 3. If none of that group is acceptable: the same in the other groups.
+//!
+//! Endpoints that this request has been tried at are acceptable only where no other is.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;

@@ -298,7 +298,7 @@ impl Endpoint {
         let Some(since) = self.decayed else { return };
         let passed = now.saturating_duration_since(since).as_nanos() / interval.max(SHORTEST_INTERVAL).as_nanos();
         self.times = self.times.saturating_sub(u32::try_from(passed).unwrap_or(u32::MAX));
-        self.decayed = Some(now);
+        self.decayed = Some(since.max(now));
     }
 }
 

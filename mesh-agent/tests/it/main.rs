@@ -9,6 +9,7 @@ mod fail_closed;
 mod foreign;
 mod handover;
 mod hostile;
+mod http;
 mod interop;
 mod l4;
 mod leaving;

@@ -3,6 +3,7 @@
 mod bulk;
 mod connect;
 mod hold;
+mod http;
 mod repeat;
 mod serve;
 mod udp;
@@ -33,6 +34,8 @@ enum Command {
     Repeat(repeat::Arguments),
     /// Many TCP connections that do nothing.
     Hold(hold::Arguments),
+    /// An HTTP server that tells what it was asked.
+    Http(http::Arguments),
     /// A UDP server that sends back what it gets.
     UdpEcho(udp::EchoArguments),
     /// One datagram and its answer.
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Command::Bulk(arguments) => bulk::run(&arguments),
         Command::Repeat(arguments) => repeat::run(&arguments),
         Command::Hold(arguments) => hold::run(&arguments),
+        Command::Http(arguments) => http::run(&arguments),
         Command::UdpEcho(arguments) => udp::echo(&arguments),
         Command::Udp(arguments) => udp::run(&arguments),
         Command::Guard { directory } => mesh_lab::world::guard(&directory),

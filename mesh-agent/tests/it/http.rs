@@ -1,0 +1,113 @@
+//! HTTP where an object asks for it: routes, their filters, retries and timeouts, and policy by method, path and header.
+
+use std::net::SocketAddr;
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use mesh_lab::PodSpec;
+use mesh_lab::manifests::service;
+use mesh_lab::peer::Server;
+use mesh_lab::process::wait_until;
+use serde_json::{Value, json};
+
+use crate::world::*;
+
+mod balance;
+mod policy;
+mod routing;
+mod wire;
+
+/// The mesh that these tests share, with an HTTP server in each pod but the clients.
+static HTTP: LazyLock<Cluster> = LazyLock::new(|| {
+    let ground = ground(
+        "http",
+        &[
+            ("n1", PodSpec::new("shop", "client").label("app", "client")),
+            ("n1", PodSpec::new("shop", "v1").label("app", "echo").label("version", "v1")),
+            ("n2", PodSpec::new("shop", "v2").label("app", "echo").label("version", "v2")),
+            ("n2", PodSpec::new("shop", "v3").label("app", "other").label("version", "v3")),
+            ("n1", PodSpec::new("away", "visitor").label("app", "client")),
+            ("n2", PodSpec::new(OUTSIDE, "stranger").label("app", "stranger")),
+            ("n2", PodSpec::new("shop", "guarded").label("app", "guarded")),
+            ("n1", PodSpec::new("shop", "neighbour").label("app", "neighbour")),
+        ],
+    );
+    ground.put("services", &services());
+    let cluster = ground.start();
+    for name in ["v1", "v2", "v3", "stranger", "guarded", "neighbour"] {
+        let server = cluster.pod(name).serve_http(name, 8080).expect("a server");
+        // It ends with the world.
+        std::mem::forget(server);
+    }
+    cluster
+});
+
+/// Services of these tests, each for a test or two: a route changes what its Service does for all.
+fn services() -> Vec<Value> {
+    let mut all = Vec::new();
+    for (index, name) in PARENTS.iter().enumerate() {
+        all.push(service("shop", name, &[&ip(index), &ip6(index)], "echo", &[("http", 80, 8080), ("web", 8080, 8080), ("raw", 90, 7070)]));
+    }
+    let pods = [("one", "v1"), ("two", "v2"), ("three", "v3"), ("guarded", "guarded"), ("neighbour", "neighbour")];
+    for (index, (name, pod)) in pods.iter().enumerate() {
+        let mut one = service("shop", name, &[&format!("10.97.1.{index}"), &format!("fd00:97::1:{index}")], "", &[("http", 80, 8080)]);
+        let selector = if pod.starts_with('v') { json!({ "version": pod }) } else { json!({ "app": pod }) };
+        one["spec"]["selector"] = selector;
+        all.push(one);
+    }
+    all.push(service(OUTSIDE, "strange", &["10.97.2.1", "fd00:97::2:1"], "stranger", &[("http", 80, 8080)]));
+    all.push(service("shop", "nobody", &["10.97.2.2", "fd00:97::2:2"], "nobody", &[("http", 80, 8080)]));
+    all
+}
+
+/// The Services that routes are made for.
+const PARENTS: [&str; 14] = [
+    "matching", "filters", "mirror", "timeout", "retry", "session", "upgrade", "grpc", "weights", "consumer", "opaque", "changing",
+    "breaker", "hash",
+];
+
+fn ip(index: usize) -> String {
+    format!("10.97.0.{}", index + 1)
+}
+
+fn ip6(index: usize) -> String {
+    format!("fd00:97::{}", index + 1)
+}
+
+/// `http://<address of the Service>` with a path, and the port if it is not 80.
+fn url(parent: &str, rest: &str) -> String {
+    let index = PARENTS.iter().position(|name| *name == parent).unwrap();
+    format!("http://{}{rest}", ip(index))
+}
+
+fn address(parent: &str, port: u16) -> SocketAddr {
+    let index = PARENTS.iter().position(|name| *name == parent).unwrap();
+    format!("{}:{port}", ip(index)).parse().unwrap()
+}
+
+/// A backend of the namespace `shop`.
+fn to(service: &str) -> Value {
+    json!({ "name": service, "namespace": "shop", "port": 80 })
+}
+
+/// An HTTPRoute of a Service of `shop`, in a namespace.
+fn route_in(namespace: &str, parent: &str, rules: &Value) -> Value {
+    json!({
+        "apiVersion": "gateway.networking.k8s.io/v1",
+        "kind": "HTTPRoute",
+        "metadata": { "namespace": namespace, "name": parent, "creationTimestamp": "2026-01-01T00:00:00Z" },
+        "spec": {
+            "parentRefs": [{ "group": "", "kind": "Service", "namespace": "shop", "name": parent, "port": 80 }],
+            "rules": rules,
+        },
+    })
+}
+
+fn route(parent: &str, rules: &Value) -> Value {
+    route_in("shop", parent, rules)
+}
+
+/// Puts a route in force.
+fn apply_route(parent: &str, rules: &Value) {
+    HTTP.apply(&format!("route-{parent}"), &[route(parent, rules)]);
+}
