@@ -22,6 +22,7 @@ mod namespace;
 mod node;
 mod peer_authentication;
 mod pod;
+mod request_authentication;
 mod selector;
 mod service;
 mod virtual_service;
@@ -142,6 +143,7 @@ pub fn convert_from(object: &Value, provenance: Provenance) -> Converted {
         Kind::EndpointSlice => endpoint_slice::convert(&mut input),
         Kind::PeerAuthentication => peer_authentication::convert(&mut input),
         Kind::AuthorizationPolicy => authorization_policy::convert(&mut input),
+        Kind::RequestAuthentication => request_authentication::convert(&mut input),
         Kind::Mesh => mesh::convert(&mut input),
         Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute => gateway_route::convert(&mut input),
         Kind::VirtualService => virtual_service::convert(&mut input),
@@ -157,6 +159,7 @@ pub fn unparsable(key: &ObjectKey) -> Reading {
     match key.kind {
         Kind::PeerAuthentication => peer_authentication::refused(name, why),
         Kind::AuthorizationPolicy => authorization_policy::refused(name, why),
+        Kind::RequestAuthentication => request_authentication::refused(name, why),
         Kind::Mesh => mesh::strictest(&key.name),
         Kind::Namespace => namespace::unknown(&key.name),
         _ => Reading::Unreadable,

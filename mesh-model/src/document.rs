@@ -145,6 +145,7 @@ fn unparsable(parsed: &mut Parsed, place: &Place<'_>, error: &yaml::YamlError) {
     for key in &keys {
         effects.push(match key.kind {
             Kind::AuthorizationPolicy => format!("everything is denied in namespace {}", key.namespace),
+            Kind::RequestAuthentication => format!("every request with a token is refused in namespace {}", key.namespace),
             Kind::PeerAuthentication => format!("STRICT is demanded in namespace {}", key.namespace),
             _ => "the object stays in force as it was read before, if it was".into(),
         });

@@ -10,6 +10,8 @@ pub mod crd;
 pub mod document;
 pub mod gateway;
 pub mod identity;
+#[cfg(feature = "jwt")]
+pub mod jwt;
 pub mod manifests;
 pub mod object;
 pub mod policy;

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::gateway::RouteObject;
-use crate::policy::{AuthorizationPolicy, PeerAuthentication};
+use crate::policy::{AuthorizationPolicy, PeerAuthentication, RequestAuthentication};
 use crate::service::NamespacedName;
 use crate::settings::MeshSettings;
 use crate::traffic::DestinationRule;
@@ -33,6 +33,8 @@ pub enum Kind {
     PeerAuthentication,
     /// `security.istio.io/v1` and `v1beta1`
     AuthorizationPolicy,
+    /// `security.istio.io/v1` and `v1beta1`
+    RequestAuthentication,
     /// `nodemesh.dev/v1alpha1`
     Mesh,
     /// `gateway.networking.k8s.io/v1`
@@ -51,7 +53,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 15] = [
+    pub const ALL: [Kind; 16] = [
         Kind::Namespace,
         Kind::Node,
         Kind::ServiceAccount,
@@ -60,6 +62,7 @@ impl Kind {
         Kind::EndpointSlice,
         Kind::PeerAuthentication,
         Kind::AuthorizationPolicy,
+        Kind::RequestAuthentication,
         Kind::Mesh,
         Kind::HttpRoute,
         Kind::GrpcRoute,
@@ -80,6 +83,7 @@ impl Kind {
             "EndpointSlice" => Kind::EndpointSlice,
             "PeerAuthentication" => Kind::PeerAuthentication,
             "AuthorizationPolicy" => Kind::AuthorizationPolicy,
+            "RequestAuthentication" => Kind::RequestAuthentication,
             "Mesh" => Kind::Mesh,
             "HTTPRoute" => Kind::HttpRoute,
             "GRPCRoute" => Kind::GrpcRoute,
@@ -96,7 +100,9 @@ impl Kind {
         match self {
             Kind::Namespace | Kind::Node | Kind::ServiceAccount | Kind::Pod | Kind::Service => &["v1"],
             Kind::EndpointSlice => &["discovery.k8s.io/v1"],
-            Kind::PeerAuthentication | Kind::AuthorizationPolicy => &["security.istio.io/v1", "security.istio.io/v1beta1"],
+            Kind::PeerAuthentication | Kind::AuthorizationPolicy | Kind::RequestAuthentication => {
+                &["security.istio.io/v1", "security.istio.io/v1beta1"]
+            }
             Kind::Mesh => &["nodemesh.dev/v1alpha1"],
             Kind::HttpRoute | Kind::GrpcRoute => &["gateway.networking.k8s.io/v1"],
             Kind::TlsRoute => &["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1alpha3", "gateway.networking.k8s.io/v1alpha2"],
@@ -114,7 +120,7 @@ impl Kind {
 
     /// Whether an object of the kind restricts who may talk to whom, so that one not understood must not be taken for absent.
     pub fn is_security(self) -> bool {
-        matches!(self, Kind::PeerAuthentication | Kind::AuthorizationPolicy)
+        matches!(self, Kind::PeerAuthentication | Kind::AuthorizationPolicy | Kind::RequestAuthentication)
     }
 
     /// Whether Kubernetes itself defines the kind; the others are CustomResourceDefinitions that may be absent.
@@ -133,6 +139,7 @@ impl Kind {
             Kind::EndpointSlice => "EndpointSlice",
             Kind::PeerAuthentication => "PeerAuthentication",
             Kind::AuthorizationPolicy => "AuthorizationPolicy",
+            Kind::RequestAuthentication => "RequestAuthentication",
             Kind::Mesh => "Mesh",
             Kind::HttpRoute => "HTTPRoute",
             Kind::GrpcRoute => "GRPCRoute",
@@ -184,6 +191,8 @@ pub enum Object {
     PeerAuthentication(Arc<PeerAuthentication>),
     /// Who may talk to whom.
     AuthorizationPolicy(Arc<AuthorizationPolicy>),
+    /// Whose tokens are believed.
+    RequestAuthentication(Arc<RequestAuthentication>),
     /// Mesh-wide settings.
     Mesh {
         /// Its name: only [`crate::settings::MESH_NAME`] counts.

@@ -19,6 +19,7 @@ pub mod modes;
 pub mod path;
 pub mod pattern;
 pub mod plaintext;
+pub mod request_authentication;
 pub mod sets;
 
 pub use compile::{CompiledPolicy, compile};
@@ -26,6 +27,7 @@ pub use http::HttpPolicy;
 pub use modes::{MtlsModes, PortMode};
 pub use path::NormalPath;
 pub use pattern::{IdentityPattern, StringMatch};
+pub use request_authentication::{JwtRule, RequestAuthentication};
 pub use sets::{IdentityMatch, SetInterner};
 
 /// What follows when a rule matches.

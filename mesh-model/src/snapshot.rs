@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::object::{NamespaceObject, Node};
-use crate::policy::{AuthorizationPolicy, EffectivePolicies, MtlsMode, MtlsModes, PeerAuthentication, Scope, selects};
+use crate::policy::{
+    AuthorizationPolicy, EffectivePolicies, MtlsMode, MtlsModes, PeerAuthentication, RequestAuthentication, Scope, selects,
+};
 use crate::problem::Problem;
 use crate::route::{ParentStatus, PortRoutes};
 use crate::service::{NamespacedName, Service, ServicePort};
@@ -52,6 +54,7 @@ pub struct Snapshot {
     by_service_address: HashMap<SocketAddr, (Arc<Service>, usize)>,
     authorization: HashMap<Arc<str>, Vec<Arc<AuthorizationPolicy>>>,
     authentication: HashMap<Arc<str>, Vec<Arc<PeerAuthentication>>>,
+    tokens: HashMap<Arc<str>, Vec<Arc<RequestAuthentication>>>,
     /// Pods of the Services that policies are targeted at.
     targets: HashMap<NamespacedName, HashSet<WorkloadUid>>,
     /// Routes by the Service's port that they are for.
@@ -147,22 +150,32 @@ impl Snapshot {
 
     /// The AuthorizationPolicies that hold for a workload: of the root namespace, then of its own, each by name.
     pub fn policies_for(&self, workload: &Workload) -> EffectivePolicies {
-        let own = &workload.namespace;
-        let root = &self.settings.root_namespace;
-        let buckets = if own == root { vec![own] } else { vec![root, own] };
-        let policies = buckets.into_iter().filter_map(|namespace| self.authorization.get(namespace)).flatten();
+        let policies = self.of_root_and_own(&self.authorization, workload);
         EffectivePolicies {
             trust_domain: self.settings.trust_domain.clone(),
-            policies: policies.filter(|policy| self.applies(policy, workload)).cloned().collect(),
+            policies: policies.filter(|policy| self.applies(&policy.name, &policy.scope, workload)).cloned().collect(),
         }
     }
 
-    fn applies(&self, policy: &AuthorizationPolicy, workload: &Workload) -> bool {
-        match &policy.scope {
+    /// The RequestAuthentications that hold for a workload, in the order of [`Snapshot::policies_for`]. Each adds its rules to the others'.
+    pub fn authentication_for(&self, workload: &Workload) -> Vec<Arc<RequestAuthentication>> {
+        let policies = self.of_root_and_own(&self.tokens, workload);
+        policies.filter(|policy| self.applies(&policy.name, &policy.scope, workload)).cloned().collect()
+    }
+
+    fn of_root_and_own<'a, T>(&self, by_namespace: &'a HashMap<Arc<str>, Vec<T>>, workload: &Workload) -> impl Iterator<Item = &'a T> {
+        let own = &workload.namespace;
+        let root = Some(&self.settings.root_namespace).filter(|root| *root != own);
+        let buckets = [root.and_then(|root| by_namespace.get(root)), by_namespace.get(own)];
+        buckets.into_iter().flatten().flatten()
+    }
+
+    fn applies(&self, policy: &NamespacedName, scope: &Scope, workload: &Workload) -> bool {
+        match scope {
             Scope::Namespace => true,
             Scope::Selector(labels) => selects(labels, &workload.labels),
             Scope::Services(services) => services.iter().any(|name| {
-                let service = NamespacedName { namespace: policy.name.namespace.clone(), name: name.clone() };
+                let service = NamespacedName { namespace: policy.namespace.clone(), name: name.clone() };
                 self.targets.get(&service).is_some_and(|pods| pods.contains(&workload.uid))
             }),
         }

@@ -353,3 +353,54 @@ fn an_api_servers_policy_without_a_namespace_counts_for_the_whole_mesh() {
     let Reading::Good(Object::AuthorizationPolicy(read)) = &converted.reading else { panic!("{converted:?}") };
     assert!(read.refused.is_some() && read.name.namespace.is_empty(), "{read:?}");
 }
+
+fn tokens(spec: Value) -> (Arc<crate::policy::RequestAuthentication>, Converted) {
+    let converted = convert(&json!({
+        "apiVersion": "security.istio.io/v1", "kind": "RequestAuthentication", "metadata": {"name": "p", "namespace": "shop"}, "spec": spec,
+    }));
+    let Reading::Good(Object::RequestAuthentication(value)) = &converted.reading else { panic!("{converted:?}") };
+    (value.clone(), converted)
+}
+
+#[test]
+fn every_field_of_a_request_authentication_is_read() {
+    use crate::policy::request_authentication::KeySource;
+    let (value, converted) = tokens(json!({"selector": {"matchLabels": {"app": "web"}}, "jwtRules": [
+        {"issuer": "https://i", "audiences": ["a"], "jwksUri": "https://i/keys", "fromHeaders": [{"name": "X-Token", "prefix": "JWT "}],
+         "fromParams": ["t"], "fromCookies": ["c"], "forwardOriginalToken": true, "outputPayloadToHeader": "X-Payload",
+         "outputClaimToHeaders": [{"header": "X-Sub", "claim": "sub"}], "timeout": "1m1.5s"},
+        {"issuer": "j", "jwks": "{\"keys\": [{}]}"},
+        {"issuer": "https://k"},
+    ]}));
+    assert_eq!((&converted.findings[..], &value.refused), (&[][..], &None));
+    let [full, inline, discovered] = &value.rules[..] else { panic!("{value:?}") };
+    assert_eq!((&*full.from_headers[0].name, &*full.from_headers[0].prefix, full.default_places()), ("x-token", "JWT ", false));
+    assert_eq!(full.keys, KeySource::Uri("https://i/keys".into()));
+    assert_eq!(full.output_payload_header.as_deref(), Some("x-payload"));
+    assert_eq!((&*full.output_claims[0].header, full.forward_original), ("x-sub", true));
+    assert_eq!(full.timeout, Some(std::time::Duration::from_millis(61_500)));
+    assert!(matches!(inline.keys, KeySource::Inline(_)) && inline.default_places() && !inline.forward_original);
+    assert_eq!(discovered.keys, KeySource::Discovery);
+}
+
+#[test]
+fn a_request_authentication_that_is_not_understood_believes_nobody() {
+    for (rule, field) in [
+        (json!({"jwksUri": "https://i"}), "spec.jwtRules[0].issuer"),
+        (json!({"issuer": "i"}), "spec.jwtRules[0]"),
+        (json!({"issuer": "i", "jwks": "keys"}), "spec.jwtRules[0].jwks"),
+        (json!({"issuer": "i", "jwks": "{\"keys\": []}"}), "spec.jwtRules[0].jwks"),
+        (json!({"issuer": "i", "jwks": "{\"keys\": [{}]}", "jwksUri": "https://i"}), "spec.jwtRules[0].jwks"),
+        (json!({"issuer": "i", "jwksUri": "file:///etc"}), "spec.jwtRules[0].jwksUri"),
+        (json!({"issuer": "https://i", "audiences": [""]}), "spec.jwtRules[0].audiences[0]"),
+        (json!({"issuer": "https://i", "fromHeaders": [{"name": "a b"}]}), "spec.jwtRules[0].fromHeaders[0].name"),
+        (json!({"issuer": "https://i", "timeout": "5"}), "spec.jwtRules[0].timeout"),
+        (json!({"issuer": "https://i", "audience": ["a"]}), "spec.jwtRules[0].audience"),
+    ] {
+        let (value, converted) = tokens(json!({ "jwtRules": [rule] }));
+        assert!(value.refused.is_some(), "{rule}");
+        let [(at, message)] = &errors(&converted)[..] else { panic!("{rule}: {converted:?}") };
+        assert_eq!(at, field, "{rule}");
+        assert!(message.contains("refuse every request with a token"), "{message}");
+    }
+}

@@ -39,7 +39,7 @@ mod template;
 pub use claims::Claims;
 pub use template::{ParsePathError, PathMatch};
 
-pub(crate) use program::check_key;
+pub(crate) use program::{check_key, is_token};
 
 /// What is in force for the requests to a workload. Equal values decide equally.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]

@@ -7,7 +7,7 @@ use super::{Snapshot, endpoints, policies, routes, workloads};
 use crate::convert::Reading;
 use crate::document::Document;
 use crate::object::{Kind, Object, ObjectKey};
-use crate::policy::{AuthorizationPolicy, PeerAuthentication};
+use crate::policy::{AuthorizationPolicy, PeerAuthentication, RequestAuthentication};
 use crate::problem::{Origin, Problem, Severity};
 use crate::settings::MESH_NAME;
 use crate::workload::PodNetworks;
@@ -21,6 +21,7 @@ pub(super) struct Sorted<'a> {
     pub(super) objects: BTreeMap<Kind, Vec<(&'a Origin, &'a Object)>>,
     pub(super) authorization: Vec<Placed<AuthorizationPolicy>>,
     pub(super) authentication: Vec<Placed<PeerAuthentication>>,
+    pub(super) tokens: Vec<Placed<RequestAuthentication>>,
     /// Objects that exist, but of which nothing is known.
     pub(super) unreadable: HashSet<&'a ObjectKey>,
     pub(super) problems: Vec<Problem>,
@@ -133,6 +134,7 @@ fn sort<'a>(documents: impl IntoIterator<Item = &'a Document>) -> Sorted<'a> {
         match object {
             Object::AuthorizationPolicy(policy) => sorted.authorization.push((origin.clone(), policy.clone())),
             Object::PeerAuthentication(policy) => sorted.authentication.push((origin.clone(), policy.clone())),
+            Object::RequestAuthentication(policy) => sorted.tokens.push((origin.clone(), policy.clone())),
             _ => sorted.objects.entry(document.key.kind).or_default().push((origin, object)),
         }
     }
@@ -143,6 +145,7 @@ fn twice(sorted: &mut Sorted<'_>, later: &Document, first: &Document, same: bool
     let effect = match (same, later.key.kind) {
         (true, _) => "both say the same",
         (_, Kind::AuthorizationPolicy) => "they differ, so everything is denied to the workloads that either selects",
+        (_, Kind::RequestAuthentication) => "they differ, so no token is believed by the workloads that either selects",
         (_, Kind::PeerAuthentication) => "they differ, so STRICT is demanded of the workloads that either selects",
         _ if cautious_later => "the earlier one counts, since this one is not understood",
         _ => "this one counts",
@@ -162,6 +165,10 @@ fn refuse(sorted: &mut Sorted<'_>, document: &Document, object: &Object, why: &s
         Object::PeerAuthentication(policy) => {
             let refused = PeerAuthentication { refused: Some(why.into()), ..(**policy).clone() };
             sorted.authentication.push((origin, Arc::new(refused)));
+        }
+        Object::RequestAuthentication(policy) => {
+            let refused = RequestAuthentication { refused: Some(why.into()), ..(**policy).clone() };
+            sorted.tokens.push((origin, Arc::new(refused)));
         }
         _ => {}
     }

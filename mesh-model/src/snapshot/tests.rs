@@ -318,3 +318,30 @@ fn a_node_knows_networks_that_no_document_names() {
     assert_eq!(of("u-old"), (Some("/run/netns/old".into()), vec![IpAddr::from([10, 0, 0, 2])]));
     assert_eq!(of("u-host"), (None, Vec::new()));
 }
+
+#[test]
+fn request_authentications_of_root_namespace_and_target_hold() {
+    let tokens = |name: &str, spec: &str| policy(name, spec).replace("AuthorizationPolicy", "RequestAuthentication");
+    let rule = "jwtRules: [{issuer: 'https://i'}]";
+    let text = [
+        namespace("a", "enabled"),
+        namespace("b", "enabled"),
+        pod("a/web", "app: web", "10.0.0.1", ""),
+        pod("a/db", "app: db", "10.0.0.2", ""),
+        service("a/web", "10.96.0.1", "selector: {app: web}\n  ports: [{port: 80}]"),
+        tokens("nodemesh-system/all", &format!("{{{rule}}}")),
+        tokens("a/web", &format!("{{targetRefs: [{{kind: Service, name: web}}], {rule}}}")),
+        tokens("a/db", &format!("{{selector: {{matchLabels: {{app: db}}}}, {rule}}}")),
+        tokens("b/other", &format!("{{{rule}}}")),
+    ]
+    .concat();
+    let snapshot = snapshot(&text);
+    let of =
+        |pod: &str| -> Vec<String> { snapshot.authentication_for(by_name(&snapshot, pod)).iter().map(|p| p.name.to_string()).collect() };
+    assert_eq!(of("web"), ["nodemesh-system/all", "a/web"]);
+    assert_eq!(of("db"), ["nodemesh-system/all", "a/db"]);
+    assert_eq!(complaints(&snapshot), Vec::<String>::new());
+    let twice = after(&format!("{text}{}", tokens("a/web", "{jwtRules: []}")), None);
+    let found = twice.authentication_for(by_name(&twice, "web"));
+    assert!(found.iter().skip(1).all(|policy| policy.refused.is_some()) && found.len() > 1, "{found:?}");
+}

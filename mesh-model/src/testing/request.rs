@@ -159,6 +159,10 @@ impl Request {
             }
             "request.headers[host]" => host(yes, no, self.host.as_deref()),
             "connection.sni" if self.sni.is_none() => deny,
+            "connection.sni" => {
+                let lower = |texts: &[std::sync::Arc<str>]| texts.iter().map(|text| text.to_lowercase()).collect::<Vec<_>>();
+                field(&lower(yes), &lower(no), deny, &(self.sni.iter().map(|name| name.to_lowercase()).collect(), Vec::new()))
+            }
             key => field(yes, no, deny, &self.texts(key)),
         }
     }
@@ -199,12 +203,12 @@ impl Request {
                 }
                 (texts.iter().flat_map(|text| text.split_whitespace()).map(String::from).collect(), texts)
             }
-            _ => (self.sni.iter().map(|name| name.to_lowercase()).collect(), Vec::new()),
+            _ => (Vec::new(), Vec::new()),
         }
     }
 }
 
-/// Patterns and texts compared in full, those of methods and server names (all of which the alphabets have in one case) as they are.
+/// Patterns and texts compared in full, those of methods (which the alphabets have in upper case) as they are.
 fn field<P: ToString>(yes: &[P], no: &[P], deny: bool, texts: &(Vec<String>, Vec<String>)) -> bool {
     let hit = |patterns: &[P], stricter: bool| {
         let texts: Vec<&String> = texts.0.iter().chain(texts.1.iter().filter(|_| stricter)).collect();
