@@ -6,9 +6,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::gateway::RouteObject;
 use crate::policy::{AuthorizationPolicy, PeerAuthentication};
 use crate::service::NamespacedName;
-use crate::gateway::RouteObject;
 use crate::settings::MeshSettings;
 use crate::traffic::DestinationRule;
 use crate::virtual_service::VirtualService;

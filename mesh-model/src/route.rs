@@ -144,14 +144,12 @@ const PATTERN_SIZE: usize = 256 << 10;
 impl Pattern {
     /// Compiles one that must match the whole text. The error says what is wrong with it.
     pub fn new(text: &str) -> Result<Pattern, String> {
-        let whole = regex::RegexBuilder::new(&format!("^(?:{text})$"))
-            .size_limit(PATTERN_SIZE)
-            .nest_limit(50)
-            .build()
-            .map_err(|error| match error {
+        let whole = regex::RegexBuilder::new(&format!("^(?:{text})$")).size_limit(PATTERN_SIZE).nest_limit(50).build().map_err(
+            |error| match error {
                 regex::Error::CompiledTooBig(_) => format!("\"{text}\" is too large a pattern; make its repetitions smaller"),
                 _ => format!("\"{text}\" is not a pattern that is understood (RE2's syntax, without look-around and back-references)"),
-            })?;
+            },
+        )?;
         Ok(Pattern { text: text.into(), whole })
     }
 
