@@ -203,6 +203,7 @@ impl Agent {
         kernel.take_over(predecessor.is_some())?;
         let shared = Arc::new(Shared::new(&config, source.first, telemetry.clone(), secrets.clone(), kernel.pins()));
         crate::shared::collect_tunnels(&metrics, &shared.counters);
+        crate::route::counters::collect(&metrics, &shared.requests, &shared.clusters);
         let count = config.workers.map_or_else(default_workers, usize::from);
         let (workers, workers_ended) = Workers::start(count, &shared, &drain).map_err(|e| AgentError::System("starting workers", e))?;
         drop(drain);

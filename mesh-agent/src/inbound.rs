@@ -19,7 +19,7 @@ use crate::ops::access::Direction;
 use crate::ops::metrics::Refused;
 use crate::ops::record::{Connection, DryRun};
 use crate::ops::{ConnectionLabels, ConnectionRecorder, PeerInfo, Reporter, Security, trace};
-use crate::outcome::{ConnectFailure, DenyReason, HandshakeFailure, Outcome};
+use crate::outcome::{ConnectFailure, DenyReason, HandshakeFailure, Outcome, RequestFailure};
 use crate::policy::decide::{DenialReason, decide_opening};
 use crate::policy::{Denial, Live, Peer, Permit, Transport};
 use crate::route::detect::Protocol;
@@ -231,7 +231,7 @@ impl Inbound {
         recorder: &mut ConnectionRecorder,
     ) -> Result<Opened, Outcome> {
         let policy = self.pod.policy.borrow().clone();
-        let way = if policy.http().is_some() {
+        let way = if policy.asks_http() {
             decide_opening(&policy, &peer, server, transport).map_err(denied)?;
             let connection = recorder.live().connection.clone();
             let inbound = Inbound { worker: self.worker.clone(), pod: self.pod.clone() };
@@ -332,6 +332,9 @@ fn denied(denial: Denial) -> Outcome {
         DenialReason::InvalidPolicy => by(DenyReason::InvalidPolicy),
         DenialReason::NoAllowPolicy => by(DenyReason::NoAllowPolicy),
         DenialReason::RulesMissing(_) => by(DenyReason::NoRules),
+        DenialReason::Token(error) => {
+            Outcome::Request(RequestFailure::Unauthenticated { detail: error.to_string().into(), body: error.body() })
+        }
         DenialReason::WorkloadGone => Outcome::PodGone { side: crate::outcome::Side::Server },
     }
 }

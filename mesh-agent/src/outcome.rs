@@ -343,6 +343,7 @@ impl Outcome {
             | Outcome::PodHeld { .. }
             | Outcome::UnknownPod
             | Outcome::Incomplete
+            | Outcome::Request(RequestFailure::Unauthenticated { .. })
             | Outcome::OwnPort => true,
             Outcome::Completed
             | Outcome::ClientReset

@@ -20,6 +20,24 @@ impl std::fmt::Display for NamespacedName {
     }
 }
 
+/// What follows name and namespace in the host of a Service.
+const SERVICE_DOMAIN: &str = "svc.cluster.local";
+
+impl NamespacedName {
+    /// The host of the Service of this name, in full: `<name>.<namespace>.svc.cluster.local`.
+    pub fn service_host(&self) -> String {
+        format!("{}.{}.{SERVICE_DOMAIN}", self.name, self.namespace)
+    }
+
+    /// The Service that has a host, which must be in full and in lower case; `None` for other hosts.
+    pub fn of_service_host(host: &str) -> Option<NamespacedName> {
+        let (name, rest) = host.split_once('.')?;
+        let namespace = rest.strip_suffix(SERVICE_DOMAIN)?.strip_suffix('.')?;
+        let fine = !name.is_empty() && name != "*" && !namespace.is_empty() && !namespace.contains('.');
+        fine.then(|| NamespacedName { namespace: namespace.into(), name: name.into() })
+    }
+}
+
 /// A Service with its ready endpoints.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Service {

@@ -225,6 +225,9 @@ pub enum TlsMode {
     Disable,
     /// TLS is begun here (SIMPLE, MUTUAL).
     Originate(Origination),
+    /// TLS was asked for in a way that is not supported or not understood: connections are refused, since any other TLS, or none, is
+    /// weaker than what was asked for. The reason is for people.
+    Refuse(Arc<str>),
 }
 
 /// TLS that is begun on behalf of the client.

@@ -97,10 +97,10 @@ pub fn desired(
                         };
                         match program(compiled, registry.set_base) {
                             // What asks for more than addresses and identities only the agent can judge.
-                            Some(program) if !encrypt && status.policy.http().is_none() => entry.policy = add(Transport::Tunnel, program),
+                            Some(program) if !encrypt && !status.policy.asks_http() => entry.policy = add(Transport::Tunnel, program),
                             _ => entry.flags |= WORKLOAD_VIA_AGENT,
                         }
-                        if status.policy.http().is_none()
+                        if !status.policy.asks_http()
                             && let Some(program) = plaintext_program(compiled, modes, registry.set_base)
                         {
                             entry.plaintext = add(Transport::Plaintext, program);

@@ -5,15 +5,14 @@ use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::header::HeaderName;
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
+use http::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
-use mesh_model::policy::http::Headers;
 use mesh_model::policy::path::NormalPath;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -26,6 +25,7 @@ use crate::ops::record::Connection;
 use crate::ops::{ConnectionRecorder, RequestLine, RequestRecorder, trace};
 use crate::outcome::{Outcome, RequestFailure};
 use crate::policy::decide::{Asked, decide_request};
+use crate::policy::tokens::{Believed, Lines};
 use crate::policy::{Live, Peer, Permit, Transport, decide};
 use crate::route::body::{Ongoing, Original, ReplyBody, Seen, grpc_status};
 use crate::route::detect::Protocol;
@@ -154,17 +154,6 @@ impl Service for Requests {
     }
 }
 
-/// The lines of a request's headers, for policies.
-struct Lines<'a>(&'a HeaderMap);
-
-impl Headers for Lines<'_> {
-    fn each_value<'a>(&'a self, name: &str, each: &mut dyn FnMut(&'a [u8])) {
-        for value in self.0.get_all(name) {
-            each(value.as_bytes());
-        }
-    }
-}
-
 impl Requests {
     fn record(&self, parts: &Parts, grpc: bool) -> RequestRecorder {
         let mut connection = self.judged.connection.clone();
@@ -198,11 +187,16 @@ impl Requests {
             parts.uri = Uri::from_parts(uri).map_err(|error| bad(error.to_string()))?;
         }
         let Judged { inbound, peer, transport, server, .. } = &self.judged;
+        let policy = inbound.pod.policy.borrow().clone();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let token = match policy.tokens() {
+            Some(tokens) => tokens.judge(parts, now).map_err(denied)?,
+            None => Believed::nothing(),
+        };
         let host = parts.headers.get(http::header::HOST).and_then(|host| host.to_str().ok());
         let lines = Lines(&parts.headers);
         let asked = Asked { method: parts.method.as_str(), host, path: &path, headers: &lines };
-        let policy = inbound.pod.policy.borrow().clone();
-        let permit = decide_request(&policy, peer, *server, *transport, asked).map_err(denied)?;
+        let permit = decide_request(&policy, peer, *server, *transport, asked, &token).map_err(denied)?;
         inbound.worker.shared.telemetry.metrics().agent.allowed();
         record.dry_run = dry_run(&permit);
         if record.dry_run.is_some() {

@@ -57,6 +57,13 @@ pub enum RequestFailure {
     },
     /// A CONNECT, which is not forwarded.
     ConnectMethod,
+    /// A token of the request is not believed.
+    Unauthenticated {
+        /// Why, for the log.
+        detail: Arc<str>,
+        /// What the client is told.
+        body: &'static str,
+    },
 }
 
 impl RequestFailure {
@@ -73,6 +80,7 @@ impl RequestFailure {
             }
             RequestFailure::BadRequest { .. } => StatusCode::BAD_REQUEST,
             RequestFailure::ConnectMethod => StatusCode::METHOD_NOT_ALLOWED,
+            RequestFailure::Unauthenticated { .. } => StatusCode::UNAUTHORIZED,
         }
     }
 
@@ -130,6 +138,12 @@ impl RequestFailure {
                 Blame::Peer,
                 "The client sent what HTTP does not allow, or what two readers could understand differently.",
             ),
+            RequestFailure::Unauthenticated { .. } => (
+                "unauthenticated",
+                F::Deny,
+                Blame::Peer,
+                "The token is not one that a RequestAuthentication of the workload believes: look at its issuer, audience, time and keys.",
+            ),
             RequestFailure::ConnectMethod => {
                 ("connect_method", F::DownstreamProtocolError, Blame::Peer, "CONNECT is for proxies; the mesh needs none to be named.")
             }
@@ -150,6 +164,7 @@ impl fmt::Display for RequestFailure {
             RequestFailure::UpstreamProtocol { detail } => write!(f, "the server's answer is no HTTP: {detail}"),
             RequestFailure::RetriesUsedUp { status } => write!(f, "every attempt failed, the last with {status}"),
             RequestFailure::BadRequest { detail } => write!(f, "{detail}"),
+            RequestFailure::Unauthenticated { detail, .. } => write!(f, "{detail}"),
             RequestFailure::ConnectMethod => write!(f, "CONNECT is not forwarded"),
         }
     }

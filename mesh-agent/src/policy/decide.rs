@@ -8,6 +8,7 @@ use std::sync::Arc;
 use mesh_common::policy::Facts;
 use mesh_common::verdict::NO_POLICY;
 use mesh_model::identity::Identity;
+use mesh_model::jwt::JwtError;
 use mesh_model::policy::http::{ConnectionDecision, ConnectionFacts, DenyReason, DryRunDenial, Headers, HttpPolicy, RequestFacts};
 use mesh_model::policy::path::NormalPath;
 use mesh_model::policy::{CompiledPolicy, MtlsMode, MtlsModes, SetInterner, compile};
@@ -15,6 +16,7 @@ use mesh_model::service::NamespacedName;
 use mesh_model::snapshot::Snapshot;
 use mesh_model::workload::Workload;
 
+use super::tokens::{Believed, Tokens};
 use crate::conn::{ClientAddr, ServerAddr};
 
 /// By which way a connection came.
@@ -43,7 +45,7 @@ pub struct WorkloadPolicy(Inner);
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 enum Inner {
-    Rules { modes: MtlsModes, compiled: CompiledPolicy, http: Option<HttpPolicy> },
+    Rules { modes: MtlsModes, compiled: CompiledPolicy, http: Option<HttpPolicy>, tokens: Option<Tokens> },
     Missing { awaited: Arc<str> },
 }
 
@@ -52,26 +54,31 @@ impl WorkloadPolicy {
     pub fn of(snapshot: &Snapshot, workload: &Workload, interner: &mut SetInterner) -> Self {
         let effective = snapshot.policies_for(workload);
         let (compiled, http) = (compile(&effective, interner), HttpPolicy::compile(&effective));
-        WorkloadPolicy(Inner::Rules { modes: snapshot.mtls_modes(workload), compiled, http })
+        let tokens = Tokens::of(snapshot.authentication_for(workload));
+        WorkloadPolicy(Inner::Rules { modes: snapshot.mtls_modes(workload), compiled, http, tokens })
     }
 
     /// From its parts, of policies that ask nothing of HTTP.
     pub fn new(modes: MtlsModes, compiled: CompiledPolicy) -> Self {
-        WorkloadPolicy(Inner::Rules { modes, compiled, http: None })
-    }
-
-    /// What is asked of HTTP requests: connections must then be looked into, and only this agent can judge. `None` if nothing is, or the
-    /// rules are missing.
-    pub fn http(&self) -> Option<&HttpPolicy> {
-        match &self.0 {
-            Inner::Rules { http, .. } => http.as_ref(),
-            Inner::Missing { .. } => None,
-        }
+        WorkloadPolicy(Inner::Rules { modes, compiled, http: None, tokens: None })
     }
 
     /// A workload whose rules are not there: everything is refused, but the host's probes. `awaited` says what is missing.
     pub fn missing(awaited: &str) -> Self {
         WorkloadPolicy(Inner::Missing { awaited: awaited.into() })
+    }
+
+    /// Whether something is asked of HTTP requests: connections must then be looked into, and only this agent can judge.
+    pub fn asks_http(&self) -> bool {
+        matches!(&self.0, Inner::Rules { http, tokens, .. } if http.is_some() || tokens.is_some())
+    }
+
+    /// Whose tokens are believed, if anybody's.
+    pub fn tokens(&self) -> Option<&Tokens> {
+        match &self.0 {
+            Inner::Rules { tokens, .. } => tokens.as_ref(),
+            Inner::Missing { .. } => None,
+        }
     }
 
     /// The program and its sets, as the kernel gets them; `None` while the rules are missing.
@@ -162,6 +169,8 @@ pub enum DenialReason {
     RulesMissing(Arc<str>),
     /// The workload is gone.
     WorkloadGone,
+    /// The request's token is not believed.
+    Token(JwtError),
 }
 
 impl Denial {
@@ -188,6 +197,7 @@ impl Denial {
             DenialReason::NoAllowPolicy => "no ALLOW policy of the workload matches".into(),
             DenialReason::RulesMissing(awaited) => format!("the workload's rules are not there yet: waiting for {awaited}"),
             DenialReason::WorkloadGone => "the workload is gone".into(),
+            DenialReason::Token(error) => error.to_string(),
         }
     }
 }
@@ -200,7 +210,7 @@ fn prelude<'a>(
     transport: Transport,
 ) -> Result<(&'a CompiledPolicy, Option<&'a HttpPolicy>, Option<&'a Identity>), Denial> {
     let (modes, compiled, http) = match &policy.0 {
-        Inner::Rules { modes, compiled, http } => (modes, compiled, http),
+        Inner::Rules { modes, compiled, http, .. } => (modes, compiled, http),
         Inner::Missing { awaited } => return Err(Denial::new(DenialReason::RulesMissing(awaited.clone()))),
     };
     let identity = match (transport, &peer.identity) {
@@ -246,12 +256,13 @@ pub fn decide_request(
     server: ServerAddr,
     transport: Transport,
     asked: Asked<'_>,
+    token: &Believed,
 ) -> Result<Permit, Denial> {
     let (_, http, identity) = prelude(policy, peer, server, transport)?;
     // What is in force no longer asks for anything of HTTP: the connection's decision is the request's.
     let Some(http) = http else { return decide(policy, peer, server, transport) };
     let Asked { method, host, path, headers } = asked;
-    let facts = RequestFacts { connection: facts_of(peer, server, identity), method, host, path, headers, sni: None, jwt: None };
+    let facts = RequestFacts { connection: facts_of(peer, server, identity), method, host, path, headers, sni: None, jwt: token.claims() };
     let decision = http.decide(&facts);
     if let Some(reason) = decision.reason.filter(|_| !decision.allowed) {
         return Err(Denial { reason: reason_of(reason), policy: decision.policy.cloned() });

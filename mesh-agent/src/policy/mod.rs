@@ -2,6 +2,7 @@
 
 pub mod decide;
 pub mod live;
+pub mod tokens;
 
 pub use decide::{Denial, DenialReason, DryRun, Peer, Permit, Transport, WorkloadPolicy, decide};
 pub use live::Live;

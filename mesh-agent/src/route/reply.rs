@@ -1,10 +1,10 @@
 //! Answers that this agent gives itself. Pure.
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, WWW_AUTHENTICATE};
 use http::{HeaderMap, Response, StatusCode};
 
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, RequestFailure};
 
 /// Whether a request is gRPC's (`application/grpc`, also `+proto` and the like).
 pub fn is_grpc(headers: &HeaderMap) -> bool {
@@ -18,11 +18,20 @@ pub fn is_grpc(headers: &HeaderMap) -> bool {
 /// The answer to a request that ended so before a server answered.
 pub fn of_outcome(outcome: &Outcome, grpc: bool) -> Response<Bytes> {
     let text = match outcome {
+        Outcome::Request(RequestFailure::Unauthenticated { body, .. }) => (*body).to_owned(),
         // Who is denied learns that and no more.
         denial if denial.is_denial() => "RBAC: access denied".to_owned(),
         other => other.to_string(),
     };
-    if grpc { of_grpc(outcome.grpc_status(), &text) } else { plain(outcome.http_status(), &text) }
+    if grpc {
+        return of_grpc(outcome.grpc_status(), &text);
+    }
+    let mut response = plain(outcome.http_status(), &text);
+    if response.status() == StatusCode::UNAUTHORIZED {
+        // RFC 6750, 3.
+        response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer error=\"invalid_token\""));
+    }
+    response
 }
 
 /// An answer with a text.
@@ -61,7 +70,6 @@ fn percent(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::outcome::RequestFailure;
 
     #[test]
     fn grpc_is_told_by_its_content_type() {

@@ -2,11 +2,9 @@
 
 use std::net::SocketAddr;
 use std::sync::LazyLock;
-use std::time::Duration;
 
 use mesh_lab::PodSpec;
 use mesh_lab::manifests::service;
-use mesh_lab::peer::Server;
 use mesh_lab::process::wait_until;
 use serde_json::{Value, json};
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use super::{Snapshot, endpoints, policies, routes, workloads};
+use super::{Snapshot, endpoints, policies, routes, traffic, workloads};
 use crate::convert::Reading;
 use crate::document::Document;
 use crate::object::{Kind, Object, ObjectKey};
@@ -64,6 +64,7 @@ impl Snapshot {
         let members = endpoints::join(&mut snapshot, &mut sorted, &pods, previous);
         policies::join(&mut snapshot, &mut sorted, &members);
         routes::join(&mut snapshot, &mut sorted, previous);
+        traffic::join(&mut snapshot, &mut sorted, previous);
         snapshot.problems.append(&mut sorted.problems);
         snapshot.problems.sort();
         snapshot.problems.dedup();

@@ -5,7 +5,7 @@ use kube::runtime::watcher;
 use mesh_model::object::Kind;
 
 /// The kinds that are watched. ServiceAccounts are not: an identity is made of the name that a pod bears.
-pub(super) const WATCHED: [Kind; 14] = [
+pub(super) const WATCHED: [Kind; 15] = [
     Kind::Namespace,
     Kind::Node,
     Kind::Pod,
@@ -13,6 +13,7 @@ pub(super) const WATCHED: [Kind; 14] = [
     Kind::EndpointSlice,
     Kind::PeerAuthentication,
     Kind::AuthorizationPolicy,
+    Kind::RequestAuthentication,
     Kind::Mesh,
     Kind::HttpRoute,
     Kind::GrpcRoute,
@@ -69,6 +70,7 @@ pub(super) fn plural(kind: Kind) -> &'static str {
         Kind::EndpointSlice => "endpointslices",
         Kind::PeerAuthentication => "peerauthentications",
         Kind::AuthorizationPolicy => "authorizationpolicies",
+        Kind::RequestAuthentication => "requestauthentications",
         Kind::Mesh => "meshes",
         Kind::HttpRoute => "httproutes",
         Kind::GrpcRoute => "grpcroutes",

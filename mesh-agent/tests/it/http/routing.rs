@@ -49,7 +49,7 @@ fn requests_go_where_their_rule_says() {
         ("connection_security_policy", "mutual_tls"),
         ("response_flags", "-"),
     ];
-    HTTP.wait_sum("n1", "istio_requests_total", &labels, 6.0);
+    assert!(HTTP.sum("n1", "istio_requests_total", &labels) >= 6.0, "{}", HTTP.lines("n1", "istio_requests_total"));
     let missing = [("destination_service_name", "matching"), ("response_code", "404"), ("response_flags", "NR")];
     HTTP.wait_sum("n1", "istio_requests_total", &missing, 4.0);
     let line = HTTP.access("n1", &[("direction", "outbound"), ("path", "/v2/x"), ("status", "200")]);
