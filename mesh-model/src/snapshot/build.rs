@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use super::{Snapshot, endpoints, policies, traffic, workloads};
+use super::{Snapshot, endpoints, policies, traffic, virtual_services, workloads};
 use crate::convert::Reading;
 use crate::document::Document;
 use crate::object::{Kind, Object, ObjectKey};
@@ -63,6 +63,7 @@ impl Snapshot {
         let members = endpoints::join(&mut snapshot, &mut sorted, &pods, previous);
         policies::join(&mut snapshot, &mut sorted, &members);
         traffic::join(&mut snapshot, &mut sorted, previous);
+        virtual_services::join(&mut snapshot, &mut sorted, previous);
         snapshot.problems.append(&mut sorted.problems);
         snapshot.problems.sort();
         snapshot.problems.dedup();
