@@ -20,6 +20,7 @@ mod endpoints;
 mod policies;
 mod routes;
 mod traffic;
+mod virtual_services;
 mod workloads;
 
 /// A pod that belongs into the mesh, but of which too little is understood to serve it: nothing may reach it or leave it.

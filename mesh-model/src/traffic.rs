@@ -189,13 +189,16 @@ pub enum HashTable {
     },
 }
 
+/// Localities and how many percent go there.
+pub type Shares = Vec<(Arc<str>, u32)>;
+
 /// Preference of near endpoints.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Locality {
     /// `None` is Istio's default: near ones first if outlier detection is on, without it all alike.
     pub enabled: Option<bool>,
     /// From where (`region/zone/sub-zone`, each may be `*`) how many percent go where.
-    pub distribute: Vec<(Arc<str>, Vec<(Arc<str>, u32)>)>,
+    pub distribute: Vec<(Arc<str>, Shares)>,
     /// From which region to which if there is none left.
     pub failover: Vec<(Arc<str>, Arc<str>)>,
     /// Labels by whose equality, in this order, endpoints are near.

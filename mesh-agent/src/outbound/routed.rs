@@ -137,6 +137,9 @@ fn backend(
         Missing::Subset { .. } => Outcome::NoEndpoint,
         missing => Outcome::Request(RequestFailure::InvalidRoute { detail: missing.to_string().into() }),
     })?;
+    if let Some(outcome) = cluster.refusal() {
+        return Err(outcome);
+    }
     let wish = Wish { dialled: Some(dialled.0), ..Wish::default() };
     let chosen = cluster.choose(Instant::now(), wish).ok_or(Outcome::NoEndpoint)?;
     Ok((cluster, chosen))

@@ -348,7 +348,8 @@ pub fn mirror(client: &Rc<Client>, plan: &Plan, target: &Target, parts: &Parts, 
     let (Target::Service { service, port, subset }, Some(body)) = (target, original.whole()) else {
         return shared.requests.mirror_skipped();
     };
-    let Ok(cluster) = client.cluster(plan, service, *port, subset.as_ref()) else { return shared.requests.mirror_skipped() };
+    let cluster = client.cluster(plan, service, *port, subset.as_ref()).ok().filter(|cluster| cluster.refusal().is_none());
+    let Some(cluster) = cluster else { return shared.requests.mirror_skipped() };
     let (client, parts, tasks) = (client.clone(), parts.clone(), client.worker.connections.clone());
     tasks.spawn_local(async move {
         let Some(chosen) = cluster.choose(Instant::now(), Wish { dialled: Some(client.dialled.0), ..Wish::default() }) else { return };

@@ -291,6 +291,9 @@ impl Exchange {
                 return self.refuse(Outcome::Request(RequestFailure::InvalidRoute { detail }));
             }
         };
+        if let Some(outcome) = cluster.refusal() {
+            return self.refuse(outcome);
+        }
         let upgrade = request::strip(&mut self.parts.headers);
         if self.record.connection.labels.service.as_ref().is_none_or(|known| known.name != *service) {
             self.record.connection.labels.service = Some(client.worker.shared.service(service));

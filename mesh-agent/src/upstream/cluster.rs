@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use mesh_model::service::{NamespacedName, Service, ServicePort};
 use mesh_model::snapshot::Snapshot;
-use mesh_model::traffic::{Balancer, TrafficPolicy};
+use mesh_model::traffic::{Balancer, TlsMode, TrafficPolicy};
 use mesh_model::workload::{Workload, WorkloadUid};
 use parking_lot::{Mutex, RwLock};
 
@@ -20,6 +20,7 @@ use super::circuit::Resource;
 use super::health::{Event, Health, Observation};
 use super::http::Server;
 use crate::conn::ServerAddr;
+use crate::outcome::{Outcome, RequestFailure};
 use crate::route::detect::Declared;
 
 /// What is known of one endpoint's load.
@@ -220,6 +221,18 @@ impl Cluster {
             Declared::Http2 => true,
             _ => client_http2 || self.policy.pool.upgrade_to_http2,
         }
+    }
+
+    /// Why nothing may be sent there: TLS that the policy asks for and that cannot be had is not left out.
+    pub fn refusal(&self) -> Option<Outcome> {
+        let detail = match &self.policy.tls {
+            TlsMode::Mesh | TlsMode::Disable => return None,
+            TlsMode::Refuse(reason) => format!("the DestinationRule's tls: {reason}"),
+            TlsMode::Originate(_) => {
+                "the DestinationRule asks for TLS towards the application (SIMPLE or MUTUAL), which is not supported".to_owned()
+            }
+        };
+        Some(Outcome::Request(RequestFailure::InvalidRoute { detail: detail.into() }))
     }
 
     /// Whether a hash decides.

@@ -108,7 +108,7 @@ fn hash(input: &mut Input<'_>, mut map: Fields<'_>) -> Option<Balancer> {
 }
 
 fn prime(number: u32) -> bool {
-    number > 1 && (2..).take_while(|n| n * n <= number).all(|n| number % n != 0)
+    number > 1 && (2..).take_while(|n| n * n <= number).all(|n| !number.is_multiple_of(n))
 }
 
 fn cookie(input: &mut Input<'_>, mut map: Fields<'_>) -> Option<HashKey> {
