@@ -5,7 +5,7 @@
 //!  first bytes ─ detect ─► serve ─ matches ─► filter ─► upstream::cluster ─► upstream::http ─► the server's agent or the server
 //! ```
 //!
-//! [`detect`], [`request`], [`matches`], [`filter`], [`cors`], [`session`], [`retry`], [`sequence`] and [`reply`] are pure.
+//! [`detect`], [`guard`], [`request`], [`matches`], [`filter`], [`cors`], [`session`], [`retry`], [`sequence`] and [`reply`] are pure.
 
 pub mod attempt;
 pub mod body;
@@ -15,6 +15,7 @@ pub mod detect;
 pub mod exchange;
 pub mod filter;
 pub mod first;
+pub mod guard;
 pub mod matches;
 pub mod reply;
 pub mod request;

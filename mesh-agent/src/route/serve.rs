@@ -14,6 +14,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::body::ReplyBody;
+use super::guard::Guarded;
 use crate::ops::drain::DrainWatch;
 use crate::outcome::Outcome;
 use crate::upstream::http::Local;
@@ -50,7 +51,6 @@ where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     S: Service,
 {
-    let io = TokioIo::new(stream);
     let answer = service_fn(move |request| {
         let service = service.clone();
         async move { Ok::<_, Infallible>(service.answer(request).await) }
@@ -91,7 +91,7 @@ where
             .max_header_list_size(MAX_HEADERS)
             .keep_alive_interval(Some(Duration::from_secs(30)))
             .keep_alive_timeout(Duration::from_secs(20));
-        drive!(builder.serve_connection(io, answer));
+        drive!(builder.serve_connection(TokioIo::new(stream), answer));
     }
     let mut builder = http1::Builder::new();
     builder
@@ -99,9 +99,8 @@ where
         .half_close(true)
         .header_read_timeout(HEADER_TIMEOUT)
         .max_headers(MAX_HEADER_COUNT)
-        .max_buf_size(MAX_HEADERS as usize)
-        .pipeline_flush(true);
-    drive!(builder.serve_connection(io, answer).with_upgrades());
+        .max_buf_size(MAX_HEADERS as usize);
+    drive!(builder.serve_connection(TokioIo::new(Guarded::new(stream)), answer).with_upgrades());
 }
 
 /// Keeps a value that is made from the configuration until that changes.

@@ -1,0 +1,88 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn judge(bytes: &[u8]) -> Result<(), Violation> {
+    Guard::default().feed(bytes).map_err(|(_, violation)| violation)
+}
+
+#[test]
+fn messages_of_every_framing_may_follow_one_another() {
+    let fine =
+        b"\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\nPOST / HTTP/1.1\r\nContent-Length: 5\r\n\r\n\n\r\n\r\nPUT / HTTP/1.1\r\nTransfer-Encoding: \
+                 Chunked\r\n\r\n3;x=y\r\nabc\r\nA\r\n0123456789\r\n0\r\nX-T: 1\r\n\r\nGET /last HTTP/1.0\r\n\r\n";
+    assert_eq!(judge(fine), Ok(()));
+    let switched = b"GET / HTTP/1.1\r\nConnection: keep-alive, Upgrade\r\nUpgrade: x\r\n\r\nany\nthing\0";
+    assert_eq!(judge(switched), Ok(()));
+}
+
+#[test]
+fn what_may_be_read_in_two_ways_is_refused() {
+    for (head, violation) in [
+        ("GET / HTTP/1.1\nHost: a\r\n\r\n", Violation::BareLf),
+        ("GET / HTTP/1.1\r\nHost: a\nX: b\r\n\r\n", Violation::BareLf),
+        ("GET / HTTP/1.1\r\nHost: a\rX: b\r\n\r\n", Violation::BareCr),
+        ("GET / HTTP/1.1\r\nX: a\r\n b\r\n\r\n", Violation::Folded),
+        ("GET / HTTP/1.1\r\nX : a\r\n\r\n", Violation::Name),
+        ("GET / HTTP/1.1\r\nnothing\r\n\r\n", Violation::Name),
+        ("POST / HTTP/1.1\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\n", Violation::Length),
+        ("POST / HTTP/1.1\r\nContent-Length: 3, 3\r\n\r\n", Violation::Length),
+        ("POST / HTTP/1.1\r\nContent-Length: +3\r\n\r\n", Violation::Length),
+        ("POST / HTTP/1.1\r\nContent-Length: \r\n\r\n", Violation::Length),
+        ("POST / HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n", Violation::Encoding),
+        ("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n", Violation::Encoding),
+        ("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n", Violation::Encoding),
+        ("POST / HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", Violation::Encoding),
+        ("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", Violation::Encoding),
+        ("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n\r\n", Violation::Chunk),
+        ("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0x3\r\nabc\r\n", Violation::Chunk),
+        ("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\nabc\r\n", Violation::Chunk),
+        ("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabcd\r\n", Violation::Chunk),
+        ("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1234567890abcdef\r\n", Violation::Chunk),
+    ] {
+        assert_eq!(judge(head.as_bytes()), Err(violation), "{head:?}");
+    }
+    let long = format!("GET / HTTP/1.1\r\nX: {}", "y".repeat(MAX_HEADERS as usize));
+    assert_eq!(judge(long.as_bytes()), Err(Violation::TooLarge));
+}
+
+#[tokio::test]
+async fn a_reader_sees_no_byte_behind_what_was_wrong() {
+    use tokio::io::AsyncReadExt as _;
+    let bytes = b"POST /x HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\nGET /smuggled";
+    let mut seen = Vec::new();
+    Guarded::new(&bytes[..]).read_to_end(&mut seen).await.unwrap();
+    assert_eq!(seen, b"POST /x HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\0\r\n\r\n");
+}
+
+proptest! {
+    #[test]
+    fn it_does_not_matter_how_the_bytes_are_cut(
+        parts in proptest::collection::vec(prop_oneof![
+            Just("GET / HTTP/1.1\r\n"), Just("POST / HTTP/1.0\r\n"), Just("Host: a\r\n"), Just("Content-Length: 3\r\n"), Just("\r\n"),
+            Just("Transfer-Encoding: chunked\r\n"), Just("3\r\n"), Just("abc"), Just("0\r\n"), Just("\n"), Just(" x\r\n"), Just("Upgrade: x\r\n"),
+            Just("Connection: upgrade\r\n"), Just("\r"),
+        ], 0..12),
+        cut in 1usize..7,
+    ) {
+        let bytes = parts.concat().into_bytes();
+        let whole = Guard::default().feed(&bytes);
+        let mut guard = Guard::default();
+        let mut at = 0;
+        let mut piecewise = Ok(());
+        for piece in bytes.chunks(cut) {
+            if let Err((good, violation)) = guard.feed(piece) {
+                piecewise = Err((at + good, violation));
+                break;
+            }
+            at += piece.len();
+        }
+        // The place may be the piece's beginning where a line began in an earlier one.
+        prop_assert_eq!(whole.map_err(|(_, violation)| violation), piecewise.map_err(|(_, violation)| violation));
+    }
+
+    #[test]
+    fn it_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        let _ = Guard::default().feed(&bytes);
+    }
+}
