@@ -64,6 +64,12 @@ pub(super) fn plural(kind: Kind) -> &'static str {
         Kind::PeerAuthentication => "peerauthentications",
         Kind::AuthorizationPolicy => "authorizationpolicies",
         Kind::Mesh => "meshes",
+        Kind::HttpRoute => "httproutes",
+        Kind::GrpcRoute => "grpcroutes",
+        Kind::TlsRoute => "tlsroutes",
+        Kind::TcpRoute => "tcproutes",
+        Kind::VirtualService => "virtualservices",
+        Kind::DestinationRule => "destinationrules",
     }
 }
 
