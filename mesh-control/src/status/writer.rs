@@ -185,7 +185,12 @@ impl Statuses {
         seen.no_meshes = false;
         if !meshes.iter().any(|mesh| mesh.metadata.name.as_deref() == Some(features::NAME)) {
             let object: DynamicObject = serde_json::from_value(features::object()).map_err(kube::Error::SerdeError)?;
-            meshes.push(all.create(&PostParams::default(), &object).await?);
+            match all.create(&PostParams::default(), &object).await {
+                Ok(made) => meshes.push(made),
+                // Somebody was faster: the next look sees it.
+                Err(kube::Error::Api(status)) if status.code == CONFLICT => {}
+                Err(error) => return Err(error),
+            }
         }
         for mesh in meshes {
             let value = serde_json::to_value(&mesh).unwrap_or_default();
