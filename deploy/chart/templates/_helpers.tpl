@@ -35,6 +35,12 @@ app.kubernetes.io/instance: {{ .root.Release.Name }}
 - apiGroups: [nodemesh.dev]
   resources: [meshes]
   verbs: [get, list, watch]
+- apiGroups: [gateway.networking.k8s.io]
+  resources: [httproutes, grpcroutes, tlsroutes, tcproutes]
+  verbs: [get, list, watch]
+- apiGroups: [networking.istio.io]
+  resources: [virtualservices, destinationrules]
+  verbs: [get, list, watch]
 {{- end }}
 
 {{/* Settings that are each fine and cannot be together. */}}

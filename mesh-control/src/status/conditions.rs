@@ -56,13 +56,23 @@ fn judge(kind: Kind, found: &[Found]) -> Verdict {
     if let Some(more) = sorted.len().checked_sub(TOLD).filter(|more| *more > 0) {
         lines.push(format!("and {more} more: see `meshctl check`"));
     }
-    let mut message = if lines.is_empty() { "understood in whole".to_owned() } else { lines.join("\n") };
+    let message = if lines.is_empty() { "understood in whole".to_owned() } else { lines.join("\n") };
+    Verdict { status, reason, message: shortened(message) }
+}
+
+/// A message that fits into a condition.
+pub(super) fn shortened(mut message: String) -> String {
     if message.len() > LONGEST {
         let end = (0..=LONGEST - 4).rev().find(|end| message.is_char_boundary(*end)).unwrap_or(0);
         message.truncate(end);
         message.push_str(" ...");
     }
-    Verdict { status, reason, message }
+    message
+}
+
+/// A moment, as the API server writes it.
+pub(super) fn stamp(now: SystemTime) -> Value {
+    json!(OffsetDateTime::from(now).replace_nanosecond(0).ok().and_then(|now| now.format(&Rfc3339).ok()))
 }
 
 /// The type of the condition, which is also the reason of one that is well.
@@ -94,8 +104,7 @@ pub fn patch(kind: Kind, object: &Value, found: &[Found], now: SystemTime) -> Op
         return None;
     }
     let since = own.as_ref().and_then(|own| own.get("lastTransitionTime")).filter(|_| lasts).cloned();
-    let since =
-        since.unwrap_or_else(|| json!(OffsetDateTime::from(now).replace_nanosecond(0).ok().and_then(|now| now.format(&Rfc3339).ok())));
+    let since = since.unwrap_or_else(|| stamp(now));
     let entries = [
         ("type", json!(condition(kind))),
         ("status", json!(verdict.status)),

@@ -1,6 +1,8 @@
 //! What became of the users' objects, said in their status.
 
 pub mod conditions;
+pub mod features;
+pub mod routes;
 pub mod writer;
 
 pub use writer::Statuses;

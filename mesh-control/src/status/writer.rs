@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use kube::Client;
-use kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams};
+use kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::core::ApiResource;
 use kube_lease_manager::{LeaseCreateMode, LeaseManager, LeaseManagerBuilder, LeaseManagerError};
 use mesh_model::convert::{Provenance, convert_from};
@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::conditions::{self, Found, KINDS};
+use super::{features, routes};
 use crate::config::LeaseName;
 use crate::metrics::Metrics;
 
@@ -148,7 +149,7 @@ impl Statuses {
     async fn reconcile(&self, snapshot: &Snapshot, seen: &mut Seen, now: Instant) -> Result<bool, kube::Error> {
         let (mut unripe, mut failed) = (false, None);
         seen.begin();
-        for kind in KINDS {
+        for kind in KINDS.into_iter().chain(routes::KINDS) {
             for resource in mesh_sources::kube::resources(kind) {
                 match self.of_kind(kind, &resource, snapshot, seen, now).await {
                     // Not served in this version, or not at all.
@@ -162,8 +163,59 @@ impl Statuses {
                 break;
             }
         }
+        failed = self.tell_features(seen).await.err().or(failed);
         seen.end();
         failed.map_or(Ok(unripe), Err)
+    }
+
+    /// Says in the objects that stand for the mesh what it can do, and makes one if its name is free. They are experimental: where their
+    /// kind is not installed there is nobody to tell.
+    async fn tell_features(&self, seen: &mut Seen) -> Result<(), kube::Error> {
+        let all: Api<DynamicObject> = Api::all_with(self.client.clone(), &features::resource());
+        let mut meshes = match all.list(&ListParams::default()).await {
+            Ok(list) => list.items,
+            Err(kube::Error::Api(status)) if status.code == NOT_FOUND => {
+                if !std::mem::replace(&mut seen.no_meshes, true) {
+                    tracing::info!("the kind XMesh is not installed: what the mesh can do is told in no object");
+                }
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        seen.no_meshes = false;
+        if !meshes.iter().any(|mesh| mesh.metadata.name.as_deref() == Some(features::NAME)) {
+            let object: DynamicObject = serde_json::from_value(features::object()).map_err(kube::Error::SerdeError)?;
+            match all.create(&PostParams::default(), &object).await {
+                Ok(made) => meshes.push(made),
+                // Somebody was faster: the next look sees it.
+                Err(kube::Error::Api(status)) if status.code == CONFLICT => {}
+                Err(error) => return Err(error),
+            }
+        }
+        for mesh in meshes {
+            let value = serde_json::to_value(&mesh).unwrap_or_default();
+            if !features::is_ours(&value) {
+                continue;
+            }
+            let instance = format!("mesh-control (Lease {})", self.lease);
+            if let Some(patch) = features::patch(&value, &instance, SystemTime::now()) {
+                self.write_status(&all, &mesh.metadata.name.unwrap_or_default(), patch).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a status. That the object has changed since, or is gone, is no error: the next look sees it as it is.
+    async fn write_status(&self, place: &Api<DynamicObject>, name: &str, patch: Value) -> Result<(), kube::Error> {
+        match place.patch_status(name, &PatchParams::default(), &Patch::Merge(patch)).await {
+            Ok(_) => self.metrics.status_written("written"),
+            Err(kube::Error::Api(status)) if matches!(status.code, CONFLICT | NOT_FOUND) => self.metrics.status_written("conflict"),
+            Err(error) => {
+                self.metrics.status_written("failed");
+                return Err(error);
+            }
+        }
+        Ok(())
     }
 
     async fn of_kind(
@@ -191,19 +243,13 @@ impl Statuses {
                     value.insert("apiVersion".into(), json!(resource.api_version));
                     value.insert("kind".into(), json!(resource.kind));
                 }
-                let Some(patch) = conditions::patch(kind, &value, &found(kind, &value, snapshot), SystemTime::now()) else { continue };
+                let Some(patch) = patch(kind, &value, snapshot, SystemTime::now()) else { continue };
                 let place: Api<DynamicObject> = match &namespace {
                     Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, resource),
                     None => Api::all_with(self.client.clone(), resource),
                 };
-                match place.patch_status(&name, &PatchParams::default(), &Patch::Merge(patch)).await {
-                    Ok(_) => self.metrics.status_written("written"),
-                    // It has changed since, or is gone: the next look sees it as it is.
-                    Err(kube::Error::Api(status)) if matches!(status.code, CONFLICT | NOT_FOUND) => self.metrics.status_written("conflict"),
-                    Err(error) => {
-                        self.metrics.status_written("failed");
-                        failed = Some(error);
-                    }
+                if let Err(error) = self.write_status(&place, &name, patch).await {
+                    failed = Some(error);
                 }
             }
             match list.metadata.continue_ {
@@ -219,6 +265,8 @@ impl Statuses {
 struct Seen {
     now: HashMap<Box<str>, (Option<i64>, Instant)>,
     before: HashMap<Box<str>, (Option<i64>, Instant)>,
+    /// It was said that the kind XMesh is not installed.
+    no_meshes: bool,
 }
 
 impl Seen {
@@ -242,6 +290,15 @@ impl Seen {
     /// Lets go of those that are gone.
     fn end(&mut self) {
         self.before = HashMap::new();
+    }
+}
+
+/// What is to be written into the status of an object.
+fn patch(kind: Kind, object: &Value, snapshot: &Snapshot, now: SystemTime) -> Option<Value> {
+    if routes::KINDS.contains(&kind) {
+        routes::patch(object, &routes::said(object, snapshot)?, now)
+    } else {
+        conditions::patch(kind, object, &found(kind, object, snapshot), now)
     }
 }
 

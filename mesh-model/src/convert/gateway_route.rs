@@ -65,19 +65,14 @@ const MAX_WEIGHT: i64 = 1_000_000;
 const ANSWERED: &str = "its requests are answered with 500";
 
 pub(super) fn convert(input: &mut Input<'_>) -> Reading {
+    if !may_be_ours(input) {
+        return Reading::Foreign;
+    }
     let failed = input.failed();
     let Some((wire, unknown)) = input.read_strictly::<Wire>() else { return Reading::Unreadable };
     let spec = wire.spec.unwrap_or_default();
-    let before = input.findings.len();
-    let mut parents = Vec::new();
-    for (index, value) in spec.parent_refs.unwrap_or_default().iter().enumerate() {
-        parents.extend(parent(input, index, value));
-    }
-    let ours = parents.iter().any(ParentRef::is_service);
-    if !ours && input.findings.len() == before {
-        input.findings.retain(|finding| finding.severity == Severity::Error);
-        return Reading::Foreign;
-    }
+    let refs = spec.parent_refs.unwrap_or_default();
+    let parents = refs.iter().enumerate().filter_map(|(index, value)| parent(input, index, value)).collect();
     for field in unknown {
         input.warn(field, super::UNKNOWN_FIELD);
     }
@@ -115,6 +110,15 @@ pub(super) fn convert(input: &mut Input<'_>) -> Reading {
     })))
 }
 
+/// Whether a parent is a Service, as far as can be told of an object however bad the rest is.
+fn may_be_ours(input: &Input<'_>) -> bool {
+    match input.raw(&["spec", "parentRefs"]) {
+        None => false,
+        Some(Value::Array(parents)) => parents.iter().any(|parent| parent.get("kind").and_then(Value::as_str) == Some("Service")),
+        Some(_) => true,
+    }
+}
+
 fn parent(input: &mut Input<'_>, index: usize, value: &Value) -> Option<ParentRef> {
     let at = FieldPath::of("spec.parentRefs").index(index);
     let wire: ParentWire = part(input, &at, value, "the route is not attached to it")?;
@@ -125,6 +129,10 @@ fn parent(input: &mut Input<'_>, index: usize, value: &Value) -> Option<ParentRe
             return None;
         }
     };
+    if wire.kind.as_deref() == Some("Service") && wire.group.as_deref().unwrap_or(GROUP) == GROUP {
+        let message = format!("is {GROUP} for a Service, which has none: the route is not attached to it; write group: \"\"");
+        input.warn(at.key("group"), message);
+    }
     Some(ParentRef {
         index,
         group: group(wire.group.as_deref().unwrap_or(GROUP)),

@@ -10,12 +10,19 @@ use parking_lot::Mutex;
 use super::*;
 use crate::ca::testing::Answering;
 
+const MESHES: &str = "/apis/gateway.networking.x-k8s.io/v1alpha1/xmeshes";
+
 /// An API server with policies, and without the kind Mesh.
 #[derive(Default)]
 struct Server {
     policies: Mutex<Vec<Value>>,
     patched: Mutex<Vec<(String, Value)>>,
     conflict: std::sync::atomic::AtomicBool,
+    /// Served at HTTPRoute's path, if any are.
+    routes: Mutex<Vec<Value>>,
+    /// The objects of the kind XMesh, if that is installed.
+    meshes: Mutex<Option<Vec<Value>>>,
+    created: Mutex<Vec<Value>>,
     /// A path that nobody may write.
     forbidden: Mutex<Option<&'static str>>,
 }
@@ -34,7 +41,18 @@ impl Server {
             Method::GET if path == "/apis/security.istio.io/v1beta1/peerauthentications" => {
                 answer(StatusCode::OK, json!({ "metadata": {}, "items": [{ "metadata": { "name": "p", "namespace": "shop" } }] }))
             }
+            Method::GET if path == "/apis/gateway.networking.k8s.io/v1/httproutes" => {
+                answer(StatusCode::OK, json!({ "metadata": {}, "items": &*self.routes.lock() }))
+            }
+            Method::GET if path == MESHES && self.meshes.lock().is_some() => {
+                answer(StatusCode::OK, json!({ "metadata": {}, "items": &*self.meshes.lock() }))
+            }
             Method::GET => answer(StatusCode::NOT_FOUND, failed(404)),
+            Method::POST if path == MESHES => {
+                let sent: Value = serde_json::from_slice(&body.collect().await.unwrap().to_bytes()).unwrap();
+                self.created.lock().push(sent.clone());
+                answer(StatusCode::CREATED, sent)
+            }
             Method::PATCH if self.conflict.load(std::sync::atomic::Ordering::Relaxed) => answer(StatusCode::CONFLICT, failed(409)),
             Method::PATCH if *self.forbidden.lock() == Some(&path) => answer(StatusCode::FORBIDDEN, failed(403)),
             Method::PATCH => {
@@ -143,4 +161,49 @@ async fn one_object_that_cannot_be_written_keeps_no_other_from_it() {
     assert!(statuses.reconcile(&snapshot(Vec::new()), &mut seen, start).await.unwrap());
     statuses.reconcile(&snapshot(Vec::new()), &mut seen, start + RIPE).await.unwrap_err();
     assert_eq!(server.patched.lock().len(), 1, "the policy's");
+}
+
+#[tokio::test]
+async fn a_route_is_told_of_its_parents() {
+    let server = Arc::new(Server::default());
+    let route = json!({
+        "metadata": { "name": "r", "namespace": "shop", "generation": 2, "resourceVersion": "9" },
+        "spec": { "parentRefs": [{ "group": "", "kind": "Service", "name": "web" }] },
+    });
+    server.routes.lock().push(route.clone());
+    let mut document = route;
+    document["apiVersion"] = json!("gateway.networking.k8s.io/v1");
+    document["kind"] = json!("HTTPRoute");
+    let parsed = mesh_model::document::parse_documents(std::path::Path::new("a.yaml"), &document.to_string());
+    let mesh = Snapshot::build(&parsed.documents, parsed.problems, None);
+    let statuses = statuses(&server);
+    let (mut seen, start) = (Seen::default(), Instant::now());
+    for after in [Duration::ZERO, RIPE] {
+        statuses.reconcile(&mesh, &mut seen, start + after).await.unwrap();
+    }
+    let patched = server.patched.lock();
+    let (path, sent) = patched.last().unwrap();
+    assert_eq!(path, "/apis/gateway.networking.k8s.io/v1/namespaces/shop/httproutes/r/status");
+    let entry = &sent["status"]["parents"][0];
+    assert_eq!((&entry["controllerName"], &entry["conditions"][0]["reason"]), (&json!("nodemesh.dev/mesh"), &json!("NoMatchingParent")));
+}
+
+#[tokio::test]
+async fn the_mesh_is_told_of_where_its_kind_is_installed() {
+    let server = Arc::new(Server::default());
+    let statuses = statuses(&server);
+    let mut seen = Seen::default();
+    statuses.reconcile(&snapshot(Vec::new()), &mut seen, Instant::now()).await.unwrap();
+    assert!(seen.no_meshes && server.created.lock().is_empty());
+    *server.meshes.lock() = Some(vec![json!({ "metadata": { "name": "x" }, "spec": { "controllerName": "example.com/x" } })]);
+    statuses.reconcile(&snapshot(Vec::new()), &mut seen, Instant::now()).await.unwrap();
+    assert_eq!(server.created.lock()[0]["spec"], json!({ "controllerName": "nodemesh.dev/mesh" }));
+    let patched = std::mem::take(&mut *server.patched.lock());
+    let paths: Vec<&str> = patched.iter().map(|(path, _)| path.as_str()).collect();
+    assert_eq!(paths, [format!("{MESHES}/nodemesh/status")], "another's is left alone");
+    let mut made = server.created.lock()[0].clone();
+    made["status"] = patched[0].1["status"].clone();
+    *server.meshes.lock() = Some(vec![made]);
+    statuses.reconcile(&snapshot(Vec::new()), &mut seen, Instant::now()).await.unwrap();
+    assert!(server.patched.lock().is_empty() && server.created.lock().len() == 1, "what is said is not said again");
 }

@@ -92,7 +92,25 @@ fn routes_of_gateways_are_another_controllers() {
     let filters = json!([{"filters": [{"type": "ExtensionRef", "extensionRef": {}}]}]);
     let converted = object("HTTPRoute", json!({"parentRefs": [{"name": "gateway"}], "rules": filters}));
     assert_eq!((converted.reading, converted.findings), (Reading::Foreign, Vec::new()));
+    let converted = object("HTTPRoute", json!({"parentRefs": [{"name": "gateway", "port": 0}], "rules": "x"}));
+    assert_eq!((converted.reading, converted.findings), (Reading::Foreign, Vec::new()), "however bad");
     assert_eq!(object("HTTPRoute", json!({"parentRefs": null})).reading, Reading::Foreign);
+    assert_eq!(object("HTTPRoute", json!({"parentRefs": "web"})).reading, Reading::Unreadable);
+}
+
+#[test]
+fn a_service_without_its_group_is_a_mistake() {
+    let (read, converted) = route("HTTPRoute", json!({"parentRefs": [{"kind": "Service", "name": "web"}]}));
+    assert!(!read.parents[0].is_service());
+    assert_eq!(fields(&converted, Severity::Warn), ["spec.parentRefs[0].group"]);
+}
+
+#[test]
+fn a_parent_that_is_not_understood_takes_no_other_with_it() {
+    let parents = json!([{"group": "", "kind": "Service", "name": "a", "port": 70000}, {"group": "", "kind": "Service", "name": "b"}]);
+    let (read, converted) = route("HTTPRoute", json!({ "parentRefs": parents }));
+    assert_eq!(read.parents.iter().map(|parent| (parent.index, &*parent.name)).collect::<Vec<_>>(), [(1, "b")]);
+    assert_eq!(fields(&converted, Severity::Error), ["spec.parentRefs[0].port"]);
 }
 
 #[test]

@@ -16,6 +16,10 @@ use crate::snapshot::build::Sorted;
 
 const KINDS: [Kind; 4] = [Kind::GrpcRoute, Kind::HttpRoute, Kind::TlsRoute, Kind::TcpRoute];
 
+/// Reasons for which a route is not accepted by a parent, as Gateway API spells them; the second is GEP-1294's.
+const NO_PARENT: &str = "NoMatchingParent";
+const CONFLICTED: &str = "Conflicted";
+
 /// A Service's port and the clients that it is about: those of a namespace, or of all that have nothing of their own.
 type Group = (NamespacedName, u16, Option<Arc<str>>);
 
@@ -64,7 +68,8 @@ pub(super) fn join(snapshot: &mut Snapshot, sorted: &mut Sorted<'_>, routes: &mu
         for parent in route.object.parents.iter().filter(|parent| parent.is_service()) {
             let seat = (number, parent.index);
             let accepted = seats.accepted(seat, &own);
-            if !accepted.status && own.status {
+            // What is wrong with the route itself has been said when it was read.
+            if matches!(accepted.reason, NO_PARENT | CONFLICTED) {
                 let field = format!("spec.parentRefs[{}]", parent.index);
                 sorted.problem(Severity::Warn, route.origin, &route.object.key, &field, accepted.message.to_string());
             }
@@ -117,11 +122,11 @@ impl Seats {
     fn accepted(&self, seat: Seat, own: &ConditionStatus) -> ConditionStatus {
         if let Some(message) = self.unattached.get(&seat) {
             let message = format!("{message}: the route has no effect there");
-            return ConditionStatus { status: false, reason: "NoMatchingParent", message: message.into() };
+            return ConditionStatus { status: false, reason: NO_PARENT, message: message.into() };
         }
         let lost = self.lost.get(&seat).map(Vec::as_slice).unwrap_or_default();
         if !lost.is_empty() && self.ports.get(&seat) == Some(&lost.len()) {
-            return ConditionStatus { status: false, reason: "Conflicted", message: lost.join("\n").into() };
+            return ConditionStatus { status: false, reason: CONFLICTED, message: lost.join("\n").into() };
         }
         if lost.is_empty() || !own.status {
             return own.clone();
