@@ -380,6 +380,26 @@ impl Clusters {
         });
     }
 
+    /// Lets go of what a client that is gone had in use.
+    pub fn forget(&self, client: &WorkloadUid) {
+        for slot in self.slots.read().values() {
+            slot.cluster.bounds.lock().remove(client);
+        }
+    }
+
+    /// The endpoints whose time of being left out is over, each told once.
+    pub fn returned(&self, now: Instant) -> Vec<(NamespacedName, SocketAddr)> {
+        let mut all = Vec::new();
+        for cluster in self.all() {
+            let events = cluster.health.as_ref().map(|health| health.tick(now)).unwrap_or_default();
+            all.extend(events.into_iter().filter_map(|event| match event {
+                Event::Returned { key, .. } => Some((cluster.name.service.clone(), key)),
+                Event::Ejected { .. } => None,
+            }));
+        }
+        all
+    }
+
     /// The clusters now.
     pub fn all(&self) -> Vec<Arc<Cluster>> {
         self.slots.read().values().map(|slot| slot.cluster.clone()).collect()
