@@ -16,7 +16,14 @@ const TOLD: usize = 20;
 const LONGEST: usize = 32_768;
 
 /// The kinds that get a condition.
-pub const KINDS: [Kind; 3] = [Kind::PeerAuthentication, Kind::AuthorizationPolicy, Kind::Mesh];
+pub const KINDS: [Kind; 6] = [
+    Kind::PeerAuthentication,
+    Kind::AuthorizationPolicy,
+    Kind::RequestAuthentication,
+    Kind::VirtualService,
+    Kind::DestinationRule,
+    Kind::Mesh,
+];
 
 /// One thing that was found: how bad, at which field (empty for the whole), in words.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
