@@ -3,7 +3,6 @@
 
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
-use serde_json::Value;
 
 use crate::agent::{OTHER_VERSION, admin};
 use crate::cluster::{self, Cluster, Target};

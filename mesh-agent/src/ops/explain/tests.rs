@@ -269,6 +269,21 @@ fn unknown_names_are_answered_with_those_that_are_alike() {
     assert_eq!(asked(&snapshot, "from=shop/client&to=shop/web1")["destination"]["port"], 8080);
 }
 
+/// The kernel hands over every connection to a Service that any client has a rule for; the agent brings it on by a tunnel or not at all.
+#[test]
+fn what_only_other_clients_have_a_rule_for_goes_by_the_agent() {
+    let rule = |service: &str| {
+        let spec = format!("{{host: {service}.shop.svc.cluster.local, trafficPolicy: {{}}}}");
+        object("networking.istio.io/v1", "DestinationRule", &format!("away/{service}"), &spec)
+    };
+    let snapshot = mesh(&[rule("near"), rule("plain")]);
+    let near = asked(&snapshot, "from=shop/client&to=shop/near");
+    assert_eq!((text(&near["verdict"]), encryptions(&near)), ("allowed", vec!["mutualTlsWithinNode"]), "{near:#}");
+    assert_eq!(object_at(&near, "traffic"), None);
+    let plain = asked(&snapshot, "from=shop/client&to=shop/plain");
+    assert_eq!(text(&plain["verdict"]), "nowhere", "{plain:#}");
+}
+
 #[test]
 fn it_agrees_with_what_the_data_path_decides() {
     let policies = [
