@@ -178,13 +178,13 @@ pub enum LeftToAgent {
 
 /// Whether connections to a pod with this policy are left to the agent also from pods of its own node, and why.
 pub fn left_to_agent(encrypt: bool, policy: &WorkloadPolicy) -> Option<LeftToAgent> {
-    let unfit = || policy.compiled().is_none_or(|compiled| !fits(&[], compiled));
-    match () {
-        () if encrypt => Some(LeftToAgent::Encrypt),
-        () if policy.asks_http() => Some(LeftToAgent::AsksHttp),
-        () if unfit() => Some(LeftToAgent::Unfit),
-        () => None,
+    if encrypt {
+        return Some(LeftToAgent::Encrypt);
     }
+    if policy.asks_http() {
+        return Some(LeftToAgent::AsksHttp);
+    }
+    policy.compiled().is_none_or(|compiled| !fits(&[], compiled)).then_some(LeftToAgent::Unfit)
 }
 
 fn fits(first: &[Op], policy: &CompiledPolicy) -> bool {
