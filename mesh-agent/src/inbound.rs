@@ -1,5 +1,6 @@
 //! A connection to a pod of this node, through a tunnel or as plaintext from outside the mesh: one call a step.
 
+pub mod judge;
 mod requests;
 
 use std::cell::RefCell;
@@ -19,8 +20,8 @@ use crate::ops::access::Direction;
 use crate::ops::metrics::Refused;
 use crate::ops::record::{Connection, DryRun};
 use crate::ops::{ConnectionLabels, ConnectionRecorder, PeerInfo, Reporter, Security, trace};
-use crate::outcome::{ConnectFailure, DenyReason, HandshakeFailure, Outcome, RequestFailure};
-use crate::policy::decide::{DenialReason, decide_opening};
+use crate::outcome::{ConnectFailure, HandshakeFailure, Outcome};
+use crate::policy::decide::decide_opening;
 use crate::policy::{Denial, Live, Peer, Permit, Transport};
 use crate::route::detect::Protocol;
 use crate::route::first;
@@ -30,6 +31,7 @@ use crate::tunnel::server::{Accepted, Handler, Incoming, Rejected, ServeError, S
 use crate::upstream::copy::pipe;
 use crate::upstream::copy::socket::Socket;
 use crate::upstream::{connect, copy};
+use judge::denied;
 use requests::{Judged, serve_requests};
 
 /// What arrives for one pod on one worker.
@@ -320,23 +322,6 @@ fn accepted(
         recorder.finish(outcome_of(end.how, reason.take()));
     });
     Accepted { app: app.into(), meter, cancel, baggage: None, on_end }
-}
-
-fn denied(denial: Denial) -> Outcome {
-    let policy = denial.policy;
-    let by = |reason| Outcome::PolicyDenied { reason, policy: policy.clone() };
-    match denial.reason {
-        DenialReason::MtlsRequired => Outcome::MtlsRequired { policy },
-        DenialReason::NoIdentity => Outcome::PeerProtocol { detail: "the peer proved no identity".into() },
-        DenialReason::DenyPolicy => by(DenyReason::DenyPolicy),
-        DenialReason::InvalidPolicy => by(DenyReason::InvalidPolicy),
-        DenialReason::NoAllowPolicy => by(DenyReason::NoAllowPolicy),
-        DenialReason::RulesMissing(_) => by(DenyReason::NoRules),
-        DenialReason::Token(error) => {
-            Outcome::Request(RequestFailure::Unauthenticated { detail: error.to_string().into(), body: error.body() })
-        }
-        DenialReason::WorkloadGone => Outcome::PodGone { side: crate::outcome::Side::Server },
-    }
 }
 
 /// What a denial is called of a connection that had been allowed.

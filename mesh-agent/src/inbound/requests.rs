@@ -10,22 +10,18 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use http::header::HeaderName;
 use http::request::Parts;
-use http::uri::PathAndQuery;
-use http::{Method, Request, Response, StatusCode, Uri, Version};
+use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
-use mesh_model::policy::path::NormalPath;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
-use super::{Inbound, denied, dry_run, revoked};
+use super::{Inbound, denied, dry_run, judge, revoked};
 use crate::conn::{ClientAddr, Meter, ServerAddr};
 use crate::ops::live::LiveConnection;
 use crate::ops::metrics::requests::RequestProtocol;
 use crate::ops::record::Connection;
 use crate::ops::{ConnectionRecorder, RequestLine, RequestRecorder, trace};
-use crate::outcome::{Outcome, RequestFailure};
-use crate::policy::decide::{Asked, decide_request};
-use crate::policy::tokens::{Believed, Lines};
+use crate::outcome::Outcome;
 use crate::policy::{Live, Peer, Permit, Transport, decide};
 use crate::route::body::{Ongoing, Original, ReplyBody, Seen, grpc_status};
 use crate::route::detect::Protocol;
@@ -172,31 +168,12 @@ impl Requests {
         RequestRecorder::new(&self.judged.inbound.worker.shared.telemetry, connection, line)
     }
 
-    /// Policy. What it has seen is what is forwarded: the path is brought into its normal form here.
+    /// Policy.
     fn judge(&self, parts: &mut Parts, record: &mut RequestRecorder) -> Result<Permit, Outcome> {
-        let bad = |detail: String| Outcome::Request(RequestFailure::BadRequest { detail: detail.into() });
-        request::settle(parts)?;
-        let path = NormalPath::of(parts.uri.path().as_bytes()).map_err(|error| bad(error.to_string()))?.into_owned();
-        if path.as_str() != parts.uri.path() {
-            let target = match parts.uri.query() {
-                Some(query) => format!("{}?{query}", path.as_str()),
-                None => path.as_str().to_owned(),
-            };
-            let mut uri = std::mem::take(&mut parts.uri).into_parts();
-            uri.path_and_query = Some(PathAndQuery::try_from(target).map_err(|error| bad(error.to_string()))?);
-            parts.uri = Uri::from_parts(uri).map_err(|error| bad(error.to_string()))?;
-        }
         let Judged { inbound, peer, transport, server, .. } = &self.judged;
         let policy = inbound.pod.policy.borrow().clone();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let token = match policy.tokens() {
-            Some(tokens) => tokens.judge(parts, now).map_err(denied)?,
-            None => Believed::nothing(),
-        };
-        let host = parts.headers.get(http::header::HOST).and_then(|host| host.to_str().ok());
-        let lines = Lines(&parts.headers);
-        let asked = Asked { method: parts.method.as_str(), host, path: &path, headers: &lines };
-        let permit = decide_request(&policy, peer, *server, *transport, asked, &token).map_err(denied)?;
+        let permit = judge::request(&policy, peer, *server, *transport, parts, now)?;
         inbound.worker.shared.telemetry.metrics().agent.allowed();
         record.dry_run = dry_run(&permit);
         if record.dry_run.is_some() {
