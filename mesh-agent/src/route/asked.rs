@@ -22,6 +22,8 @@ pub struct Asked {
     pub declared: Declared,
     /// The routes that hold for the client.
     pub table: Option<Arc<RouteTable>>,
+    /// Only other clients have a rule: this one's connections come to the agent all the same, and go on as they are.
+    pub of_others: bool,
 }
 
 /// Where a connection goes that is not taken apart.
@@ -36,27 +38,27 @@ pub enum Whole<'t> {
 }
 
 impl Asked {
-    /// What some object asks for, for this client of what it dialled; `None` if nothing does.
+    /// What some object asks for, for this client of what it dialled; `None` if nothing does, for any client.
     pub fn of(snapshot: &Snapshot, client: &Workload, dialled: SocketAddr) -> Option<Asked> {
         let (service, port) = snapshot.service_at(dialled)?;
         if !snapshot.is_routed(&service.name, port.port) {
             return None;
         }
         let table = snapshot.routes(&service.name, port.port).and_then(|routes| routes.table(&client.namespace)).cloned();
-        if table.is_none() && snapshot.traffic(client, &service.name, port.port, None).is_none() {
-            return None;
-        }
-        Some(Asked { service: service.name.clone(), port: port.port, declared: Declared::of(&port.app_protocol, &port.name), table })
+        let of_others = table.is_none() && snapshot.traffic(client, &service.name, port.port, None).is_none();
+        let declared = Declared::of(&port.app_protocol, &port.name);
+        Some(Asked { service: service.name.clone(), port: port.port, declared, table, of_others })
     }
 
     /// Whether the first bytes of a connection are looked at.
     pub fn is_looked_into(&self) -> bool {
-        !matches!((self.declared, self.table.as_deref()), (Declared::Tcp, _) | (_, Some(RouteTable::Tcp(_))))
+        !self.of_others && !matches!((self.declared, self.table.as_deref()), (Declared::Tcp, _) | (_, Some(RouteTable::Tcp(_))))
     }
 
     /// Whether a connection on which this is spoken is taken apart into requests.
     pub fn is_taken_apart(&self, protocol: Protocol) -> bool {
-        matches!((protocol, self.table.as_deref()), (Protocol::Http1 | Protocol::Http2, None | Some(RouteTable::Http { .. })))
+        !self.of_others
+            && matches!((protocol, self.table.as_deref()), (Protocol::Http1 | Protocol::Http2, None | Some(RouteTable::Http { .. })))
     }
 
     /// Where a connection goes that is not taken apart, by the server name of its TLS if it has one.

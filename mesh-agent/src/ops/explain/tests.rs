@@ -281,7 +281,7 @@ fn what_only_other_clients_have_a_rule_for_goes_by_the_agent() {
     assert_eq!((text(&near["verdict"]), encryptions(&near)), ("allowed", vec!["mutualTlsWithinNode"]), "{near:#}");
     assert_eq!(object_at(&near, "traffic"), None);
     let plain = asked(&snapshot, "from=shop/client&to=shop/plain");
-    assert_eq!(text(&plain["verdict"]), "nowhere", "{plain:#}");
+    assert_eq!((text(&plain["verdict"]), encryptions(&plain)), ("allowed", vec!["plaintext"]), "{plain:#}");
 }
 
 #[test]

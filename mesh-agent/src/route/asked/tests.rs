@@ -7,7 +7,7 @@ use super::*;
 
 fn asked(declared: Declared, table: Option<RouteTable>) -> Asked {
     let service = NamespacedName { namespace: "shop".into(), name: "web".into() };
-    Asked { service, port: 80, declared, table: table.map(Arc::new) }
+    Asked { service, port: 80, declared, table: table.map(Arc::new), of_others: false }
 }
 
 fn origin() -> RuleOrigin {
