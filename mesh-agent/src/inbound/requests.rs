@@ -2,7 +2,6 @@
 //! it goes on, and the path that was judged is the path that is forwarded.
 
 use std::cell::Cell;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -51,6 +50,8 @@ pub struct Judged {
     pub server: ServerAddr,
     /// For the records of its requests.
     pub connection: Connection,
+    /// A connection to the application that nothing was sent on, if there is one already.
+    pub application: Option<TcpStream>,
 }
 
 impl Judged {
@@ -62,23 +63,39 @@ impl Judged {
     }
 
     /// The decision about a connection that turns out to carry something else than HTTP: what policies ask of HTTP it cannot show.
-    pub fn whole(self, recorder: &mut ConnectionRecorder) -> Result<Live, Outcome> {
-        self.inbound.judge(self.peer, self.server, self.transport, recorder)
+    pub async fn whole(self, recorder: &mut ConnectionRecorder) -> Result<(Live, TcpStream), Outcome> {
+        let Judged { inbound, peer, transport, client, server, application, .. } = self;
+        let live = inbound.judge(peer, server, transport, recorder)?;
+        let application = match application {
+            Some(application) => application,
+            None => inbound.deliver(client, server).await?,
+        };
+        Ok((live, application))
     }
 }
 
 /// Serves what comes through a tunnel, whatever it turns out to be.
-pub async fn serve_pipe(stream: End, judged: Judged, application: TcpStream, connection: Arc<LiveConnection>) {
+pub async fn serve_pipe(stream: End, judged: Judged, connection: Arc<LiveConnection>) {
     let protocol = first::protocol_of_pipe(&stream, judged.silence()).await;
     if let Protocol::Http1 | Protocol::Http2 = protocol {
-        serve_requests(stream, protocol, judged, application, std::future::pending()).await;
+        serve_requests(stream, protocol, judged, std::future::pending()).await;
         return;
     }
-    let Judged { inbound, peer, transport, server, .. } = judged;
+    let Judged { inbound, peer, transport, client, server, application, .. } = judged;
     match Live::open(inbound.pod.policy.clone(), peer, server, transport) {
         Ok((permit, mut live)) => {
             inbound.worker.shared.telemetry.metrics().agent.allowed();
             drop(permit);
+            let application = match application {
+                Some(application) => application,
+                None => match inbound.deliver(client, server).await {
+                    Ok(application) => application,
+                    Err(outcome) => {
+                        connection.close(outcome);
+                        return stream.abort();
+                    }
+                },
+            };
             let ending = async {
                 let denial = live.revoked().await;
                 connection.close(revoked(denial));
@@ -102,20 +119,15 @@ struct Requests {
     kept: Rc<HttpPools>,
 }
 
-/// Serves a connection of which the first bytes are HTTP. `application` is a connection to the application that nothing was sent on.
-pub async fn serve_requests<T>(
-    stream: T,
-    protocol: Protocol,
-    judged: Judged,
-    application: TcpStream,
-    ending: impl Future<Output = Outcome>,
-) -> Option<Outcome>
+/// Serves a connection of which the first bytes are HTTP.
+pub async fn serve_requests<T>(stream: T, protocol: Protocol, mut judged: Judged, ending: impl Future<Output = Outcome>) -> Option<Outcome>
 where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let drain = judged.inbound.worker.drain_watch();
     let http2 = protocol == Protocol::Http2;
-    let requests = Rc::new(Requests { judged, http2, first: Cell::new(Some(application)), kept: Rc::default() });
+    let first = Cell::new(judged.application.take());
+    let requests = Rc::new(Requests { judged, http2, first, kept: Rc::default() });
     let kept = requests.kept.clone();
     let told = serve(stream, http2, requests, drain, ending).await;
     kept.close();
@@ -219,8 +231,8 @@ impl Requests {
         }
         let stream = match self.first.take() {
             Some(first) => first,
-            // The port that the application saw is taken by the first connection, or was.
-            None => inbound.deliver(ClientAddr(SocketAddr::new(client.0.ip(), 0)), *server).await?,
+            // Of several the first has the client's own port.
+            None => inbound.deliver(*client, *server).await?,
         };
         self.kept.over(&inbound.worker, key, stream, TERMS).await
     }
