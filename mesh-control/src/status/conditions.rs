@@ -16,7 +16,7 @@ const TOLD: usize = 20;
 const LONGEST: usize = 32_768;
 
 /// The kinds that get a condition.
-pub const KINDS: [Kind; 3] = [Kind::PeerAuthentication, Kind::AuthorizationPolicy, Kind::Mesh];
+pub const KINDS: [Kind; 4] = [Kind::PeerAuthentication, Kind::AuthorizationPolicy, Kind::Mesh, Kind::RateLimit];
 
 /// One thing that was found: how bad, at which field (empty for the whole), in words.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -77,7 +77,10 @@ pub(super) fn stamp(now: SystemTime) -> Value {
 
 /// The type of the condition, which is also the reason of one that is well.
 fn condition(kind: Kind) -> &'static str {
-    if kind == Kind::Mesh { "Accepted" } else { "Reconciled" }
+    match kind {
+        Kind::Mesh | Kind::RateLimit => "Accepted",
+        _ => "Reconciled",
+    }
 }
 
 /// A merge patch for the status of an object; `None` if that says it already. The patch fails with a conflict if the object has changed

@@ -344,13 +344,18 @@ fn values_reach_their_objects() {
     assert!(find(&without, "Mesh", "default").is_none());
     assert!(!environment(workloads(&without)[0]).iter().any(|(variable, _)| variable.contains("CNI")));
     let definitions: Vec<_> = without.iter().filter(|object| object["kind"] == "CustomResourceDefinition").map(name).collect();
-    assert_eq!(definitions, ["meshes.nodemesh.dev"]);
+    assert_eq!(definitions, ["meshes.nodemesh.dev", "ratelimits.nodemesh.dev"]);
 }
 
 #[test]
 fn definitions_of_both_groups_are_there() {
     let objects = defaults();
-    for wanted in ["meshes.nodemesh.dev", "authorizationpolicies.security.istio.io", "peerauthentications.security.istio.io"] {
+    for wanted in [
+        "meshes.nodemesh.dev",
+        "ratelimits.nodemesh.dev",
+        "authorizationpolicies.security.istio.io",
+        "peerauthentications.security.istio.io",
+    ] {
         let definition = get(&objects, "CustomResourceDefinition", wanted);
         for version in definition["spec"]["versions"].as_array().unwrap() {
             assert_eq!(version["subresources"], json!({"status": {}}), "{wanted}");
