@@ -49,10 +49,8 @@ const HEADER: &str = "# Written by `cargo xtask crds`.\n";
 
 fn definitions() -> Result<Vec<(PathBuf, String)>> {
     let chart = command::root().join("deploy/chart");
-    let mut files = vec![
-        (chart.join("crds/nodemesh.dev_meshes.yaml"), mesh()?),
-        (chart.join("crds/nodemesh.dev_ratelimits.yaml"), rate_limit()?),
-    ];
+    let mut files =
+        vec![(chart.join("crds/nodemesh.dev_meshes.yaml"), mesh()?), (chart.join("crds/nodemesh.dev_ratelimits.yaml"), rate_limit()?)];
     for (kind, plural, short, what) in [
         ("AuthorizationPolicy", "authorizationpolicies", "ap", "Who may talk to whom."),
         ("PeerAuthentication", "peerauthentications", "pa", "Whether plaintext is accepted."),

@@ -1,5 +1,5 @@
 //! HTTP in front of a pod's application, where some policy asks for more than a connection shows: each request is judged before a byte of
-//! it goes on, and the path that was judged is the path that is forwarded.
+//! it goes on, and the path that was judged is the path that is forwarded. What policy allows is then counted against the workload's limits.
 
 use std::cell::Cell;
 use std::net::SocketAddr;
@@ -13,6 +13,7 @@ use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
+use mesh_model::identity::Identity;
 use mesh_model::policy::path::NormalPath;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -25,6 +26,7 @@ use crate::ops::record::Connection;
 use crate::ops::{ConnectionRecorder, RequestLine, RequestRecorder, trace};
 use crate::outcome::{Outcome, RequestFailure};
 use crate::policy::decide::{Asked, decide_request};
+use crate::policy::limits::{Counted, CountedRequest, Standing};
 use crate::policy::tokens::{Believed, Lines};
 use crate::policy::{Live, Peer, Permit, Transport, decide};
 use crate::route::body::{Ongoing, Original, ReplyBody, Seen, grpc_status};
@@ -67,7 +69,23 @@ impl Judged {
 
     /// The decision about a connection that turns out to carry something else than HTTP: what policies ask of HTTP it cannot show.
     pub fn whole(self, recorder: &mut ConnectionRecorder) -> Result<Live, Outcome> {
-        self.inbound.judge(self.peer, self.server, self.transport, recorder)
+        let live = self.inbound.judge(self.peer.clone(), self.server, self.transport, recorder)?;
+        self.count()?;
+        Ok(live)
+    }
+
+    /// Counts a connection that is no HTTP against the limits, as one request.
+    fn count(&self) -> Result<(), Outcome> {
+        let policy = self.inbound.pod.policy.borrow().clone();
+        let Some(limits) = policy.limits() else { return Ok(()) };
+        let now = self.inbound.worker.shared.telemetry.clock().now();
+        limits.take(now, &Counted { source: self.source(), request: None })?;
+        Ok(())
+    }
+
+    /// The client's proven identity.
+    fn source(&self) -> Option<&Identity> {
+        self.peer.identity.as_ref().filter(|_| self.transport == Transport::Tunnel)
     }
 }
 
@@ -78,8 +96,9 @@ pub async fn serve_pipe(stream: End, judged: Judged, application: TcpStream, con
         serve_requests(stream, protocol, judged, application, std::future::pending()).await;
         return;
     }
-    let Judged { inbound, peer, transport, server, .. } = judged;
-    match Live::open(inbound.pod.policy.clone(), peer, server, transport) {
+    let Judged { inbound, peer, transport, server, .. } = &judged;
+    let opened = Live::open(inbound.pod.policy.clone(), peer.clone(), *server, *transport).map_err(denied);
+    match opened.and_then(|opened| judged.count().map(|()| opened)) {
         Ok((permit, mut live)) => {
             inbound.worker.shared.telemetry.metrics().agent.allowed();
             drop(permit);
@@ -90,8 +109,8 @@ pub async fn serve_pipe(stream: End, judged: Judged, application: TcpStream, con
             // The bytes are counted where they leave the tunnel.
             copy::relay(stream, application, &Meter::default(), ending, None).await;
         }
-        Err(denial) => {
-            connection.close(denied(denial));
+        Err(outcome) => {
+            connection.close(outcome);
             stream.abort();
         }
     }
@@ -133,18 +152,31 @@ impl Service for Requests {
         let grpc = reply::is_grpc(&parts.headers);
         let mut record = self.record(&parts, grpc);
         let seen = Seen::new(grpc);
-        let refused = match self.judge(&mut parts, &mut record) {
+        let mut standing = None;
+        let admitted = self.judge(&mut parts, &mut record).and_then(|permit| {
+            standing = self.count(&parts, &record)?;
+            Ok(permit)
+        });
+        let refused = match admitted {
             Ok(_permit) => {
                 let protocol = request::strip(&mut parts.headers);
                 let original = Original::new(body, seen.clone(), false);
                 match self.send(&parts, &original, protocol.as_ref()).await {
-                    Ok((response, lease)) => return self.respond(response, lease, record, seen, grpc, protocol.map(|_| theirs)),
+                    Ok((mut response, lease)) => {
+                        if let Some(standing) = &standing {
+                            reply::rate_limit(response.headers_mut(), standing);
+                        }
+                        return self.respond(response, lease, record, seen, grpc, protocol.map(|_| theirs));
+                    }
                     Err(outcome) => outcome,
                 }
             }
             Err(outcome) => outcome,
         };
-        let answer = reply::of_outcome(&refused, grpc);
+        let mut answer = reply::of_outcome(&refused, grpc);
+        if let Some(standing) = &standing {
+            reply::rate_limit(answer.headers_mut(), standing);
+        }
         record.line.status = answer.status().as_u16();
         record.line.grpc_status = grpc_status(answer.headers()).filter(|_| grpc);
         record.presume(refused);
@@ -206,6 +238,14 @@ impl Requests {
             tracing::info!(%policy, client = %self.judged.client, %server, method = %parts.method, "a request matches an AUDIT policy");
         }
         Ok(permit)
+    }
+
+    /// Counts a request that policy allows against the limits, and says how the tightest of them stands.
+    fn count(&self, parts: &Parts, record: &RequestRecorder) -> Result<Option<Standing>, Outcome> {
+        let policy = self.judged.inbound.pod.policy.borrow().clone();
+        let Some(limits) = policy.limits() else { return Ok(None) };
+        let request = Some(CountedRequest { path: parts.uri.path(), headers: &parts.headers });
+        Ok(limits.take(record.started(), &Counted { source: self.judged.source(), request })?)
     }
 
     async fn send(

@@ -5,7 +5,7 @@
 //!  first bytes ─ detect ─► serve ─ matches ─► filter ─► upstream::cluster ─► upstream::http ─► the server's agent or the server
 //! ```
 //!
-//! [`detect`], [`guard`], [`request`], [`matches`], [`filter`], [`cors`], [`session`], [`retry`], [`sequence`] and [`reply`] are pure.
+//! [`detect`], [`guard`], [`request`], [`matches`], [`filter`], [`cors`], [`session`], [`retry`], [`limit`], [`sequence`] and [`reply`] are pure.
 
 pub mod attempt;
 pub mod body;
@@ -16,6 +16,7 @@ pub mod exchange;
 pub mod filter;
 pub mod first;
 pub mod guard;
+pub mod limit;
 pub mod matches;
 pub mod reply;
 pub mod request;

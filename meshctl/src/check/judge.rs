@@ -113,7 +113,7 @@ fn definitions(facts: &Before) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (name, served) in &facts.definitions {
         let wanted: &[&str] = match &**name {
-            "meshes.nodemesh.dev" => &["v1alpha1"],
+            "meshes.nodemesh.dev" | "ratelimits.nodemesh.dev" => &["v1alpha1"],
             "authorizationpolicies.security.istio.io" | "peerauthentications.security.istio.io" => &["v1", "v1beta1"],
             _ => continue,
         };

@@ -10,12 +10,12 @@ fn a_burst_then_the_rate() {
     for left in (0..5).rev() {
         assert_eq!(bucket.take(start, 1), Ok(Remaining { left, reset: SECOND / 10 * (5 - left) }));
     }
-    let exceeded = Exceeded { retry_after: SECOND / 10 };
+    let exceeded = Exceeded { retry_after: SECOND / 10, reset: SECOND / 2 };
     assert_eq!(bucket.take(start, 1), Err(exceeded));
     assert_eq!(bucket.take(start, 1), Err(exceeded));
     assert!(bucket.take(start + exceeded.retry_after - Duration::from_nanos(1), 1).is_err());
     assert!(bucket.take(start + exceeded.retry_after, 1).is_ok());
-    assert_eq!(bucket.take(start + SECOND / 10, 3), Err(Exceeded { retry_after: SECOND * 3 / 10 }));
+    assert_eq!(bucket.take(start + SECOND / 10, 3), Err(Exceeded { retry_after: SECOND * 3 / 10, reset: SECOND / 2 }));
     assert_eq!(bucket.take(start + SECOND * 10, 2), Ok(Remaining { left: 3, reset: SECOND / 5 }));
     // A thread whose time is older gives nothing back.
     assert_eq!(bucket.take(start, 5).unwrap_err().retry_after, SECOND * 10 + SECOND / 5);
@@ -37,7 +37,7 @@ fn thirds_of_a_nanosecond_are_not_lost() {
 #[test]
 fn extremes() {
     let now = Instant::now();
-    let never = Err(Exceeded { retry_after: Duration::MAX });
+    let never = Err(Exceeded { retry_after: Duration::MAX, reset: Duration::ZERO });
     assert_eq!(Bucket::new(0, SECOND, 5).take(now, 1), never);
     assert_eq!(Bucket::new(5, SECOND, 5).take(now, 6), never);
     assert!(Bucket::new(5, SECOND, 0).take(now, 1).is_ok());
@@ -71,6 +71,34 @@ fn threads_share_one_budget() {
     assert_eq!(passed, 100);
 }
 
+#[test]
+fn what_is_given_back_can_be_taken_again() {
+    let (bucket, start) = (Bucket::new(10, SECOND, 2), Instant::now());
+    assert!(bucket.take(start, 1).is_ok() && bucket.take(start, 1).is_ok() && bucket.take(start, 1).is_err());
+    bucket.give_back(1);
+    assert!(bucket.take(start, 1).is_ok() && bucket.take(start, 1).is_err());
+    let keyed = Buckets::new(10, SECOND, 1, 5);
+    assert!(keyed.take(start, &"a", 1).is_ok() && keyed.take(start, &"b", 1).is_ok());
+    keyed.give_back(&"a", 1);
+    keyed.give_back(&"nobody", 1);
+    assert!(keyed.take(start, &"b", 1).is_err());
+    assert!(keyed.take(start, &"a", 1).is_ok() && keyed.take(start, &"a", 1).is_err());
+}
+
+#[test]
+fn another_shape_is_no_new_budget() {
+    let (bucket, start) = (Bucket::new(10, SECOND, 10), Instant::now());
+    assert!(bucket.take(start, 10).is_ok());
+    // Half of it: what was taken is still owed.
+    bucket.reshape(SECOND * 2, 5);
+    assert!(bucket.take(start, 1).is_err());
+    let later = start + SECOND;
+    assert_eq!(bucket.take(later, 5), Ok(Remaining { left: 0, reset: SECOND }));
+    bucket.reshape(SECOND, 10);
+    assert!(bucket.take(later, 1).is_err(), "a second's worth is owed, which is all there is");
+    assert!(bucket.take(later + SECOND / 10, 1).is_ok());
+}
+
 proptest! {
     #[test]
     fn no_window_has_more_than_its_share(
@@ -89,9 +117,9 @@ proptest! {
                 Ok(remaining) => {
                     passed.push((now, n));
                     prop_assert!(remaining.left <= burst - n);
-                    let mut full = bucket.state.lock().full;
-                    prop_assert!(bucket.rate.take(&mut full, now - start, remaining.left).is_ok());
-                    prop_assert!(bucket.rate.take(&mut full, now - start, 1).is_err());
+                    let State { rate, mut full, .. } = *bucket.state.lock();
+                    prop_assert!(rate.take(&mut full, now - start, remaining.left).is_ok());
+                    prop_assert!(rate.take(&mut full, now - start, 1).is_err());
                 }
                 Err(exceeded) if n > burst => prop_assert_eq!(exceeded.retry_after, Duration::MAX),
                 Err(exceeded) => prop_assert!(!exceeded.retry_after.is_zero()),
