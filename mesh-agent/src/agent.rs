@@ -194,7 +194,7 @@ impl Agent {
         let (lock, predecessor) = match place {
             Place::Free(lock) => (lock, None),
             Place::Taken(predecessor) => {
-                let taken = succeed(predecessor, directory, &secrets, Pods::of(&config).identities(&source.first)).await?;
+                let taken = succeed(predecessor, directory, &secrets, Pods::of(&config, Arc::default()).identities(&source.first)).await?;
                 let listener = bind(config.metrics_listen, "--metrics-listen", handover::PATIENCE).await?;
                 page(&mut tasks, "metrics endpoint", listener, endpoint, &pages);
                 taken
@@ -205,6 +205,7 @@ impl Agent {
         let shared = Arc::new(Shared::new(&config, source.first, telemetry.clone(), secrets.clone(), kernel.pins()));
         crate::shared::collect_tunnels(&metrics, &shared.counters);
         crate::route::counters::collect(&metrics, &shared.requests, &shared.clusters);
+        crate::policy::limits::collect(&metrics, &shared.limits);
         let count = config.workers.map_or_else(default_workers, usize::from);
         let (workers, workers_ended) = Workers::start(count, &shared, &drain).map_err(|e| AgentError::System("starting workers", e))?;
         drop(drain);

@@ -254,11 +254,13 @@ pub enum ResponseFlag {
     LocalReset,
     /// `FI`: an injected error.
     FaultInjected,
+    /// `RL`: over a rate limit.
+    RateLimited,
 }
 
 impl ResponseFlag {
     /// All, in the order of their numbers.
-    pub const ALL: [ResponseFlag; 19] = [
+    pub const ALL: [ResponseFlag; 20] = [
         ResponseFlag::None,
         ResponseFlag::Deny,
         ResponseFlag::UpstreamConnectionFailure,
@@ -278,6 +280,7 @@ impl ResponseFlag {
         ResponseFlag::IdleTimeout,
         ResponseFlag::LocalReset,
         ResponseFlag::FaultInjected,
+        ResponseFlag::RateLimited,
     ];
 
     /// The label's value.
@@ -302,6 +305,7 @@ impl ResponseFlag {
             ResponseFlag::IdleTimeout => "SI",
             ResponseFlag::LocalReset => "LR",
             ResponseFlag::FaultInjected => "FI",
+            ResponseFlag::RateLimited => "RL",
         }
     }
 }
@@ -378,6 +382,14 @@ impl Outcome {
             Outcome::PolicyDenied { policy, .. } | Outcome::MtlsRequired { policy } | Outcome::PolicyRevoked { policy, .. } => {
                 policy.as_ref()
             }
+            _ => None,
+        }
+    }
+
+    /// The RateLimit that it was over.
+    pub fn rate_limit(&self) -> Option<&NamespacedName> {
+        match self {
+            Outcome::Request(RequestFailure::RateLimited { limit, .. }) => Some(limit),
             _ => None,
         }
     }

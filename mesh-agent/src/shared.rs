@@ -27,6 +27,7 @@ use crate::ops::drain::DrainWatch;
 use crate::ops::metrics::{Kind, Metrics, Refused};
 use crate::ops::record::Telemetry;
 use crate::outcome::{Outcome, Side};
+use crate::policy::limits;
 use crate::route::counters::RequestCounters;
 use crate::route::tables::Tables;
 use crate::tunnel::pool::LocalFuture;
@@ -58,6 +59,8 @@ pub struct Shared {
     pub clusters: Arc<Clusters>,
     /// What requests count.
     pub requests: Arc<RequestCounters>,
+    /// Budgets of the RateLimits in force.
+    pub limits: Arc<limits::Registry>,
     cluster: String,
     cluster_domain: String,
 }
@@ -76,6 +79,7 @@ impl Shared {
             tables: Tables::default(),
             clusters: Arc::default(),
             requests: Arc::default(),
+            limits: Arc::default(),
             cluster: config.cluster.clone(),
             cluster_domain: config.cluster_domain.clone(),
         }

@@ -24,6 +24,7 @@ mod namespace;
 mod node;
 mod peer_authentication;
 mod pod;
+mod rate_limit;
 mod request_authentication;
 mod selector;
 mod service;
@@ -150,6 +151,7 @@ pub fn convert_from(object: &Value, provenance: Provenance) -> Converted {
         Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute => gateway_route::convert(&mut input),
         Kind::VirtualService => virtual_service::convert(&mut input),
         Kind::DestinationRule => destination_rule::convert(&mut input),
+        Kind::RateLimit => rate_limit::convert(&mut input),
     };
     Converted { key: Some(key), title, reading, findings: input.findings }
 }

@@ -3,6 +3,8 @@
 //! The API server holds objects against these schemas; [`crate::convert`] reads them field by field and has the last word, since objects
 //! of an older definition, or of a directory of manifests, reach it as well. A test holds the two together.
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -64,6 +66,96 @@ pub enum SameNodeSpec {
 pub enum UnknownPodsSpec {
     Deny,
     Pass,
+}
+
+/// `spec` of a `RateLimit` (`nodemesh.dev/v1alpha1`): how many requests workloads of its namespace take. Without selector and targetRefs
+/// it is about all of them.
+#[derive(JsonSchema, Serialize, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct RateLimitSpec {
+    /// The Services whose pods are limited.
+    #[schemars(length(max = 16))]
+    pub target_refs: Option<Vec<TargetRefSpec>>,
+    /// The pods that are limited, by their labels. Not beside targetRefs.
+    pub selector: Option<SelectorSpec>,
+    /// A request must be within each of them.
+    #[schemars(length(min = 1, max = 16))]
+    pub limits: Vec<LimitSpec>,
+    /// Who counts: endpoint, each pod's agent for the pod alone; service, one budget for the targeted Service, in equal shares of its
+    /// ready endpoints.
+    pub scope: Option<LimitScopeSpec>,
+}
+
+/// An item of `targetRefs`.
+#[derive(JsonSchema, Serialize, Default)]
+pub struct TargetRefSpec {
+    /// Empty, as Service is a kind of Kubernetes itself.
+    pub group: Option<String>,
+    /// Service.
+    #[schemars(length(min = 1, max = 63))]
+    pub kind: String,
+    /// The Service's name, in the RateLimit's own namespace.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
+
+/// `selector`.
+#[derive(JsonSchema, Serialize, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct SelectorSpec {
+    /// Labels that a pod must have, all of them.
+    pub match_labels: Option<BTreeMap<String, String>>,
+}
+
+/// An item of `limits`.
+#[derive(JsonSchema, Serialize, Default)]
+pub struct LimitSpec {
+    /// How many requests there may be in each unit; of what is no HTTP, how many new connections.
+    #[schemars(range(min = 1, max = 2147483647))]
+    pub requests: i64,
+    /// In which time: second, minute or hour. Either this or per.
+    pub unit: Option<LimitUnitSpec>,
+    /// In which time, as a duration from 1ms to 24h, such as 10s.
+    #[schemars(length(min = 1, max = 32))]
+    pub per: Option<String>,
+    /// How many there may be at once after a quiet time; as many as requests if absent.
+    #[schemars(range(min = 1, max = 2147483647))]
+    pub burst: Option<i64>,
+    /// For whom there is a budget each; one for all if absent. Names one of source, header and pathPrefix.
+    pub by: Option<LimitBySpec>,
+}
+
+/// `limits[].by`.
+#[derive(JsonSchema, Serialize, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct LimitBySpec {
+    /// true: a budget for each identity of a client; clients outside the mesh share one.
+    pub source: Option<bool>,
+    /// Name of a header: a budget for each of its values; requests without it share one.
+    #[schemars(length(min = 1, max = 256))]
+    pub header: Option<String>,
+    /// Beginning of a path, in whole elements: only requests below it are counted.
+    #[schemars(length(min = 1, max = 1024), regex(pattern = r"^/"))]
+    pub path_prefix: Option<String>,
+}
+
+/// `limits[].unit`.
+#[derive(JsonSchema, Serialize, Clone, Copy)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "as ModeSpec")]
+pub enum LimitUnitSpec {
+    Second,
+    Minute,
+    Hour,
+}
+
+/// `scope`.
+#[derive(JsonSchema, Serialize, Clone, Copy)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "as ModeSpec")]
+pub enum LimitScopeSpec {
+    Endpoint,
+    Service,
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ pub mod gateway;
 pub mod identity;
 #[cfg(feature = "jwt")]
 pub mod jwt;
+pub mod limit;
 pub mod manifests;
 pub mod object;
 pub mod policy;

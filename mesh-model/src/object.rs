@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::gateway::RouteObject;
+use crate::limit::RateLimit;
 use crate::policy::{AuthorizationPolicy, PeerAuthentication, RequestAuthentication};
 use crate::service::NamespacedName;
 use crate::settings::MeshSettings;
@@ -49,11 +50,13 @@ pub enum Kind {
     VirtualService,
     /// `networking.istio.io/v1`, `v1beta1` and `v1alpha3`
     DestinationRule,
+    /// `nodemesh.dev/v1alpha1`
+    RateLimit,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 16] = [
+    pub const ALL: [Kind; 17] = [
         Kind::Namespace,
         Kind::Node,
         Kind::ServiceAccount,
@@ -70,6 +73,7 @@ impl Kind {
         Kind::TcpRoute,
         Kind::VirtualService,
         Kind::DestinationRule,
+        Kind::RateLimit,
     ];
 
     /// From `kind` alone, for documents of which nothing else could be read.
@@ -91,6 +95,7 @@ impl Kind {
             "TCPRoute" => Kind::TcpRoute,
             "VirtualService" => Kind::VirtualService,
             "DestinationRule" => Kind::DestinationRule,
+            "RateLimit" => Kind::RateLimit,
             _ => return None,
         })
     }
@@ -103,7 +108,7 @@ impl Kind {
             Kind::PeerAuthentication | Kind::AuthorizationPolicy | Kind::RequestAuthentication => {
                 &["security.istio.io/v1", "security.istio.io/v1beta1"]
             }
-            Kind::Mesh => &["nodemesh.dev/v1alpha1"],
+            Kind::Mesh | Kind::RateLimit => &["nodemesh.dev/v1alpha1"],
             Kind::HttpRoute | Kind::GrpcRoute => &["gateway.networking.k8s.io/v1"],
             Kind::TlsRoute => &["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1alpha3", "gateway.networking.k8s.io/v1alpha2"],
             Kind::TcpRoute => &["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1alpha2"],
@@ -147,6 +152,7 @@ impl Kind {
             Kind::TcpRoute => "TCPRoute",
             Kind::VirtualService => "VirtualService",
             Kind::DestinationRule => "DestinationRule",
+            Kind::RateLimit => "RateLimit",
         }
     }
 }
@@ -206,6 +212,8 @@ pub enum Object {
     VirtualService(Arc<VirtualService>),
     /// How clients talk to a host.
     DestinationRule(Arc<DestinationRule>),
+    /// How many requests a workload takes.
+    RateLimit(Arc<RateLimit>),
 }
 
 /// What a label or annotation that switches something says.

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::limit::AppliedLimit;
 use crate::object::{NamespaceObject, Node};
 use crate::policy::{
     AuthorizationPolicy, EffectivePolicies, MtlsMode, MtlsModes, PeerAuthentication, RequestAuthentication, Scope, selects,
@@ -17,6 +18,7 @@ use crate::workload::{Workload, WorkloadUid};
 
 mod build;
 mod endpoints;
+mod limits;
 mod policies;
 mod routes;
 mod traffic;
@@ -62,6 +64,8 @@ pub struct Snapshot {
     routes: HashMap<(NamespacedName, u16), PortRoutes>,
     route_statuses: Vec<ParentStatus>,
     destination_rules: traffic::Rules,
+    /// By the workload that they hold for, in the order of their names.
+    limits: HashMap<WorkloadUid, Vec<AppliedLimit>>,
     problems: Vec<Problem>,
 }
 

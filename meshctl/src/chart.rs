@@ -109,6 +109,6 @@ mod tests {
             assert!(unpacked.path().join(file).is_file(), "{file}");
         }
         let names: Vec<_> = definitions().unwrap().iter().map(|d| d["metadata"]["name"].as_str().unwrap().to_owned()).collect();
-        assert_eq!(names, ["meshes.nodemesh.dev"]);
+        assert_eq!(names, ["meshes.nodemesh.dev", "ratelimits.nodemesh.dev"]);
     }
 }

@@ -49,7 +49,8 @@ const HEADER: &str = "# Written by `cargo xtask crds`.\n";
 
 fn definitions() -> Result<Vec<(PathBuf, String)>> {
     let chart = command::root().join("deploy/chart");
-    let mut files = vec![(chart.join("crds/nodemesh.dev_meshes.yaml"), mesh()?)];
+    let mut files =
+        vec![(chart.join("crds/nodemesh.dev_meshes.yaml"), mesh()?), (chart.join("crds/nodemesh.dev_ratelimits.yaml"), rate_limit()?)];
     for kind in &ISTIO {
         files.push((chart.join(format!("files/crds/{}_{}.yaml", kind.group, kind.plural)), kind.definition()));
     }
@@ -70,14 +71,53 @@ fn mesh() -> Result<Value> {
         {"name": "Accepted", "type": "string", "jsonPath": ".status.conditions[?(@.type==\"Accepted\")].status"},
         {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
     ]);
+    let what = "Settings of the whole mesh. Only the object named default counts.";
+    let rule = ("self.metadata.name == 'default'", "only the Mesh named default counts; give this one that name");
+    let version = own_version(what, structural::<mesh_model::crd::MeshSpec>()?, rule, columns);
+    let names = json!({
+        "kind": "Mesh", "listKind": "MeshList", "plural": "meshes", "singular": "mesh", "categories": ["nodemesh"],
+    });
+    Ok(definition("nodemesh.dev", "meshes", "Cluster", names, &[version], json!({})))
+}
+
+fn rate_limit() -> Result<Value> {
+    let columns = json!([
+        {"name": "Scope", "type": "string", "jsonPath": ".spec.scope"},
+        {"name": "Accepted", "type": "string", "jsonPath": ".status.conditions[?(@.type==\"Accepted\")].status"},
+        {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
+    ]);
+    let what = "How many requests workloads of its namespace take.";
+    let mut spec = structural::<mesh_model::crd::RateLimitSpec>()?;
+    // Only what needs no look at other objects: the conversion has the last word.
+    let limit = spec.pointer_mut("/properties/limits/items").and_then(Value::as_object_mut).context("the schema of a limit")?;
+    limit.insert(
+        "x-kubernetes-validations".to_owned(),
+        json!([
+            {"rule": "has(self.unit) != has(self.per)", "message": "write either unit or per"},
+            {
+                "rule": "!has(self.by) || [has(self.by.source), has(self.by.header), has(self.by.pathPrefix)].filter(x, x).size() == 1",
+                "message": "by names one of source, header and pathPrefix",
+            },
+        ]),
+    );
+    let rule = ("!has(self.spec) || !(has(self.spec.selector) && has(self.spec.targetRefs))", "write either selector or targetRefs");
+    let version = own_version(what, spec, rule, columns);
+    let names = json!({
+        "kind": "RateLimit", "listKind": "RateLimitList", "plural": "ratelimits", "singular": "ratelimit", "categories": ["nodemesh"],
+    });
+    Ok(definition("nodemesh.dev", "ratelimits", "Namespaced", names, &[version], json!({})))
+}
+
+/// The version of a kind of our own. `rule` is one of CEL about the whole object, with what its breaking means.
+fn own_version(what: &str, spec: Value, rule: (&str, &str), columns: Value) -> Value {
     let schema = json!({
         "type": "object",
-        "description": "Settings of the whole mesh. Only the object named default counts.",
+        "description": what,
         "properties": {
             "apiVersion": {"type": "string"},
             "kind": {"type": "string"},
             "metadata": {"type": "object"},
-            "spec": structural::<mesh_model::crd::MeshSpec>()?,
+            "spec": spec,
             "status": {
                 "type": "object",
                 "description": "What became of the object.",
@@ -87,21 +127,14 @@ fn mesh() -> Result<Value> {
                 },
             },
         },
-        "x-kubernetes-validations": [{
-            "rule": "self.metadata.name == 'default'",
-            "message": "only the Mesh named default counts; give this one that name",
-        }],
+        "x-kubernetes-validations": [{"rule": rule.0, "message": rule.1}],
     });
-    let version = json!({
+    json!({
         "name": "v1alpha1", "served": true, "storage": true,
         "schema": {"openAPIV3Schema": schema},
         "subresources": {"status": {}},
         "additionalPrinterColumns": columns,
-    });
-    let names = json!({
-        "kind": "Mesh", "listKind": "MeshList", "plural": "meshes", "singular": "mesh", "categories": ["nodemesh"],
-    });
-    Ok(definition("nodemesh.dev", "meshes", "Cluster", names, &[version], json!({})))
+    })
 }
 
 /// A kind of Istio's.

@@ -33,7 +33,7 @@ app.kubernetes.io/instance: {{ .root.Release.Name }}
   resources: [authorizationpolicies, peerauthentications, requestauthentications]
   verbs: [get, list, watch]
 - apiGroups: [nodemesh.dev]
-  resources: [meshes]
+  resources: [meshes, ratelimits]
   verbs: [get, list, watch]
 - apiGroups: [gateway.networking.k8s.io]
   resources: [httproutes, grpcroutes, tlsroutes, tcproutes]

@@ -19,6 +19,7 @@ use crate::capture::desired::PodStatus;
 use crate::config::Config;
 use crate::identity::CertificateWatch;
 use crate::policy::WorkloadPolicy;
+use crate::policy::limits;
 use crate::policy::live::publish;
 use crate::sys::netns::{self, Inode, Lead, Migration, NetNs, Sysctls, where_to};
 use crate::upstream::connect::MARK;
@@ -68,11 +69,13 @@ pub struct Pods {
     /// Namespaces of pods that left the mesh and run on, until nothing in them needs what was set there any more.
     leaving: HashMap<WorkloadUid, Arc<NetNs>>,
     interner: SetInterner,
+    limits: Arc<limits::Registry>,
 }
 
 impl Pods {
-    /// None yet, of the agent's own node. Each will have places for so many connections and tunnels as the settings say.
-    pub fn of(config: &Config) -> Self {
+    /// None yet, of the agent's own node. Each will have places for so many connections and tunnels as the settings say, and budgets of
+    /// `limits`.
+    pub fn of(config: &Config, limits: Arc<limits::Registry>) -> Self {
         Pods {
             node: config.node.as_str().into(),
             limit: config.max_connections_per_pod.unwrap_or_default(),
@@ -83,6 +86,7 @@ impl Pods {
             departed: Vec::new(),
             leaving: HashMap::new(),
             interner: SetInterner::default(),
+            limits,
         }
     }
 
@@ -127,7 +131,7 @@ impl Pods {
         let ours: Vec<_> = self.ours(snapshot).cloned().collect();
         for workload in ours.iter().filter(|w| w.enrolled) {
             self.leaving.remove(&workload.uid);
-            let policy = WorkloadPolicy::of(snapshot, workload, &mut self.interner);
+            let policy = in_force(snapshot, workload, &mut self.interner, &self.limits);
             let compiled = Arc::new(policy.compiled().cloned().unwrap_or_default());
             match self.entries.get_mut(&workload.uid) {
                 Some(entry) => {
@@ -152,8 +156,14 @@ impl Pods {
                 }
             }
         }
-        self.interner.sweep();
+        self.sweep();
         (gone, changed)
+    }
+
+    /// Lets go of what no policy has any more.
+    fn sweep(&mut self) {
+        self.interner.sweep();
+        self.limits.sweep();
     }
 
     /// Pods that are no longer to be served as they were.
@@ -177,12 +187,13 @@ impl Pods {
         for served in gone.iter().filter_map(|uid| self.entries.remove(uid)?.served) {
             served.gone.cancel();
         }
-        for entry in self.entries.values_mut() {
+        let Pods { entries, interner, limits, .. } = self;
+        for entry in entries.values_mut() {
             let Some(workload) = snapshot.workload(&entry.workload.uid) else { continue };
             entry.workload = workload.clone();
-            publish(&entry.policy, WorkloadPolicy::of(snapshot, workload, &mut self.interner));
+            publish(&entry.policy, in_force(snapshot, workload, interner, limits));
         }
-        self.interner.sweep();
+        self.sweep();
         gone
     }
 
@@ -357,6 +368,11 @@ impl Pods {
     pub fn outside(&self) -> impl Iterator<Item = u64> + '_ {
         self.outside.values().map(NetNs::cookie)
     }
+}
+
+fn in_force(snapshot: &Snapshot, workload: &Workload, interner: &mut SetInterner, limits: &limits::Registry) -> WorkloadPolicy {
+    let limits = limits.limits(&workload.uid, snapshot.limits_for(workload));
+    WorkloadPolicy::of(snapshot, workload, interner).limited(limits)
 }
 
 fn name(workload: &Workload) -> String {

@@ -1,5 +1,5 @@
 //! HTTP in front of a pod's application, where some policy asks for more than a connection shows: each request is judged before a byte of
-//! it goes on, and the path that was judged is the path that is forwarded.
+//! it goes on, and the path that was judged is the path that is forwarded. What policy allows is then counted against the workload's limits.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -11,6 +11,7 @@ use http::header::HeaderName;
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
+use mesh_model::identity::Identity;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
@@ -21,6 +22,7 @@ use crate::ops::metrics::requests::RequestProtocol;
 use crate::ops::record::Connection;
 use crate::ops::{ConnectionRecorder, RequestLine, RequestRecorder, trace};
 use crate::outcome::Outcome;
+use crate::policy::limits::{Counted, CountedRequest, Standing};
 use crate::policy::{Live, Peer, Permit, Transport, decide};
 use crate::route::body::{Ongoing, Original, ReplyBody, Seen, grpc_status};
 use crate::route::detect::Protocol;
@@ -64,13 +66,27 @@ impl Judged {
 
     /// The decision about a connection that turns out to carry something else than HTTP: what policies ask of HTTP it cannot show.
     pub async fn whole(self, recorder: &mut ConnectionRecorder) -> Result<(Live, TcpStream), Outcome> {
-        let Judged { inbound, peer, transport, client, server, application, .. } = self;
-        let live = inbound.judge(peer, server, transport, recorder)?;
-        let application = match application {
+        let live = self.inbound.judge(self.peer.clone(), self.server, self.transport, recorder)?;
+        self.count()?;
+        let application = match self.application {
             Some(application) => application,
-            None => inbound.deliver(client, server).await?,
+            None => self.inbound.deliver(self.client, self.server).await?,
         };
         Ok((live, application))
+    }
+
+    /// Counts a connection that is no HTTP against the limits, as one request.
+    fn count(&self) -> Result<(), Outcome> {
+        let policy = self.inbound.pod.policy.borrow().clone();
+        let Some(limits) = policy.limits() else { return Ok(()) };
+        let now = self.inbound.worker.shared.telemetry.clock().now();
+        limits.take(now, &Counted { source: self.source(), request: None })?;
+        Ok(())
+    }
+
+    /// The client's proven identity.
+    fn source(&self) -> Option<&Identity> {
+        self.peer.identity.as_ref().filter(|_| self.transport == Transport::Tunnel)
     }
 }
 
@@ -81,8 +97,10 @@ pub async fn serve_pipe(stream: End, judged: Judged, connection: Arc<LiveConnect
         serve_requests(stream, protocol, judged, std::future::pending()).await;
         return;
     }
-    let Judged { inbound, peer, transport, client, server, application, .. } = judged;
-    match Live::open(inbound.pod.policy.clone(), peer, server, transport) {
+    let opened = Live::open(judged.inbound.pod.policy.clone(), judged.peer.clone(), judged.server, judged.transport).map_err(denied);
+    let opened = opened.and_then(|opened| judged.count().map(|()| opened));
+    let Judged { inbound, client, server, application, .. } = judged;
+    match opened {
         Ok((permit, mut live)) => {
             inbound.worker.shared.telemetry.metrics().agent.allowed();
             drop(permit);
@@ -103,8 +121,8 @@ pub async fn serve_pipe(stream: End, judged: Judged, connection: Arc<LiveConnect
             // The bytes are counted where they leave the tunnel.
             copy::relay(stream, application, &Meter::default(), ending, None).await;
         }
-        Err(denial) => {
-            connection.close(denied(denial));
+        Err(outcome) => {
+            connection.close(outcome);
             stream.abort();
         }
     }
@@ -141,18 +159,31 @@ impl Service for Requests {
         let grpc = reply::is_grpc(&parts.headers);
         let mut record = self.record(&parts, grpc);
         let seen = Seen::new(grpc);
-        let refused = match self.judge(&mut parts, &mut record) {
+        let mut standing = None;
+        let admitted = self.judge(&mut parts, &mut record).and_then(|permit| {
+            standing = self.count(&parts, &record)?;
+            Ok(permit)
+        });
+        let refused = match admitted {
             Ok(_permit) => {
                 let protocol = request::strip(&mut parts.headers);
                 let original = Original::new(body, seen.clone(), false);
                 match self.send(&parts, &original, protocol.as_ref()).await {
-                    Ok((response, lease)) => return self.respond(response, lease, record, seen, grpc, protocol.map(|_| theirs)),
+                    Ok((mut response, lease)) => {
+                        if let Some(standing) = &standing {
+                            reply::rate_limit(response.headers_mut(), standing);
+                        }
+                        return self.respond(response, lease, record, seen, grpc, protocol.map(|_| theirs));
+                    }
                     Err(outcome) => outcome,
                 }
             }
             Err(outcome) => outcome,
         };
-        let answer = reply::of_outcome(&refused, grpc);
+        let mut answer = reply::of_outcome(&refused, grpc);
+        if let Some(standing) = &standing {
+            reply::rate_limit(answer.headers_mut(), standing);
+        }
         record.line.status = answer.status().as_u16();
         record.line.grpc_status = grpc_status(answer.headers()).filter(|_| grpc);
         record.presume(refused);
@@ -195,6 +226,14 @@ impl Requests {
             tracing::info!(%policy, client = %self.judged.client, %server, method = %parts.method, "a request matches an AUDIT policy");
         }
         Ok(permit)
+    }
+
+    /// Counts a request that policy allows against the limits, and says how the tightest of them stands.
+    fn count(&self, parts: &Parts, record: &RequestRecorder) -> Result<Option<Standing>, Outcome> {
+        let policy = self.judged.inbound.pod.policy.borrow().clone();
+        let Some(limits) = policy.limits() else { return Ok(None) };
+        let request = Some(CountedRequest { path: parts.uri.path(), headers: &parts.headers });
+        Ok(limits.take(record.started(), &Counted { source: self.judged.source(), request })?)
     }
 
     async fn send(

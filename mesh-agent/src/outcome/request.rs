@@ -5,9 +5,11 @@ use std::fmt;
 use std::sync::Arc;
 
 use http::StatusCode;
+use mesh_model::service::NamespacedName;
 use tracing::Level;
 
 use super::{Blame, Meaning, Outcome, ResponseFlag};
+use crate::policy::limits::{Refused, Standing};
 
 /// How a request failed.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -64,6 +66,19 @@ pub enum RequestFailure {
         /// What the client is told.
         body: &'static str,
     },
+    /// A budget of a RateLimit is used up. Of what is no HTTP: the connection's.
+    RateLimited {
+        /// The RateLimit.
+        limit: NamespacedName,
+        /// How its budget stands.
+        standing: Standing,
+    },
+}
+
+impl From<Refused> for Outcome {
+    fn from(Refused { limit, standing }: Refused) -> Outcome {
+        Outcome::Request(RequestFailure::RateLimited { limit, standing })
+    }
 }
 
 impl RequestFailure {
@@ -81,6 +96,7 @@ impl RequestFailure {
             RequestFailure::BadRequest { .. } => StatusCode::BAD_REQUEST,
             RequestFailure::ConnectMethod => StatusCode::METHOD_NOT_ALLOWED,
             RequestFailure::Unauthenticated { .. } => StatusCode::UNAUTHORIZED,
+            RequestFailure::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
         }
     }
 
@@ -144,6 +160,12 @@ impl RequestFailure {
                 Blame::Peer,
                 "The token is not one that a RequestAuthentication of the workload believes: look at its issuer, audience, time and keys.",
             ),
+            RequestFailure::RateLimited { .. } => (
+                "rate_limited",
+                F::RateLimited,
+                Blame::User,
+                "A RateLimit's budget is used up (rate_limit names it): let the client ask less often, or raise requests or burst.",
+            ),
             RequestFailure::ConnectMethod => {
                 ("connect_method", F::DownstreamProtocolError, Blame::Peer, "CONNECT is for proxies; the mesh needs none to be named.")
             }
@@ -165,6 +187,7 @@ impl fmt::Display for RequestFailure {
             RequestFailure::RetriesUsedUp { status } => write!(f, "every attempt failed, the last with {status}"),
             RequestFailure::BadRequest { detail } => write!(f, "{detail}"),
             RequestFailure::Unauthenticated { detail, .. } => write!(f, "{detail}"),
+            RequestFailure::RateLimited { limit, .. } => write!(f, "over RateLimit {limit}"),
             RequestFailure::ConnectMethod => write!(f, "CONNECT is not forwarded"),
         }
     }
@@ -188,6 +211,7 @@ impl Outcome {
             Outcome::Request(RequestFailure::TimedOut) => 4,
             Outcome::Request(RequestFailure::InvalidRoute { .. }) => 14,
             Outcome::Request(RequestFailure::BadRequest { .. }) => 13,
+            Outcome::Request(RequestFailure::RateLimited { .. }) => 8,
             other => grpc_of(other.http_status().as_u16()),
         }
     }

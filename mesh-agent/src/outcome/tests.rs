@@ -65,6 +65,8 @@ fn all() -> Vec<Outcome> {
     ] {
         all.push(Outcome::TunnelHandshakeFailed { failure, detail: detail.clone() });
     }
+    let standing = crate::policy::limits::Standing { limit: 5, remaining: 0, reset: Default::default(), retry_after: None };
+    all.push(Outcome::Request(RequestFailure::RateLimited { limit: name("shop/orders"), standing }));
     all
 }
 

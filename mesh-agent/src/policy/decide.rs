@@ -16,6 +16,7 @@ use mesh_model::service::NamespacedName;
 use mesh_model::snapshot::Snapshot;
 use mesh_model::workload::Workload;
 
+use super::limits::Limits;
 use super::tokens::{Believed, Tokens};
 use crate::conn::{ClientAddr, ServerAddr};
 
@@ -45,22 +46,30 @@ pub struct WorkloadPolicy(Inner);
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 enum Inner {
-    Rules { modes: MtlsModes, compiled: CompiledPolicy, http: Option<HttpPolicy>, tokens: Option<Tokens> },
+    Rules { modes: MtlsModes, compiled: CompiledPolicy, http: Option<HttpPolicy>, tokens: Option<Tokens>, limits: Option<Limits> },
     Missing { awaited: Arc<str> },
 }
 
 impl WorkloadPolicy {
-    /// What a snapshot has in force for a workload.
+    /// What a snapshot has in force for a workload, but its limits; see [`WorkloadPolicy::limited`].
     pub fn of(snapshot: &Snapshot, workload: &Workload, interner: &mut SetInterner) -> Self {
         let effective = snapshot.policies_for(workload);
         let (compiled, http) = (compile(&effective, interner), HttpPolicy::compile(&effective));
         let tokens = Tokens::of(snapshot.authentication_for(workload));
-        WorkloadPolicy(Inner::Rules { modes: snapshot.mtls_modes(workload), compiled, http, tokens })
+        WorkloadPolicy(Inner::Rules { modes: snapshot.mtls_modes(workload), compiled, http, tokens, limits: None })
     }
 
     /// From its parts, of policies that ask nothing of HTTP.
     pub fn new(modes: MtlsModes, compiled: CompiledPolicy) -> Self {
-        WorkloadPolicy(Inner::Rules { modes, compiled, http: None, tokens: None })
+        WorkloadPolicy(Inner::Rules { modes, compiled, http: None, tokens: None, limits: None })
+    }
+
+    /// The same, with the limits of the workload.
+    pub fn limited(mut self, of: Option<Limits>) -> Self {
+        if let Inner::Rules { limits, .. } = &mut self.0 {
+            *limits = of;
+        }
+        self
     }
 
     /// A workload whose rules are not there: everything is refused, but the host's probes. `awaited` says what is missing.
@@ -68,15 +77,24 @@ impl WorkloadPolicy {
         WorkloadPolicy(Inner::Missing { awaited: awaited.into() })
     }
 
-    /// Whether something is asked of HTTP requests: connections must then be looked into, and only this agent can judge.
+    /// Whether something is asked of HTTP requests, or they are to be counted: connections must then be looked into, and only this agent can
+    /// judge.
     pub fn asks_http(&self) -> bool {
-        matches!(&self.0, Inner::Rules { http, tokens, .. } if http.is_some() || tokens.is_some())
+        matches!(&self.0, Inner::Rules { http, tokens, limits, .. } if http.is_some() || tokens.is_some() || limits.is_some())
     }
 
     /// Whose tokens are believed, if anybody's.
     pub fn tokens(&self) -> Option<&Tokens> {
         match &self.0 {
             Inner::Rules { tokens, .. } => tokens.as_ref(),
+            Inner::Missing { .. } => None,
+        }
+    }
+
+    /// How many requests it takes, if that is limited.
+    pub fn limits(&self) -> Option<&Limits> {
+        match &self.0 {
+            Inner::Rules { limits, .. } => limits.as_ref(),
             Inner::Missing { .. } => None,
         }
     }

@@ -5,7 +5,8 @@
 //!  first bytes ─ detect ─► serve ─ matches ─► filter ─► upstream::cluster ─► upstream::http ─► the server's agent or the server
 //! ```
 //!
-//! [`asked`], [`detect`], [`guard`], [`request`], [`matches`], [`apply`], [`filter`], [`cors`], [`session`], [`retry`], [`sequence`] and [`reply`] are pure.
+//! [`asked`], [`detect`], [`guard`], [`request`], [`matches`], [`apply`], [`filter`], [`cors`], [`session`], [`retry`], [`limit`],
+//! [`sequence`] and [`reply`] are pure.
 
 pub mod apply;
 pub mod asked;
@@ -18,6 +19,7 @@ pub mod exchange;
 pub mod filter;
 pub mod first;
 pub mod guard;
+pub mod limit;
 pub mod matches;
 pub mod reply;
 pub mod request;

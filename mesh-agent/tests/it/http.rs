@@ -1,4 +1,4 @@
-//! HTTP where an object asks for it: routes, their filters, retries and timeouts, and policy by method, path and header.
+//! HTTP where an object asks for it: routes, their filters, retries and timeouts, policy by method, path and header, and rate limits.
 
 use std::net::SocketAddr;
 use std::sync::LazyLock;
@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::world::*;
 
 mod balance;
+mod limit;
 mod policy;
 mod routing;
 mod wire;
@@ -28,11 +29,17 @@ static HTTP: LazyLock<Cluster> = LazyLock::new(|| {
             ("n2", PodSpec::new(OUTSIDE, "stranger").label("app", "stranger")),
             ("n2", PodSpec::new("shop", "guarded").label("app", "guarded")),
             ("n1", PodSpec::new("shop", "neighbour").label("app", "neighbour")),
+            ("n1", PodSpec::new("shop", "second").service_account("second")),
+            ("n2", PodSpec::new("shop", "limited")),
+            ("n1", PodSpec::new("shop", "limited-near")),
+            ("n2", PodSpec::new("shop", "keyed")),
+            ("n2", PodSpec::new("shop", "tcp-limited")),
+            ("n1", PodSpec::new("shop", "tcp-near")),
         ],
     );
     ground.put("services", &services());
     let cluster = ground.start();
-    for name in ["v1", "v2", "v3", "stranger", "guarded", "neighbour"] {
+    for name in ["v1", "v2", "v3", "stranger", "guarded", "neighbour", "limited", "limited-near", "keyed"] {
         let server = cluster.pod(name).serve_http(name, 8080).expect("a server");
         // It ends with the world.
         std::mem::forget(server);

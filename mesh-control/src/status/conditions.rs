@@ -16,13 +16,14 @@ const TOLD: usize = 20;
 const LONGEST: usize = 32_768;
 
 /// The kinds that get a condition.
-pub const KINDS: [Kind; 6] = [
+pub const KINDS: [Kind; 7] = [
     Kind::PeerAuthentication,
     Kind::AuthorizationPolicy,
     Kind::RequestAuthentication,
     Kind::VirtualService,
     Kind::DestinationRule,
     Kind::Mesh,
+    Kind::RateLimit,
 ];
 
 /// One thing that was found: how bad, at which field (empty for the whole), in words.
@@ -84,7 +85,10 @@ pub(super) fn stamp(now: SystemTime) -> Value {
 
 /// The type of the condition, which is also the reason of one that is well.
 fn condition(kind: Kind) -> &'static str {
-    if kind == Kind::Mesh { "Accepted" } else { "Reconciled" }
+    match kind {
+        Kind::Mesh | Kind::RateLimit => "Accepted",
+        _ => "Reconciled",
+    }
 }
 
 /// A merge patch for the status of an object; `None` if that says it already. The patch fails with a conflict if the object has changed

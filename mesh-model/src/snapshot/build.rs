@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use super::{Snapshot, endpoints, policies, routes, traffic, virtual_services, workloads};
+use super::{Snapshot, endpoints, limits, policies, routes, traffic, virtual_services, workloads};
 use crate::convert::Reading;
 use crate::document::Document;
 use crate::object::{Kind, Object, ObjectKey};
@@ -63,6 +63,7 @@ impl Snapshot {
         let pods = workloads::join(&mut snapshot, &mut sorted, networks, previous);
         let members = endpoints::join(&mut snapshot, &mut sorted, &pods, previous);
         policies::join(&mut snapshot, &mut sorted, &members);
+        limits::join(&mut snapshot, &mut sorted, &members);
         routes::join(&mut snapshot, &mut sorted, previous);
         traffic::join(&mut snapshot, &mut sorted, previous);
         virtual_services::join(&mut snapshot, &mut sorted, previous);

@@ -344,7 +344,7 @@ fn values_reach_their_objects() {
     assert!(find(&without, "Mesh", "default").is_none());
     assert!(!environment(workloads(&without)[0]).iter().any(|(variable, _)| variable.contains("CNI")));
     let definitions: Vec<_> = without.iter().filter(|object| object["kind"] == "CustomResourceDefinition").map(name).collect();
-    assert_eq!(definitions, ["meshes.nodemesh.dev"]);
+    assert_eq!(definitions, ["meshes.nodemesh.dev", "ratelimits.nodemesh.dev"]);
 }
 
 #[test]
@@ -352,6 +352,7 @@ fn definitions_of_all_groups_are_there() {
     let objects = defaults();
     for wanted in [
         "meshes.nodemesh.dev",
+        "ratelimits.nodemesh.dev",
         "authorizationpolicies.security.istio.io",
         "peerauthentications.security.istio.io",
         "requestauthentications.security.istio.io",

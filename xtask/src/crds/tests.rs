@@ -8,12 +8,18 @@ fn the_charts_definitions_are_what_the_types_say() {
 }
 
 #[test]
-fn our_own_kind_has_a_structural_schema() {
+fn our_own_kinds_have_a_structural_schema() {
     let schema = structural::<mesh_model::crd::MeshSpec>().unwrap();
-    let text = schema.to_string();
-    for alien in ["$ref", "anyOf", "oneOf", "allOf", "nullable", "title", "null"] {
-        assert!(!text.contains(&format!("\"{alien}\"")), "{alien}: {schema:#}");
+    let limits = structural::<mesh_model::crd::RateLimitSpec>().unwrap();
+    for schema in [&schema, &limits] {
+        for alien in ["$ref", "anyOf", "oneOf", "allOf", "nullable", "title", "null"] {
+            assert!(!schema.to_string().contains(&format!("\"{alien}\"")), "{alien}: {schema:#}");
+        }
     }
+    let limit = &limits["properties"]["limits"]["items"];
+    assert_eq!((&limits["required"], &limit["required"]), (&json!(["limits"]), &json!(["requests"])));
+    assert_eq!(limit["properties"]["unit"]["enum"], json!(["second", "minute", "hour"]));
+    assert_eq!(limits["properties"]["selector"]["properties"]["matchLabels"]["additionalProperties"], json!({"type": "string"}));
     let mode = &schema["properties"]["mtls"]["properties"]["mode"];
     assert_eq!(mode["enum"], json!(["UNSET", "DISABLE", "PERMISSIVE", "STRICT"]));
     assert_eq!(mode["type"], "string");

@@ -78,6 +78,7 @@ fn fields<'a>(line: &AccessLine<'a>) -> Vec<Field<'a>> {
     put("flags", Some(meaning.flag.as_str().into()));
     put("reason", Some(line.outcome.to_string().into()));
     put("policy", shown(line.outcome.policy()));
+    put("rate_limit", shown(line.outcome.rate_limit()));
     put("dry_run", shown(line.dry_run));
     put("trace_id", connection.trace_id.as_deref().map(Cow::Borrowed));
     out

@@ -1,0 +1,120 @@
+//! RateLimits, by the workload that each holds for.
+
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::Snapshot;
+use super::build::Sorted;
+use super::endpoints::Members;
+use crate::limit::{AppliedLimit, LimitScope, RateLimit, Share};
+use crate::object::{Kind, Object, ObjectKey};
+use crate::policy::{Scope, selects};
+use crate::problem::{Origin, Severity};
+use crate::service::{NamespacedName, Service};
+use crate::workload::{Workload, WorkloadUid};
+
+impl Snapshot {
+    /// The limits that hold for a workload, in the order of their names; one with `scope: service` once for each Service that is targeted
+    /// and has the workload among its pods. A request must be within all of them.
+    pub fn limits_for(&self, workload: &Workload) -> &[AppliedLimit] {
+        self.limits.get(&workload.uid).map(Vec::as_slice).unwrap_or_default()
+    }
+}
+
+/// Fills the snapshot's limits.
+pub(super) fn join(snapshot: &mut Snapshot, sorted: &mut Sorted<'_>, members: &Members<'_>) {
+    let mut placed: Vec<(&Origin, &Arc<RateLimit>)> = sorted
+        .all(Kind::RateLimit)
+        .filter_map(|(origin, object)| match object {
+            Object::RateLimit(limit) => Some((origin, limit)),
+            _ => None,
+        })
+        .collect();
+    if placed.is_empty() {
+        return;
+    }
+    placed.sort_by(|(_, a), (_, b)| a.name.cmp(&b.name));
+    let mut by_namespace: HashMap<&str, Vec<&Arc<Workload>>> = HashMap::new();
+    for workload in snapshot.workloads.values().filter(|workload| workload.enrolled) {
+        by_namespace.entry(&workload.namespace).or_default().push(workload);
+    }
+    let mut limits: HashMap<WorkloadUid, Vec<AppliedLimit>> = HashMap::new();
+    let mut add = |uid: &WorkloadUid, limit: &Arc<RateLimit>, share| {
+        limits.entry(uid.clone()).or_default().push(AppliedLimit { limit: limit.clone(), share });
+    };
+    for (origin, limit) in placed {
+        let of_namespace = by_namespace.get(&*limit.name.namespace).into_iter().flatten();
+        match &limit.targets {
+            Scope::Namespace => of_namespace.for_each(|workload| add(&workload.uid, limit, None)),
+            Scope::Selector(labels) => {
+                of_namespace.filter(|workload| selects(labels, &workload.labels)).for_each(|workload| add(&workload.uid, limit, None));
+            }
+            Scope::Services(names) => {
+                let mut alone: HashSet<WorkloadUid> = HashSet::new();
+                for name in names {
+                    let service = NamespacedName { namespace: limit.name.namespace.clone(), name: name.clone() };
+                    let Some(pods) = members.of(&service, snapshot) else {
+                        missing(sorted, origin, limit, &service);
+                        continue;
+                    };
+                    let enrolled = |uid: &WorkloadUid| snapshot.workloads.get(uid).is_some_and(|workload| workload.enrolled);
+                    let pods = pods.into_iter().filter(enrolled);
+                    match limit.scope {
+                        LimitScope::Endpoint => alone.extend(pods),
+                        LimitScope::Service => {
+                            let ready = snapshot.services.get(&service).map(|service| Ready::of(service)).unwrap_or_default();
+                            for pod in pods {
+                                let share = Share { service: service.clone(), of: ready.with(&pod) };
+                                add(&pod, limit, Some(share));
+                            }
+                        }
+                    }
+                }
+                alone.iter().for_each(|uid| add(uid, limit, None));
+            }
+        }
+    }
+    snapshot.limits = limits;
+}
+
+/// Who stands behind a Service and may be called.
+#[derive(Default)]
+struct Ready<'a> {
+    pods: HashSet<&'a WorkloadUid>,
+    /// Of endpoints that are no pods we know.
+    strangers: HashSet<IpAddr>,
+}
+
+impl<'a> Ready<'a> {
+    fn of(service: &'a Service) -> Self {
+        let mut ready = Ready::default();
+        for endpoint in service.ports.iter().flat_map(|port| &port.endpoints) {
+            match &endpoint.workload {
+                Some(uid) => drop(ready.pods.insert(uid)),
+                None => drop(ready.strangers.insert(endpoint.address.ip())),
+            }
+        }
+        ready
+    }
+
+    /// Among how many a budget is shared, if this pod is one of them: it can be dialled directly before it is ready.
+    fn with(&self, pod: &WorkloadUid) -> u32 {
+        let own = usize::from(!self.pods.contains(pod));
+        u32::try_from(self.pods.len() + self.strangers.len() + own).unwrap_or(u32::MAX)
+    }
+}
+
+fn missing(sorted: &mut Sorted<'_>, origin: &Origin, limit: &RateLimit, service: &NamespacedName) {
+    let key = ObjectKey { kind: Kind::Service, namespace: service.namespace.clone(), name: service.name.clone() };
+    let (severity, why, until) = if sorted.unreadable.contains(&key) {
+        (Severity::Error, "which is not understood", "until the Service is mended")
+    } else {
+        (Severity::Warn, "which does not exist", "until it does")
+    };
+    let message = format!("is targeted at Service {service}, {why}: for that target nothing is limited {until}");
+    sorted.problem(severity, origin, format!("RateLimit {}", limit.name), "spec.targetRefs", message);
+}
+
+#[cfg(test)]
+mod tests;
