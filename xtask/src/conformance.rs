@@ -138,6 +138,14 @@ fn asked(arguments: &Arguments) -> Result<Vec<&str>> {
     Ok(arguments.run_test.iter().map(String::as_str).collect())
 }
 
+/// Gives the cluster the Gateway API's definitions.
+///
+/// # Errors
+/// They cannot be had, or the cluster does not take them.
+pub fn definitions() -> Result<()> {
+    apply(&crds(&go::CONFORMANCE.provide()?)?)
+}
+
 /// The definitions of the suite's release, kept beside it.
 fn crds(suite: &Path) -> Result<PathBuf> {
     let kept = suite.join("crds");
