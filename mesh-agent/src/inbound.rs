@@ -128,7 +128,7 @@ pub async fn serve_plaintext(worker: Rc<Worker>, pod: Arc<LocalPod>, client: Tcp
                 Err(_) => return recorder.finish(Outcome::ClientReset),
             };
             if let Protocol::Http1 | Protocol::Http2 = protocol {
-                let told = serve_requests(client, protocol, judged, async move { connection.closed().await }).await;
+                let told = serve_requests(client, protocol, *judged, async move { connection.closed().await }).await;
                 return recorder.finish(told.unwrap_or(Outcome::Completed));
             }
             match judged.whole(&mut recorder).await {
@@ -163,7 +163,7 @@ enum Way {
     /// It is allowed as a whole, as long as policy does not change.
     Whole(Live, TcpStream),
     /// Its requests are judged, each for itself.
-    Requests(Judged),
+    Requests(Box<Judged>),
 }
 
 impl Handler for Inbound {
@@ -195,7 +195,7 @@ impl Handler for Inbound {
                     }
                     Way::Requests(judged) => {
                         let (near, far) = pipe::pair();
-                        self.worker.connections.spawn_local(requests::serve_pipe(far, judged, connection.clone()));
+                        self.worker.connections.spawn_local(requests::serve_pipe(far, *judged, connection.clone()));
                         Accepted { baggage, ..accepted(near, async move { connection.closed().await }, recorder, place) }
                     }
                 })
@@ -245,7 +245,10 @@ impl Inbound {
         let application = if at_once { Some(self.deliver(client, server).await?) } else { None };
         let connection = recorder.live().connection.clone();
         let inbound = Inbound { worker: self.worker.clone(), pod: self.pod.clone() };
-        Ok(Opened { _place: place, way: Way::Requests(Judged { inbound, peer, transport, client, server, connection, application }) })
+        Ok(Opened {
+            _place: place,
+            way: Way::Requests(Box::new(Judged { inbound, peer, transport, client, server, connection, application })),
+        })
     }
 
     /// Room for one more connection. What policy denies is not asked for it: it costs next to nothing, and its denial says more.

@@ -5,7 +5,7 @@
 //!  first bytes ─ detect ─► serve ─ matches ─► filter ─► upstream::cluster ─► upstream::http ─► the server's agent or the server
 //! ```
 //!
-//! [`asked`], [`detect`], [`guard`], [`request`], [`matches`], [`apply`], [`filter`], [`cors`], [`session`], [`retry`], [`limit`],
+//! [`asked`], [`detect`], [`guard`], [`request`], [`mod@matches`], [`apply`], [`filter`], [`cors`], [`session`], [`retry`], [`limit`],
 //! [`sequence`] and [`reply`] are pure.
 
 pub mod apply;

@@ -227,6 +227,7 @@ impl HttpPools {
     }
 
     /// Opens a connection.
+    #[expect(clippy::too_many_arguments, reason = "one call site; each is a thing of its own")]
     pub async fn open(
         self: &Rc<Self>,
         worker: &Rc<Worker>,

@@ -128,6 +128,10 @@ fn rule(input: &mut Input<'_>, at: &FieldPath, wire: RuleWire) -> JwtRule {
             KeySource::Discovery
         }
     };
+    if matches!(keys, KeySource::Uri(_) | KeySource::Discovery) {
+        let message = "has its keys elsewhere, which are not fetched: no token of the issuer is believed; write its keys into jwks";
+        input.warn(at.key("jwksUri"), message);
+    }
     let mut from_headers = Vec::new();
     for (i, header) in wire.from_headers.unwrap_or_default().into_iter().enumerate() {
         let name = name(input, at.key("fromHeaders").index(i).key("name"), header.name);

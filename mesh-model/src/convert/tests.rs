@@ -372,7 +372,9 @@ fn every_field_of_a_request_authentication_is_read() {
         {"issuer": "j", "jwks": "{\"keys\": [{}]}"},
         {"issuer": "https://k"},
     ]}));
-    assert_eq!((&converted.findings[..], &value.refused), (&[][..], &None));
+    let fields: Vec<String> = converted.findings.iter().map(|finding| finding.field.to_string()).collect();
+    assert_eq!(fields, ["spec.jwtRules[0].jwksUri", "spec.jwtRules[2].jwksUri"], "keys that would be fetched: {converted:?}");
+    assert_eq!(value.refused, None);
     let [full, inline, discovered] = &value.rules[..] else { panic!("{value:?}") };
     assert_eq!((&*full.from_headers[0].name, &*full.from_headers[0].prefix, full.default_places()), ("x-token", "JWT ", false));
     assert_eq!(full.keys, KeySource::Uri("https://i/keys".into()));

@@ -322,7 +322,7 @@ fn a_node_knows_networks_that_no_document_names() {
 #[test]
 fn request_authentications_of_root_namespace_and_target_hold() {
     let tokens = |name: &str, spec: &str| policy(name, spec).replace("AuthorizationPolicy", "RequestAuthentication");
-    let rule = "jwtRules: [{issuer: 'https://i'}]";
+    let rule = "jwtRules: [{issuer: 'https://i', jwks: '{\"keys\": [{}]}'}]";
     let text = [
         namespace("a", "enabled"),
         namespace("b", "enabled"),

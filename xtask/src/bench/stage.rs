@@ -105,14 +105,14 @@ impl Stage {
             "from": [{ "source": { "principals": principals } }],
             "to": [{ "operation": { "methods": ["GET"], "paths": ["/*"] } }],
         }]);
-        let mut route = json!({
+        let route = json!({
             "apiVersion": "gateway.networking.k8s.io/v1",
             "kind": "HTTPRoute",
             "metadata": { "namespace": NAMESPACE, "name": "web" },
-        });
-        route["spec"] = json!({
-            "parentRefs": [{ "group": "", "kind": "Service", "name": "web" }],
-            "rules": [{ "matches": [{ "path": { "type": "PathPrefix", "value": "/" } }], "backendRefs": [{ "name": "web", "port": 80 }] }],
+            "spec": {
+                "parentRefs": [{ "group": "", "kind": "Service", "name": "web" }],
+                "rules": [{ "matches": [{ "path": { "type": "PathPrefix", "value": "/" } }], "backendRefs": [{ "name": "web", "port": 80 }] }],
+            },
         });
         let objects = [
             service(NAMESPACE, "web", &[WEB], "web", &[("http", 80, HTTP_PORT)]),

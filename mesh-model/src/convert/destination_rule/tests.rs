@@ -16,10 +16,11 @@ fn read(spec: Value) -> (Arc<DestinationRule>, Converted) {
     }
 }
 
-/// Of a host with this `trafficPolicy`, about which nothing is found.
+/// Of a host with this `trafficPolicy`, about which nothing is found but that a field of it is not done.
 fn policy(policy: Value) -> TrafficPolicy {
     let (rule, converted) = read(json!({"host": "web", "trafficPolicy": policy}));
-    assert_eq!(converted.findings, [], "{converted:?}");
+    let known = |message: &str| message.starts_with("has no effect") || message.starts_with("is not supported");
+    assert!(converted.findings.iter().all(|finding| finding.severity == Severity::Warn && known(&finding.message)), "{converted:?}");
     TrafficPolicy::clone(&rule.policy)
 }
 
@@ -185,7 +186,8 @@ fn tls_is_read_or_refused() {
         let TlsMode::Refuse(reason) = &rule.policy.tls else { panic!("{rule:?}") };
         assert!(reason.contains(field), "{reason}");
         assert!(matches!(converted.reading, Reading::Good(_)), "an earlier version must not stand in");
-        assert_eq!(found(&converted), [(Severity::Error, format!("spec.trafficPolicy.tls.{field}"))]);
+        let errors: Vec<_> = found(&converted).into_iter().filter(|(severity, _)| *severity == Severity::Error).collect();
+        assert_eq!(errors, [(Severity::Error, format!("spec.trafficPolicy.tls.{field}"))]);
     }
 }
 

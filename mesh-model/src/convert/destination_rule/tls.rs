@@ -55,6 +55,10 @@ fn mode(input: &mut Input<'_>, mut map: Fields<'_>) -> TlsMode {
     let certificate = map.text(input, "clientCertificate");
     let key = map.text(input, "privateKey");
     map.rest(input);
+    if matches!(mode, Some("SIMPLE" | "MUTUAL")) {
+        let message = "is not supported: TLS towards the application is not begun here, so everything sent to the host is refused";
+        input.warn(mode_at.clone(), message);
+    }
     match mode {
         // Protobuf's first value is what an absent one means.
         None | Some("DISABLE") => TlsMode::Disable,
