@@ -34,8 +34,3 @@ fn what_is_not_structural_is_refused() {
         assert!(tidy(&mut schema).is_err(), "{schema}");
     }
 }
-
-#[test]
-fn zz_write() {
-    run(&Arguments { check: false }).unwrap();
-}
