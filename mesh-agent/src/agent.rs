@@ -20,6 +20,7 @@ use crate::identity;
 use crate::ops::access::{AccessConfig, AccessFormat, AccessLog};
 use crate::ops::admin::Admin;
 use crate::ops::clock::SystemClock;
+use crate::ops::explain;
 use crate::ops::log::{LogControl, LogFormat};
 use crate::ops::metrics::server::MetricsEndpoint;
 use crate::ops::metrics::{Kind, Metrics, MetricsConfig};
@@ -458,6 +459,13 @@ fn admin(
         })
         .provide("problems", "what is wrong with the configuration", move || {
             problems.snapshot.load().problems().iter().map(ToString::to_string).collect()
+        })
+        .question("explain", explain::USAGE, {
+            let mesh = shared.clone();
+            move |query| {
+                let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+                explain::page(&mesh.snapshot.load(), query, now)
+            }
         })
         .provide("source", "where the configuration comes from and how that fares", move || source.borrow().describe(Instant::now()))
         .provide("certs", "certificates", move || secrets.describe())

@@ -1,5 +1,6 @@
 //! A connection to a pod of this node, through a tunnel or as plaintext from outside the mesh: one call a step.
 
+pub mod judge;
 mod requests;
 
 use std::cell::RefCell;
@@ -19,9 +20,9 @@ use crate::ops::access::Direction;
 use crate::ops::metrics::Refused;
 use crate::ops::record::{Connection, DryRun};
 use crate::ops::{ConnectionLabels, ConnectionRecorder, PeerInfo, Reporter, Security, trace};
-use crate::outcome::{ConnectFailure, DenyReason, HandshakeFailure, Outcome, RequestFailure};
-use crate::policy::decide::{DenialReason, decide_opening};
-use crate::policy::{Denial, Live, Peer, Permit, Transport};
+use crate::outcome::{ConnectFailure, HandshakeFailure, Outcome};
+use crate::policy::decide::decide_opening;
+use crate::policy::{Denial, Live, Peer, Permit, Transport, decide};
 use crate::route::detect::Protocol;
 use crate::route::first;
 use crate::shared::{Worker, outcome_of, reset};
@@ -30,6 +31,7 @@ use crate::tunnel::server::{Accepted, Handler, Incoming, Rejected, ServeError, S
 use crate::upstream::copy::pipe;
 use crate::upstream::copy::socket::Socket;
 use crate::upstream::{connect, copy};
+use judge::denied;
 use requests::{Judged, serve_requests};
 
 /// What arrives for one pod on one worker.
@@ -110,7 +112,7 @@ pub async fn serve_plaintext(worker: Rc<Worker>, pod: Arc<LocalPod>, client: Tcp
     // segments handed to the first. The application sees the client's address with another port.
     let from = ClientAddr(SocketAddr::new(client_address.0.ip(), 0));
     let opened = inbound.open(peer, from, server, Transport::Plaintext, Refused::Plaintext, &mut recorder).await;
-    let Opened { application, _place, way } = match opened {
+    let Opened { _place, way } = match opened {
         Ok(opened) => opened,
         Err(outcome) => {
             reset(client);
@@ -118,19 +120,19 @@ pub async fn serve_plaintext(worker: Rc<Worker>, pod: Arc<LocalPod>, client: Tcp
         }
     };
     let connection = recorder.live().clone();
-    let mut live = match way {
-        Way::Whole(live) => live,
+    let (mut live, application) = match way {
+        Way::Whole(live, application) => (live, application),
         Way::Requests(judged) => {
             let protocol = match first::protocol(&client, judged.silence()).await {
                 Ok(protocol) => protocol,
                 Err(_) => return recorder.finish(Outcome::ClientReset),
             };
             if let Protocol::Http1 | Protocol::Http2 = protocol {
-                let told = serve_requests(client, protocol, judged, application, async move { connection.closed().await }).await;
+                let told = serve_requests(client, protocol, judged, async move { connection.closed().await }).await;
                 return recorder.finish(told.unwrap_or(Outcome::Completed));
             }
-            match judged.whole(&mut recorder) {
-                Ok(live) => live,
+            match judged.whole(&mut recorder).await {
+                Ok(whole) => whole,
                 Err(outcome) => {
                     reset(client);
                     return recorder.finish(outcome);
@@ -153,14 +155,13 @@ pub async fn serve_plaintext(worker: Rc<Worker>, pod: Arc<LocalPod>, client: Tcp
 
 /// A connection that may be opened, and how it is judged from then on.
 struct Opened {
-    application: TcpStream,
     _place: Place,
     way: Way,
 }
 
 enum Way {
     /// It is allowed as a whole, as long as policy does not change.
-    Whole(Live),
+    Whole(Live, TcpStream),
     /// Its requests are judged, each for itself.
     Requests(Judged),
 }
@@ -179,11 +180,11 @@ impl Handler for Inbound {
         let connection = self.connection(client, incoming.server, Some(&incoming.peer), Security::MutualTls, traceparent, host);
         let mut recorder = telemetry.open(connection);
         match self.open(peer, client, incoming.server, Transport::Tunnel, Refused::Stream, &mut recorder).await {
-            Ok(Opened { application, _place: place, way }) => {
+            Ok(Opened { _place: place, way }) => {
                 let baggage = Some(self.worker.shared.baggage(&self.pod));
                 let connection = recorder.live().clone();
                 Ok(match way {
-                    Way::Whole(mut live) => {
+                    Way::Whole(mut live, application) => {
                         let ending = async move {
                             tokio::select! {
                                 outcome = connection.closed() => outcome,
@@ -194,7 +195,7 @@ impl Handler for Inbound {
                     }
                     Way::Requests(judged) => {
                         let (near, far) = pipe::pair();
-                        self.worker.connections.spawn_local(requests::serve_pipe(far, judged, application, connection.clone()));
+                        self.worker.connections.spawn_local(requests::serve_pipe(far, judged, connection.clone()));
                         Accepted { baggage, ..accepted(near, async move { connection.closed().await }, recorder, place) }
                     }
                 })
@@ -220,7 +221,7 @@ impl Handler for Inbound {
 }
 
 impl Inbound {
-    /// Judges a connection and connects to the application. Where requests are to be judged nothing of the client goes on yet.
+    /// Judges a connection, and connects to the application if it may carry anything.
     async fn open(
         &self,
         peer: Peer,
@@ -231,16 +232,20 @@ impl Inbound {
         recorder: &mut ConnectionRecorder,
     ) -> Result<Opened, Outcome> {
         let policy = self.pod.policy.borrow().clone();
-        let way = if policy.asks_http() {
-            decide_opening(&policy, &peer, server, transport).map_err(denied)?;
-            let connection = recorder.live().connection.clone();
-            let inbound = Inbound { worker: self.worker.clone(), pod: self.pod.clone() };
-            Way::Requests(Judged { inbound, peer, transport, client, server, connection })
-        } else {
-            Way::Whole(self.judge(peer, server, transport, recorder)?)
-        };
+        if !policy.asks_http() {
+            let live = self.judge(peer, server, transport, recorder)?;
+            let place = self.place(refused)?;
+            return Ok(Opened { _place: place, way: Way::Whole(live, self.deliver(client, server).await?) });
+        }
+        decide_opening(&policy, &peer, server, transport).map_err(denied)?;
+        // Where only a request can be allowed, the application learns of the connection when one is. Where anything can, the client learns
+        // at once if the application is not there.
+        let at_once = decide(&policy, &peer, server, transport).is_ok();
         let place = self.place(refused)?;
-        Ok(Opened { application: self.deliver(client, server).await?, _place: place, way })
+        let application = if at_once { Some(self.deliver(client, server).await?) } else { None };
+        let connection = recorder.live().connection.clone();
+        let inbound = Inbound { worker: self.worker.clone(), pod: self.pod.clone() };
+        Ok(Opened { _place: place, way: Way::Requests(Judged { inbound, peer, transport, client, server, connection, application }) })
     }
 
     /// Room for one more connection. What policy denies is not asked for it: it costs next to nothing, and its denial says more.
@@ -320,23 +325,6 @@ fn accepted(
         recorder.finish(outcome_of(end.how, reason.take()));
     });
     Accepted { app: app.into(), meter, cancel, baggage: None, on_end }
-}
-
-fn denied(denial: Denial) -> Outcome {
-    let policy = denial.policy;
-    let by = |reason| Outcome::PolicyDenied { reason, policy: policy.clone() };
-    match denial.reason {
-        DenialReason::MtlsRequired => Outcome::MtlsRequired { policy },
-        DenialReason::NoIdentity => Outcome::PeerProtocol { detail: "the peer proved no identity".into() },
-        DenialReason::DenyPolicy => by(DenyReason::DenyPolicy),
-        DenialReason::InvalidPolicy => by(DenyReason::InvalidPolicy),
-        DenialReason::NoAllowPolicy => by(DenyReason::NoAllowPolicy),
-        DenialReason::RulesMissing(_) => by(DenyReason::NoRules),
-        DenialReason::Token(error) => {
-            Outcome::Request(RequestFailure::Unauthenticated { detail: error.to_string().into(), body: error.body() })
-        }
-        DenialReason::WorkloadGone => Outcome::PodGone { side: crate::outcome::Side::Server },
-    }
 }
 
 /// What a denial is called of a connection that had been allowed.

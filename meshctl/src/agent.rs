@@ -22,7 +22,7 @@ const STATUS: u16 = 15020;
 /// Longest answer.
 const LONGEST: usize = 64 << 20;
 /// What it means if an answer cannot be read.
-const OTHER_VERSION: &str = "not what this meshctl knows: use the one of the mesh's version";
+pub const OTHER_VERSION: &str = "not what this meshctl knows: use the one of the mesh's version";
 /// How long an agent may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 

@@ -12,6 +12,8 @@ pub enum Severity {
     Error,
     /// It works, but not as somebody wanted, or not for long.
     Warning,
+    /// Nothing is wrong; there could be more.
+    Info,
 }
 
 /// A finding.
@@ -37,6 +39,11 @@ impl Finding {
     pub fn warning(object: impl Into<String>, message: impl Into<String>, mend: impl Into<String>) -> Self {
         Finding { severity: Severity::Warning, ..Finding::error(object, message, mend) }
     }
+
+    /// Something that could be had.
+    pub fn info(object: impl Into<String>, message: impl Into<String>, mend: impl Into<String>) -> Self {
+        Finding { severity: Severity::Info, ..Finding::error(object, message, mend) }
+    }
 }
 
 /// The worst first, each once.
@@ -58,6 +65,7 @@ pub fn table(findings: &[Finding]) -> Table {
         let severity = match finding.severity {
             Severity::Error => Cell::coloured("error", Colour::Red),
             Severity::Warning => Cell::coloured("warning", Colour::Yellow),
+            Severity::Info => "info".into(),
         };
         table.row([severity, finding.object.as_str().into(), finding.message.as_str().into(), finding.mend.as_str().into()]);
     }

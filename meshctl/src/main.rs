@@ -1,6 +1,7 @@
 //! The person's tool: installs the mesh, looks at it, takes it away. One file a command.
 //!
-//! Exit codes: 0 it is done and all is well, 1 something is wrong (what, was said), 2 the command line was not understood.
+//! Exit codes: 0 it is done and all is well, 1 something is wrong (what, was said), 2 the command line was not understood. Of `explain`:
+//! 0 allowed, 1 denied or nowhere to go, 2 it cannot be told.
 
 mod agent;
 mod certs;
@@ -8,6 +9,7 @@ mod chart;
 mod check;
 mod cluster;
 mod config;
+mod explain;
 mod finding;
 mod install;
 mod output;
@@ -47,6 +49,8 @@ enum Command {
     Status,
     /// What an agent has in force, for its node or for one pod.
     Config(config::Arguments),
+    /// Whether a connection or a request would be allowed, by what, and where it would go: 0 it would, 1 it would not, 2 it cannot be told.
+    Explain(explain::Arguments),
     /// Certificates on the nodes.
     Certs(certs::Arguments),
 }
@@ -58,21 +62,28 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error.into()),
     };
-    let result = runtime.block_on(async {
-        match &command {
+    runtime.block_on(async {
+        let done = match &command {
             Command::Install(arguments) => install::run(&target, output, arguments).await,
             Command::Uninstall(arguments) => uninstall::run(&target, arguments).await,
             Command::Check(arguments) => check::run(&target, output, arguments).await,
             Command::Status => status::run(&target, output).await,
             Command::Config(arguments) => config::run(&target, output, arguments).await,
             Command::Certs(arguments) => certs::run(&target, output, arguments).await,
+            Command::Explain(arguments) => {
+                let answer = explain::run(&target, output, arguments).await.unwrap_or_else(|error| {
+                    fail(&error);
+                    explain::Answer::Unknown
+                });
+                return ExitCode::from(answer as u8);
+            }
+        };
+        match done {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::FAILURE,
+            Err(error) => fail(&error),
         }
-    });
-    match result {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => fail(&error),
-    }
+    })
 }
 
 fn fail(error: &anyhow::Error) -> ExitCode {

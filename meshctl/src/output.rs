@@ -37,6 +37,16 @@ impl Colour {
     }
 }
 
+/// The text without what moves the cursor: what comes from a cluster must not.
+pub fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// The text in a colour, where there are colours.
+pub fn paint(text: &str, colour: Colour, colours: bool) -> String {
+    if colours { format!("\u{1b}[{}m{text}\u{1b}[0m", colour.code()) } else { text.to_owned() }
+}
+
 /// A cell of a table.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Cell {
@@ -53,8 +63,7 @@ impl Cell {
 
 impl From<String> for Cell {
     fn from(text: String) -> Self {
-        // What comes from a cluster must not move the cursor.
-        Cell { text: text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect(), colour: None }
+        Cell { text: printable(&text), colour: None }
     }
 }
 
@@ -98,8 +107,8 @@ impl Table {
             let mut line = String::new();
             for (column, (cell, width)) in cells.iter().zip(&widths).enumerate() {
                 let last = column + 1 == cells.len();
-                match cell.colour.filter(|_| colours) {
-                    Some(colour) => line.push_str(&format!("\u{1b}[{}m{}\u{1b}[0m", colour.code(), cell.text)),
+                match cell.colour {
+                    Some(colour) => line.push_str(&paint(&cell.text, colour, colours)),
                     None => line.push_str(&cell.text),
                 }
                 if !last {

@@ -71,7 +71,7 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
     let many = arguments.pods > 0 && (meshed || arguments.only.is_empty());
     mesh_lab::packages::ensure(&["iproute2", "util-linux", "tcpdump", "curl", "nginx-light", "wrk", "iperf3", "openssl"])?;
     build(&arguments.profile, (meshed || many) && arguments.binaries.is_none())?;
-    let envoy = if wanted.contains(&PathId::Envoy) { Some(envoy::binary()?) } else { None };
+    let envoy = if wanted.iter().any(|id| id.is_envoy()) { Some(envoy::binary()?) } else { None };
     let built = command::target().join(if arguments.profile == "dev" { "debug" } else { &arguments.profile });
     let binaries = arguments.binaries.clone().unwrap_or(built);
 
@@ -81,10 +81,14 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
     for id in &wanted {
         let path = match (id, &mut plain, &mut mesh) {
             (PathId::Direct | PathId::DirectLocal, Some(plain), _) => plain.direct(*id),
-            (PathId::Envoy, Some(plain), _) => plain.envoy(envoy.as_deref().context("no Envoy")?)?,
+            (PathId::Envoy | PathId::EnvoyHttp, Some(plain), _) => plain.envoy(*id, envoy.as_deref().context("no Envoy")?)?,
             (PathId::SameNode | PathId::CrossNode, _, Some(mesh)) => {
                 mesh.start_mesh(&binaries)?;
                 mesh.meshed(*id)?
+            }
+            (PathId::CrossNodeHttp, _, Some(mesh)) => {
+                mesh.start_mesh(&binaries)?;
+                mesh.routed()?
             }
             _ => continue,
         };
@@ -166,7 +170,7 @@ fn measure(paths: &[Path], loads: &[Load], settings: &Settings) -> Result<Vec<Pa
             let first = round as usize % paths.len().max(1);
             let mut turns: Vec<_> = paths.iter().zip(&mut reports).collect();
             turns.rotate_left(first);
-            for (path, report) in turns {
+            for (path, report) in turns.into_iter().filter(|(path, _)| path.id.carries(*load)) {
                 let cell = match undisturbed(path, *load, Duration::from_secs(settings.seconds), &mut spare) {
                     Ok(sample) => Cell::Measured(sample),
                     Err(error) => Cell::Failed { error: format!("{error:#}") },

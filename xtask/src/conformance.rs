@@ -42,9 +42,6 @@ const ALL: [&str; 22] = [
     "MeshTrafficSplit",
 ];
 
-/// Those that the mesh must pass. It grows with the mesh.
-const PASSING: [&str; 1] = ["MeshBasic"];
-
 /// What a test must find supported so that the suite runs it.
 const FEATURES: [&str; 17] = [
     "Mesh",
@@ -74,12 +71,9 @@ const RUNS: usize = 5;
 /// The Gateway API's own conformance suite for meshes.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Run these tests. Without it: those that the mesh is known to pass.
-    #[arg(long, value_name = "NAME", num_args = 1.., conflicts_with = "all")]
+    /// Run these tests. Without it: every test for meshes; none may be skipped.
+    #[arg(long, value_name = "NAME", num_args = 1..)]
     run_test: Vec<String>,
-    /// Run every test for meshes; none may be skipped.
-    #[arg(long)]
-    all: bool,
     /// Run against the cluster as it is: tests that ask nothing of a mesh pass there too, which proves the harness.
     #[arg(long)]
     without_mesh: bool,
@@ -135,16 +129,21 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
 }
 
 fn asked(arguments: &Arguments) -> Result<Vec<&str>> {
-    if arguments.all {
-        return Ok(ALL.to_vec());
-    }
     if arguments.run_test.is_empty() {
-        return Ok(PASSING.to_vec());
+        return Ok(ALL.to_vec());
     }
     if let Some(unknown) = arguments.run_test.iter().find(|name| !ALL.contains(&name.as_str())) {
         bail!("the suite has no test {unknown}; it has {}", ALL.join(", "));
     }
     Ok(arguments.run_test.iter().map(String::as_str).collect())
+}
+
+/// Gives the cluster the Gateway API's definitions.
+///
+/// # Errors
+/// They cannot be had, or the cluster does not take them.
+pub fn definitions() -> Result<()> {
+    apply(&crds(&go::CONFORMANCE.provide()?)?)
 }
 
 /// The definitions of the suite's release, kept beside it.
@@ -231,7 +230,7 @@ fn execute(program: &Path, asked: &[&str], report: &Path, log: &Path) -> Result<
 
 #[cfg(test)]
 mod tests {
-    use super::{ALL, PASSING, flags};
+    use super::{ALL, flags};
     use std::path::Path;
 
     #[test]
@@ -241,10 +240,5 @@ mod tests {
         let skipped = flag(&["MeshBasic"]);
         assert!(!skipped.contains("MeshBasic"));
         assert_eq!(skipped.matches("Mesh").count(), ALL.len() - 1);
-    }
-
-    #[test]
-    fn what_must_pass_exists() {
-        assert!(PASSING.iter().all(|name| ALL.contains(name)));
     }
 }

@@ -51,11 +51,8 @@ fn definitions() -> Result<Vec<(PathBuf, String)>> {
     let chart = command::root().join("deploy/chart");
     let mut files =
         vec![(chart.join("crds/nodemesh.dev_meshes.yaml"), mesh()?), (chart.join("crds/nodemesh.dev_ratelimits.yaml"), rate_limit()?)];
-    for (kind, plural, short, what) in [
-        ("AuthorizationPolicy", "authorizationpolicies", "ap", "Who may talk to whom."),
-        ("PeerAuthentication", "peerauthentications", "pa", "Whether plaintext is accepted."),
-    ] {
-        files.push((chart.join(format!("files/crds/security.istio.io_{plural}.yaml")), istio(kind, plural, short, what)));
+    for kind in &ISTIO {
+        files.push((chart.join(format!("files/crds/{}_{}.yaml", kind.group, kind.plural)), kind.definition()));
     }
     files
         .into_iter()
@@ -140,39 +137,105 @@ fn own_version(what: &str, spec: Value, rule: (&str, &str), columns: Value) -> V
     })
 }
 
-fn istio(kind: &str, plural: &str, short: &str, what: &str) -> Value {
-    let open = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
-    let schema = json!({
-        "type": "object",
-        "description": what,
-        "properties": {
-            "apiVersion": {"type": "string"}, "kind": {"type": "string"}, "metadata": {"type": "object"},
-            "spec": open, "status": open,
-        },
-    });
-    let columns = match kind {
-        "AuthorizationPolicy" => json!([{"name": "Action", "type": "string", "jsonPath": ".spec.action"}]),
-        _ => json!([{"name": "Mode", "type": "string", "jsonPath": ".spec.mtls.mode"}]),
-    };
-    let mut columns = columns.as_array().cloned().unwrap_or_default();
-    columns.push(json!({"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}));
-    let versions: Vec<Value> = [("v1", true), ("v1beta1", false)]
-        .into_iter()
-        .map(|(name, storage)| {
-            json!({
-                "name": name, "served": true, "storage": storage,
-                "schema": {"openAPIV3Schema": schema},
-                "subresources": {"status": {}},
-                "additionalPrinterColumns": columns,
+/// A kind of Istio's.
+struct Istio {
+    group: &'static str,
+    /// Served versions; the first is stored.
+    versions: &'static [&'static str],
+    kind: &'static str,
+    plural: &'static str,
+    short: &'static str,
+    what: &'static str,
+    /// What `kubectl get` shows beside name and age: title, type, path.
+    columns: &'static [(&'static str, &'static str, &'static str)],
+}
+
+const SECURITY: &str = "security.istio.io";
+const NETWORKING: &str = "networking.istio.io";
+
+/// Istio's kinds that the mesh reads, with the short names and columns that Istio gives them.
+const ISTIO: [Istio; 5] = [
+    Istio {
+        group: SECURITY,
+        versions: &["v1", "v1beta1"],
+        kind: "AuthorizationPolicy",
+        plural: "authorizationpolicies",
+        short: "ap",
+        what: "Who may talk to whom.",
+        columns: &[("Action", "string", ".spec.action")],
+    },
+    Istio {
+        group: SECURITY,
+        versions: &["v1", "v1beta1"],
+        kind: "PeerAuthentication",
+        plural: "peerauthentications",
+        short: "pa",
+        what: "Whether plaintext is accepted.",
+        columns: &[("Mode", "string", ".spec.mtls.mode")],
+    },
+    Istio {
+        group: SECURITY,
+        versions: &["v1", "v1beta1"],
+        kind: "RequestAuthentication",
+        plural: "requestauthentications",
+        short: "ra",
+        what: "Whose tokens are believed.",
+        columns: &[],
+    },
+    Istio {
+        group: NETWORKING,
+        versions: &["v1", "v1beta1", "v1alpha3"],
+        kind: "VirtualService",
+        plural: "virtualservices",
+        short: "vs",
+        what: "Where the requests for a host go.",
+        columns: &[("Gateways", "string", ".spec.gateways"), ("Hosts", "string", ".spec.hosts")],
+    },
+    Istio {
+        group: NETWORKING,
+        versions: &["v1", "v1beta1", "v1alpha3"],
+        kind: "DestinationRule",
+        plural: "destinationrules",
+        short: "dr",
+        what: "How clients talk to a host.",
+        columns: &[("Host", "string", ".spec.host")],
+    },
+];
+
+impl Istio {
+    fn definition(&self) -> Value {
+        let open = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+        let schema = json!({
+            "type": "object",
+            "description": self.what,
+            "properties": {
+                "apiVersion": {"type": "string"}, "kind": {"type": "string"}, "metadata": {"type": "object"},
+                "spec": open, "status": open,
+            },
+        });
+        let mut columns: Vec<Value> =
+            self.columns.iter().map(|(name, kind, path)| json!({"name": name, "type": kind, "jsonPath": path})).collect();
+        columns.push(json!({"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}));
+        let versions: Vec<Value> = self
+            .versions
+            .iter()
+            .enumerate()
+            .map(|(number, name)| {
+                json!({
+                    "name": name, "served": true, "storage": number == 0,
+                    "schema": {"openAPIV3Schema": schema},
+                    "subresources": {"status": {}},
+                    "additionalPrinterColumns": columns,
+                })
             })
-        })
-        .collect();
-    let names = json!({
-        "kind": kind, "listKind": format!("{kind}List"), "plural": plural, "singular": kind.to_lowercase(),
-        "shortNames": [short], "categories": ["nodemesh", "security-istio-io"],
-    });
-    // People's policies must outlive an uninstall, as our own kinds' objects do, which Helm never deletes.
-    definition("security.istio.io", plural, "Namespaced", names, &versions, json!({"helm.sh/resource-policy": "keep"}))
+            .collect();
+        let names = json!({
+            "kind": self.kind, "listKind": format!("{}List", self.kind), "plural": self.plural, "singular": self.kind.to_lowercase(),
+            "shortNames": [self.short], "categories": ["nodemesh", self.group.replace('.', "-")],
+        });
+        // People's policies must outlive an uninstall, as our own kinds' objects do, which Helm never deletes.
+        definition(self.group, self.plural, "Namespaced", names, &versions, json!({"helm.sh/resource-policy": "keep"}))
+    }
 }
 
 fn definition(group: &str, plural: &str, scope: &str, names: Value, versions: &[Value], annotations: Value) -> Value {

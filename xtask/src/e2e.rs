@@ -7,6 +7,7 @@ mod authority;
 pub mod bed;
 mod crowd;
 mod enrolment;
+mod http;
 mod lifecycle;
 mod pods;
 mod policy;
@@ -42,6 +43,9 @@ const ALL: &[(&str, Step)] = &[
     ("Services and DNS outside the mesh work from within, and the other way round", enrolment::unmeshed),
     ("a Job's first connection is in the mesh, and what the Job had is freed at its end", pods::job),
     ("a nonsense label is said, and its pod is not in the clear", enrolment::nonsense),
+    ("an HTTPRoute routes, redirects and answers, and its status says what it lacks", http::routed),
+    ("a rolling restart of a server under load, with Istio's own breaker in force: no call fails", http::rolling),
+    ("requests are denied by their path on the server's node, and meshctl explains by which policy", http::judged),
     ("agents are replaced while calls go on: none fails, none is in the clear", lifecycle::upgrade),
     ("the mesh's root is rotated while calls go on: none fails, none is in the clear", lifecycle::rotate),
     ("an agent is killed: nothing passes in the clear, and a new one goes on", lifecycle::crash),

@@ -30,7 +30,7 @@ app.kubernetes.io/instance: {{ .root.Release.Name }}
   resources: [endpointslices]
   verbs: [get, list, watch]
 - apiGroups: [security.istio.io]
-  resources: [authorizationpolicies, peerauthentications]
+  resources: [authorizationpolicies, peerauthentications, requestauthentications]
   verbs: [get, list, watch]
 - apiGroups: [nodemesh.dev]
   resources: [meshes, ratelimits]

@@ -260,6 +260,11 @@ impl Control {
             live.close_where(&Outcome::PodGone { side: Side::Server }, |c| is(&c.connection.labels.destination));
             live.close_where(&Outcome::PodGone { side: Side::Client }, |c| is(&c.connection.labels.source));
         }
+        for uid in self.known.difference(&now) {
+            self.shared.clusters.forget(uid);
+        }
+        self.shared.tables.sweep(snapshot);
+        self.shared.clusters.sweep(snapshot);
         self.known = now;
         let services: HashSet<NamespacedName> = snapshot.services().map(|service| service.name.clone()).collect();
         for service in self.services.difference(&services) {

@@ -89,7 +89,7 @@ fn run(shared: Arc<Shared>, drain: DrainWatch, mut assignments: mpsc::UnboundedR
     let worker = Rc::new(Worker::new(shared, drain.clone()).map_err(io::Error::other)?);
     runtime.block_on(local.run_until(async {
         let mut draining = drain.clone();
-        worker.http.sweep();
+        worker.http.sweep(worker.shared.clusters.clone());
         loop {
             tokio::select! {
                 assignment = assignments.recv() => match assignment {

@@ -95,9 +95,8 @@ pub fn desired(
                             state.policies.insert(number, Arc::new(program));
                             number
                         };
-                        match program(compiled, registry.set_base) {
-                            // What asks for more than addresses and identities only the agent can judge.
-                            Some(program) if !encrypt && !status.policy.asks_http() => entry.policy = add(Transport::Tunnel, program),
+                        match (left_to_agent(encrypt, &status.policy), program(compiled, registry.set_base)) {
+                            (None, Some(program)) => entry.policy = add(Transport::Tunnel, program),
                             _ => entry.flags |= WORKLOAD_VIA_AGENT,
                         }
                         if !status.policy.asks_http()
@@ -166,6 +165,32 @@ fn pod_entry(workload: &Workload, number: u32, registry: &mut Registry, ready: b
     entry
 }
 
+/// Why connections between pods of one node are not judged in the kernel.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum LeftToAgent {
+    /// They are to be encrypted there too.
+    Encrypt,
+    /// Policy asks for more than addresses and identities.
+    AsksHttp,
+    /// Policy is too long for the kernel, or asks for connections to be noted.
+    Unfit,
+}
+
+/// Whether connections to a pod with this policy are left to the agent also from pods of its own node, and why.
+pub fn left_to_agent(encrypt: bool, policy: &WorkloadPolicy) -> Option<LeftToAgent> {
+    if encrypt {
+        return Some(LeftToAgent::Encrypt);
+    }
+    if policy.asks_http() {
+        return Some(LeftToAgent::AsksHttp);
+    }
+    policy.compiled().is_none_or(|compiled| !fits(&[], compiled)).then_some(LeftToAgent::Unfit)
+}
+
+fn fits(first: &[Op], policy: &CompiledPolicy) -> bool {
+    first.len() + policy.ops.len() <= MAX_OPS && policy.audit.is_empty()
+}
+
 /// The kernel's form of a policy, or nothing if it is too long for the kernel; the agent then judges.
 pub fn program(policy: &CompiledPolicy, set_base: u32) -> Option<Program> {
     assemble(&[], policy, set_base)
@@ -179,7 +204,7 @@ pub fn plaintext_program(policy: &CompiledPolicy, modes: &MtlsModes, set_base: u
 fn assemble(first: &[Op], policy: &CompiledPolicy, set_base: u32) -> Option<Program> {
     let mut ops = [Op::default(); MAX_OPS];
     let len = first.len() + policy.ops.len();
-    if len > MAX_OPS || !policy.audit.is_empty() {
+    if !fits(first, policy) {
         return None;
     }
     for (slot, op) in ops.iter_mut().zip(first.iter().chain(&policy.ops)) {

@@ -2,7 +2,6 @@
 //! it goes on, and the path that was judged is the path that is forwarded. What policy allows is then counted against the workload's limits.
 
 use std::cell::Cell;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -10,24 +9,20 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use http::header::HeaderName;
 use http::request::Parts;
-use http::uri::PathAndQuery;
-use http::{Method, Request, Response, StatusCode, Uri, Version};
+use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use mesh_model::identity::Identity;
-use mesh_model::policy::path::NormalPath;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
-use super::{Inbound, denied, dry_run, revoked};
+use super::{Inbound, denied, dry_run, judge, revoked};
 use crate::conn::{ClientAddr, Meter, ServerAddr};
 use crate::ops::live::LiveConnection;
 use crate::ops::metrics::requests::RequestProtocol;
 use crate::ops::record::Connection;
 use crate::ops::{ConnectionRecorder, RequestLine, RequestRecorder, trace};
-use crate::outcome::{Outcome, RequestFailure};
-use crate::policy::decide::{Asked, decide_request};
+use crate::outcome::Outcome;
 use crate::policy::limits::{Counted, CountedRequest, Standing};
-use crate::policy::tokens::{Believed, Lines};
 use crate::policy::{Live, Peer, Permit, Transport, decide};
 use crate::route::body::{Ongoing, Original, ReplyBody, Seen, grpc_status};
 use crate::route::detect::Protocol;
@@ -57,6 +52,8 @@ pub struct Judged {
     pub server: ServerAddr,
     /// For the records of its requests.
     pub connection: Connection,
+    /// A connection to the application that nothing was sent on, if there is one already.
+    pub application: Option<TcpStream>,
 }
 
 impl Judged {
@@ -68,10 +65,14 @@ impl Judged {
     }
 
     /// The decision about a connection that turns out to carry something else than HTTP: what policies ask of HTTP it cannot show.
-    pub fn whole(self, recorder: &mut ConnectionRecorder) -> Result<Live, Outcome> {
+    pub async fn whole(self, recorder: &mut ConnectionRecorder) -> Result<(Live, TcpStream), Outcome> {
         let live = self.inbound.judge(self.peer.clone(), self.server, self.transport, recorder)?;
         self.count()?;
-        Ok(live)
+        let application = match self.application {
+            Some(application) => application,
+            None => self.inbound.deliver(self.client, self.server).await?,
+        };
+        Ok((live, application))
     }
 
     /// Counts a connection that is no HTTP against the limits, as one request.
@@ -90,18 +91,29 @@ impl Judged {
 }
 
 /// Serves what comes through a tunnel, whatever it turns out to be.
-pub async fn serve_pipe(stream: End, judged: Judged, application: TcpStream, connection: Arc<LiveConnection>) {
+pub async fn serve_pipe(stream: End, judged: Judged, connection: Arc<LiveConnection>) {
     let protocol = first::protocol_of_pipe(&stream, judged.silence()).await;
     if let Protocol::Http1 | Protocol::Http2 = protocol {
-        serve_requests(stream, protocol, judged, application, std::future::pending()).await;
+        serve_requests(stream, protocol, judged, std::future::pending()).await;
         return;
     }
-    let Judged { inbound, peer, transport, server, .. } = &judged;
-    let opened = Live::open(inbound.pod.policy.clone(), peer.clone(), *server, *transport).map_err(denied);
-    match opened.and_then(|opened| judged.count().map(|()| opened)) {
+    let opened = Live::open(judged.inbound.pod.policy.clone(), judged.peer.clone(), judged.server, judged.transport).map_err(denied);
+    let opened = opened.and_then(|opened| judged.count().map(|()| opened));
+    let Judged { inbound, client, server, application, .. } = judged;
+    match opened {
         Ok((permit, mut live)) => {
             inbound.worker.shared.telemetry.metrics().agent.allowed();
             drop(permit);
+            let application = match application {
+                Some(application) => application,
+                None => match inbound.deliver(client, server).await {
+                    Ok(application) => application,
+                    Err(outcome) => {
+                        connection.close(outcome);
+                        return stream.abort();
+                    }
+                },
+            };
             let ending = async {
                 let denial = live.revoked().await;
                 connection.close(revoked(denial));
@@ -125,20 +137,15 @@ struct Requests {
     kept: Rc<HttpPools>,
 }
 
-/// Serves a connection of which the first bytes are HTTP. `application` is a connection to the application that nothing was sent on.
-pub async fn serve_requests<T>(
-    stream: T,
-    protocol: Protocol,
-    judged: Judged,
-    application: TcpStream,
-    ending: impl Future<Output = Outcome>,
-) -> Option<Outcome>
+/// Serves a connection of which the first bytes are HTTP.
+pub async fn serve_requests<T>(stream: T, protocol: Protocol, mut judged: Judged, ending: impl Future<Output = Outcome>) -> Option<Outcome>
 where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let drain = judged.inbound.worker.drain_watch();
     let http2 = protocol == Protocol::Http2;
-    let requests = Rc::new(Requests { judged, http2, first: Cell::new(Some(application)), kept: Rc::default() });
+    let first = Cell::new(judged.application.take());
+    let requests = Rc::new(Requests { judged, http2, first, kept: Rc::default() });
     let kept = requests.kept.clone();
     let told = serve(stream, http2, requests, drain, ending).await;
     kept.close();
@@ -204,31 +211,12 @@ impl Requests {
         RequestRecorder::new(&self.judged.inbound.worker.shared.telemetry, connection, line)
     }
 
-    /// Policy. What it has seen is what is forwarded: the path is brought into its normal form here.
+    /// Policy.
     fn judge(&self, parts: &mut Parts, record: &mut RequestRecorder) -> Result<Permit, Outcome> {
-        let bad = |detail: String| Outcome::Request(RequestFailure::BadRequest { detail: detail.into() });
-        request::settle(parts)?;
-        let path = NormalPath::of(parts.uri.path().as_bytes()).map_err(|error| bad(error.to_string()))?.into_owned();
-        if path.as_str() != parts.uri.path() {
-            let target = match parts.uri.query() {
-                Some(query) => format!("{}?{query}", path.as_str()),
-                None => path.as_str().to_owned(),
-            };
-            let mut uri = std::mem::take(&mut parts.uri).into_parts();
-            uri.path_and_query = Some(PathAndQuery::try_from(target).map_err(|error| bad(error.to_string()))?);
-            parts.uri = Uri::from_parts(uri).map_err(|error| bad(error.to_string()))?;
-        }
         let Judged { inbound, peer, transport, server, .. } = &self.judged;
         let policy = inbound.pod.policy.borrow().clone();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let token = match policy.tokens() {
-            Some(tokens) => tokens.judge(parts, now).map_err(denied)?,
-            None => Believed::nothing(),
-        };
-        let host = parts.headers.get(http::header::HOST).and_then(|host| host.to_str().ok());
-        let lines = Lines(&parts.headers);
-        let asked = Asked { method: parts.method.as_str(), host, path: &path, headers: &lines };
-        let permit = decide_request(&policy, peer, *server, *transport, asked, &token).map_err(denied)?;
+        let permit = judge::request(&policy, peer, *server, *transport, parts, now)?;
         inbound.worker.shared.telemetry.metrics().agent.allowed();
         record.dry_run = dry_run(&permit);
         if record.dry_run.is_some() {
@@ -282,8 +270,8 @@ impl Requests {
         }
         let stream = match self.first.take() {
             Some(first) => first,
-            // The port that the application saw is taken by the first connection, or was.
-            None => inbound.deliver(ClientAddr(SocketAddr::new(client.0.ip(), 0)), *server).await?,
+            // Of several the first has the client's own port.
+            None => inbound.deliver(*client, *server).await?,
         };
         self.kept.over(&inbound.worker, key, stream, TERMS).await
     }

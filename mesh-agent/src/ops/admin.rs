@@ -27,7 +27,7 @@ pub use query::Query;
 /// Longest time that an action may take.
 const ACTION_TIME: Duration = Duration::from_secs(20);
 
-type Provide = Box<dyn Fn() -> Value + Send + Sync>;
+type Provide = Box<dyn Fn(&Query) -> Result<Value, ActionError> + Send + Sync>;
 
 /// What an action gives.
 pub type ActionFuture = Pin<Box<dyn Future<Output = Result<Value, ActionError>> + Send>>;
@@ -89,8 +89,18 @@ impl Admin {
     }
 
     /// Adds `GET /name`. `what` is a word of explanation for the index. A later one of the same name takes the place of the earlier.
-    pub fn provide(mut self, name: &str, what: &str, value: impl Fn() -> Value + Send + Sync + 'static) -> Admin {
-        self.providers.insert(name.to_owned(), Entry { what: what.to_owned(), run: Box::new(value) });
+    pub fn provide(self, name: &str, what: &str, value: impl Fn() -> Value + Send + Sync + 'static) -> Admin {
+        self.question(name, what, move |query| query.only(&[]).map(|()| value()))
+    }
+
+    /// Adds `GET /name?…`, whose value depends on its parameters. It must name every parameter it doesn't know ([`Query::only`]).
+    pub fn question(
+        mut self,
+        name: &str,
+        what: &str,
+        answer: impl Fn(&Query) -> Result<Value, ActionError> + Send + Sync + 'static,
+    ) -> Admin {
+        self.providers.insert(name.to_owned(), Entry { what: what.to_owned(), run: Box::new(answer) });
         self
     }
 
@@ -116,8 +126,7 @@ impl Admin {
             "log" => levels::show(&self.log, self.telemetry.access(), query),
             _ => {
                 let provider = self.providers.get(name).ok_or_else(|| unknown(name))?;
-                query.only(&[])?;
-                Ok((provider.run)())
+                (provider.run)(query)
             }
         }
     }

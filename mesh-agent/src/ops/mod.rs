@@ -12,6 +12,7 @@ pub mod access;
 pub mod admin;
 pub mod clock;
 pub mod drain;
+pub mod explain;
 #[cfg(test)]
 pub(crate) mod fixtures;
 pub mod http;

@@ -7,8 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mesh_model::route::{RouteTable, Target};
-use mesh_model::service::NamespacedName;
+use mesh_model::route::Target;
 use mesh_model::snapshot::Snapshot;
 use tokio::net::TcpStream;
 
@@ -18,6 +17,7 @@ use crate::conn::{ClientAddr, OrigDst};
 use crate::ops::record::Connection;
 use crate::ops::{PeerInfo, Security};
 use crate::outcome::{ConnectFailure, Outcome, RequestFailure};
+use crate::route::asked::{self, Whole};
 use crate::route::detect::{Declared, Protocol};
 use crate::route::exchange::Client;
 use crate::route::tables::Turns;
@@ -33,43 +33,35 @@ const SILENCE: Duration = Duration::from_secs(1);
 /// For a TLS client's hello.
 const HELLO: Duration = Duration::from_secs(10);
 
-/// What holds for a client of a Service's port.
+/// What holds for a client of a Service's port, with the turns of its backends.
 pub struct Asked {
-    service: NamespacedName,
-    port: u16,
-    declared: Declared,
+    here: asked::Asked,
     turns: Option<Arc<Turns>>,
 }
 
 /// What some object asks for, for this client; `None` if nothing does.
 pub fn asked(worker: &Worker, pod: &LocalPod, snapshot: &Snapshot, dialled: SocketAddr) -> Option<Asked> {
-    let (service, port) = snapshot.service_at(dialled)?;
-    if !snapshot.is_routed(&service.name, port.port) {
-        return None;
-    }
-    let workload = pod.current(snapshot);
-    let turns = worker.shared.tables.get(snapshot, &service.name, port.port, &workload.namespace);
-    if turns.is_none() && snapshot.traffic(&workload, &service.name, port.port, None).is_none() {
-        return None;
-    }
-    Some(Asked { service: service.name.clone(), port: port.port, declared: Declared::of(&port.app_protocol, &port.name), turns })
+    let workload = snapshot.workload(&pod.workload.uid).unwrap_or(&pod.workload);
+    let here = asked::Asked::of(snapshot, workload, dialled)?;
+    let turns = worker.shared.tables.get(snapshot, &here.service, here.port, &workload.namespace);
+    Some(Asked { here, turns })
 }
 
 /// Serves it to its end.
 pub async fn serve(worker: Rc<Worker>, pod: Arc<LocalPod>, application: TcpStream, client: ClientAddr, dialled: OrigDst, asked: Asked) {
-    let table = asked.turns.as_ref().map(|turns| &*turns.table);
-    let silence = match asked.declared {
+    let here = &asked.here;
+    let silence = match here.declared {
         // An HTTP client speaks first, and may take its time.
         Declared::Http | Declared::Http2 | Declared::Tls => None,
         Declared::Tcp | Declared::Unknown => Some(SILENCE),
     };
-    let protocol = match (asked.declared, table) {
-        (Declared::Tcp, _) | (_, Some(RouteTable::Tcp(_))) => Ok(Protocol::Opaque),
-        _ => first::protocol(&application, silence).await,
+    let protocol = match here.is_looked_into() {
+        false => Ok(Protocol::Opaque),
+        true => first::protocol(&application, silence).await,
     };
     let whole = |worker: &Worker| Connection {
         labels: crate::ops::ConnectionLabels {
-            service: Some(worker.shared.service(&asked.service)),
+            service: Some(worker.shared.service(&here.service)),
             security: Security::Unknown,
             ..connection(worker, &pod, client, None, None).labels
         },
@@ -81,27 +73,24 @@ pub async fn serve(worker: Rc<Worker>, pod: Arc<LocalPod>, application: TcpStrea
         // Gone before it said anything.
         Err(_) => return worker.shared.telemetry.refused(whole(&worker), Outcome::ClientReset),
     };
-    match (protocol, table) {
-        (Protocol::Http1 | Protocol::Http2, None | Some(RouteTable::Http { .. })) => {
-            let http2 = protocol == Protocol::Http2;
-            let known = whole(&worker);
-            let listed = worker.shared.telemetry.list(known.clone());
-            let http = Client::new(worker.clone(), pod, client, dialled, asked.service, asked.port, http2, known);
-            let live = listed.live().clone();
-            serve::serve(application, http2, http, worker.drain_watch(), async move { live.closed().await }).await;
-        }
-        _ => {
-            let name = match protocol {
-                Protocol::Tls => first::server_name(&application, HELLO).await.ok().flatten(),
-                _ => None,
-            };
-            match backend(&worker, &pod, dialled, &asked, name.as_deref()) {
-                Ok((cluster, chosen)) => relay(&worker, &pod, application, client, dialled, &cluster, chosen).await,
-                Err(outcome) => {
-                    reset(application);
-                    worker.shared.telemetry.refused(whole(&worker), outcome);
-                }
-            }
+    if here.is_taken_apart(protocol) {
+        let http2 = protocol == Protocol::Http2;
+        let known = whole(&worker);
+        let listed = worker.shared.telemetry.list(known.clone());
+        let http = Client::new(worker.clone(), pod, client, dialled, here.service.clone(), here.port, http2, known);
+        let live = listed.live().clone();
+        serve::serve(application, http2, http, worker.drain_watch(), async move { live.closed().await }).await;
+        return;
+    }
+    let name = match protocol {
+        Protocol::Tls => first::server_name(&application, HELLO).await.ok().flatten(),
+        _ => None,
+    };
+    match backend(&worker, &pod, dialled, &asked, name.as_deref()) {
+        Ok((cluster, chosen)) => relay(&worker, &pod, application, client, dialled, &cluster, chosen).await,
+        Err(outcome) => {
+            reset(application);
+            worker.shared.telemetry.refused(whole(&worker), outcome);
         }
     }
 }
@@ -115,43 +104,23 @@ fn backend(
     name: Option<&str>,
 ) -> Result<(Arc<Cluster>, Chosen), Outcome> {
     let snapshot = worker.shared.snapshot.load();
-    let own = Target::Service { service: asked.service.clone(), port: asked.port, subset: None };
-    let no_backend = || {
-        let detail = format!("no route of Service {} has a backend for the connection", asked.service).into();
-        Outcome::Request(RequestFailure::InvalidRoute { detail })
+    let no_backend = || asked.here.no_backend();
+    let turn = match (asked.here.whole(name)?, &asked.turns) {
+        (Whole::Own(target), _) => Some(target),
+        (Whole::Tcp(rule), Some(turns)) => turns.tcp(rule).map(|backend| backend.target.clone()),
+        (Whole::Tls(number, rule), Some(turns)) => turns.tls(number, rule).map(|backend| backend.target.clone()),
+        (_, None) => None,
     };
-    let target = match asked.turns.as_ref().map(|turns| (turns, &*turns.table)) {
-        // Routes for requests say nothing of what is none.
-        None | Some((_, RouteTable::Http { .. })) => own,
-        Some((turns, RouteTable::Tcp(rule))) => turns.tcp(rule).ok_or_else(no_backend)?.target.clone(),
-        Some((turns, RouteTable::Tls(rules))) => {
-            let name = name.unwrap_or_default();
-            let found = rules.iter().enumerate().find(|(_, rule)| rule.hosts.is_empty() || rule.hosts.iter().any(|host| names(host, name)));
-            let (number, rule) = found.ok_or(Outcome::Request(RequestFailure::NoRoute))?;
-            turns.tls(number, rule).ok_or_else(no_backend)?.target.clone()
-        }
-    };
+    let target = turn.ok_or_else(no_backend)?;
     let Target::Service { service, port, subset } = target else { return Err(no_backend()) };
     let name = ClusterName { service, port, subset, v4: dialled.0.is_ipv4() };
-    let cluster = worker.shared.clusters.get(&snapshot, &pod.current(&snapshot), &name).map_err(|missing| match missing {
-        Missing::Subset { .. } => Outcome::NoEndpoint,
-        missing => Outcome::Request(RequestFailure::InvalidRoute { detail: missing.to_string().into() }),
-    })?;
+    let cluster = worker.shared.clusters.get(&snapshot, &pod.current(&snapshot), &name).map_err(Missing::outcome)?;
     if let Some(outcome) = cluster.refusal() {
         return Err(outcome);
     }
     let wish = Wish { dialled: Some(dialled.0), ..Wish::default() };
     let chosen = cluster.choose(Instant::now(), wish).ok_or(Outcome::NoEndpoint)?;
     Ok((cluster, chosen))
-}
-
-/// Whether a host of a rule is a server name; `*.` stands for one label or more.
-fn names(host: &str, name: &str) -> bool {
-    match host.strip_prefix('*') {
-        Some("") => true,
-        Some(suffix) => name.strip_suffix(suffix).is_some_and(|rest| !rest.is_empty()),
-        None => host.eq_ignore_ascii_case(name),
-    }
 }
 
 async fn relay(
@@ -209,16 +178,4 @@ async fn relay(
     let idle = cluster.policy.pool.tcp_idle_timeout.or(worker.shared.tunnel.stream_idle_timeout);
     let ended = copy::relay(application, upstream, recorder.meter(), ending, idle).await;
     recorder.finish(outcome_of(ended.how, told.take()));
-}
-
-#[cfg(test)]
-mod tests {
-    use super::names;
-
-    #[test]
-    fn server_names_match_whole_or_by_what_follows_a_star() {
-        assert!(names("a.example", "a.example") && !names("a.example", "b.example"));
-        assert!(names("*.example", "a.b.example") && !names("*.example", ".example") && !names("*.example", "example"));
-        assert!(names("*", "") && names("*", "a"));
-    }
 }

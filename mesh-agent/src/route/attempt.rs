@@ -307,10 +307,8 @@ fn observe(worker: &Worker, chosen: &Chosen, now: Instant, observation: Observat
                 "an endpoint is left out for a while because of how it answers"
             );
         }
-        Some(Event::Returned { key, .. }) => {
-            tracing::info!(service = %chosen.service(), endpoint = %key, "an endpoint that was left out is used again");
-        }
-        None => {}
+        // Those are told when they are looked for.
+        Some(Event::Returned { .. }) | None => {}
     }
 }
 

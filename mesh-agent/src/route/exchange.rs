@@ -10,18 +10,19 @@ use http::header::{HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
-use mesh_model::route::{Backend, Fault, Filter, HttpRule, RouteTable, Session as Persistence, Target};
+use mesh_model::route::{Backend, Filter, HttpRule, RouteTable, Session as Persistence, Target};
 use mesh_model::service::NamespacedName;
 use mesh_model::snapshot::Snapshot;
 use mesh_model::workload::Workload;
 
+use super::apply::{self, Applied, apply};
 use super::attempt::{self, Attempts};
 use super::body::{Ongoing, Original, ReplyBody, Seen, grpc_status};
-use super::matches::{self, ClientView, RequestView};
+use super::matches;
 use super::retry::default_policy;
 use super::serve::{Current, Service};
 use super::tables::Turns;
-use super::{cors, filter, reply, request, session};
+use super::{filter, reply, request, session};
 use crate::agent::pods::LocalPod;
 use crate::conn::{ClientAddr, OrigDst};
 use crate::ops::metrics::requests::RequestProtocol;
@@ -29,6 +30,7 @@ use crate::ops::{Connection, RequestLine, RequestRecorder};
 use crate::outcome::{Outcome, RequestFailure};
 use crate::shared::Worker;
 use crate::upstream::cluster::{Cluster, ClusterName, Missing};
+use crate::upstream::members;
 
 /// An application's connection to a Service, as its requests need it.
 pub struct Client {
@@ -95,11 +97,10 @@ impl Client {
         let v4 = self.dialled.0.is_ipv4();
         let name = ClusterName { service: service.clone(), port, subset: subset.cloned(), v4 };
         let cluster = self.worker.shared.clusters.get(&plan.snapshot, &plan.workload, &name)?;
-        let other = self.pod.workload.addresses.iter().any(|own| own.is_ipv4() != v4);
-        if cluster.servers().next().is_none() && other {
-            return self.worker.shared.clusters.get(&plan.snapshot, &plan.workload, &ClusterName { v4: !v4, ..name });
+        match members::other_family(&self.pod.workload, v4).filter(|_| cluster.servers().next().is_none()) {
+            Some(v4) => self.worker.shared.clusters.get(&plan.snapshot, &plan.workload, &ClusterName { v4, ..name }),
+            None => Ok(cluster),
         }
-        Ok(cluster)
     }
 }
 
@@ -187,19 +188,13 @@ impl Exchange {
         };
         let Some(turns) = &plan.turns else { return Ok(Routed::Forward { backend: own(), rule: None }) };
         let RouteTable::Http { rules, .. } = &*turns.table else { return Ok(Routed::Forward { backend: own(), rule: None }) };
-        let host = matches::host_of(&self.parts.uri, &self.parts.headers);
-        let view = RequestView { method: &self.parts.method, uri: &self.parts.uri, host: &host, headers: &self.parts.headers };
-        let who = ClientView { labels: &plan.workload.labels, namespace: &plan.workload.namespace };
-        let (number, rule) = matches::find(rules, view, who).ok_or(Outcome::Request(RequestFailure::NoRoute))?;
+        let found = matches::find_for(rules, &self.parts, &plan.workload);
+        let (number, rule) = found.ok_or(Outcome::Request(RequestFailure::NoRoute))?;
         self.record.line.route = Some(rule.origin.to_string().into());
         if let Some(answer) = self.filter(&rule.filters, rule, client.port).await? {
             return Ok(Routed::Answer(answer));
         }
-        let nowhere = |detail: &str| {
-            let detail = format!("{}: {detail}", rule.origin).into();
-            Outcome::Request(RequestFailure::InvalidRoute { detail })
-        };
-        let backend = turns.http(number, rule).ok_or_else(|| nowhere("it has no backend with a weight"))?.clone();
+        let backend = turns.http(number, rule).ok_or_else(|| apply::no_backend(rule))?.clone();
         if let Some(answer) = self.filter(&backend.filters, rule, client.port).await? {
             return Ok(Routed::Answer(answer));
         }
@@ -207,61 +202,27 @@ impl Exchange {
     }
 
     async fn filter(&mut self, filters: &[Filter], rule: &HttpRule, port: u16) -> Result<Option<Response<Bytes>>, Outcome> {
-        let impossible = |error: filter::Impossible| {
-            let detail = format!("{}: {error}", rule.origin).into();
-            Outcome::Request(RequestFailure::InvalidRoute { detail })
-        };
         for one in filters {
-            let parts = &mut self.parts;
-            match one {
-                Filter::RequestHeaders(edit) => filter::edit_request(&mut parts.uri, &mut parts.headers, edit).map_err(impossible)?,
-                Filter::ResponseHeaders(edit) => self.changes.edits.push(edit.clone()),
-                Filter::Rewrite(change) => {
-                    filter::rewrite(&mut parts.uri, &mut parts.headers, change, &rule.matches).map_err(impossible)?;
-                }
-                Filter::Redirect(redirect) => {
-                    let location = filter::location(redirect, &parts.uri, &parts.headers, &rule.matches, port).map_err(impossible)?;
-                    let mut answer = Response::new(Bytes::new());
-                    *answer.status_mut() = StatusCode::from_u16(redirect.status).unwrap_or(StatusCode::FOUND);
-                    answer.headers_mut().insert(http::header::LOCATION, location);
-                    return Ok(Some(answer));
-                }
-                Filter::Mirror { target, share } => {
-                    if drawn(*share) {
+            match apply(one, &mut self.parts, rule, port)? {
+                Applied::Request => {}
+                Applied::Response(edit) => self.changes.edits.push(edit.clone()),
+                Applied::Cors(headers) => self.changes.cors = headers,
+                Applied::Mirror { target, share } => {
+                    if drawn(share) {
                         self.mirrors.push(target.clone());
                     }
                 }
-                Filter::Cors(rules) => match cors::decide(rules, &parts.method, &parts.headers) {
-                    cors::Decision::Preflight(headers) => {
-                        let mut answer = Response::new(Bytes::new());
-                        *answer.headers_mut() = headers;
-                        return Ok(Some(answer));
-                    }
-                    cors::Decision::Pass(headers) => self.changes.cors = headers,
-                },
-                Filter::Respond { status, body } => {
-                    let mut answer = Response::new(Bytes::copy_from_slice(body));
-                    *answer.status_mut() = StatusCode::from_u16(*status).unwrap_or(StatusCode::OK);
-                    return Ok(Some(answer));
-                }
-                Filter::Delay { time, share } => {
-                    if drawn(*share) {
-                        tokio::time::sleep(*time).await;
+                Applied::Delay { time, share } => {
+                    if drawn(share) {
+                        tokio::time::sleep(time).await;
                     }
                 }
-                Filter::Abort { fault, share } => {
-                    if drawn(*share) {
-                        let (status, grpc) = match fault {
-                            Fault::Http(status) => (*status, None),
-                            Fault::Grpc(status) => (200, Some(*status)),
-                        };
-                        return Err(Outcome::Request(RequestFailure::FaultInjected { rule: rule.origin.to_string().into(), status, grpc }));
+                Applied::Abort { error, share } => {
+                    if drawn(share) {
+                        return Err(Outcome::Request(error));
                     }
                 }
-                Filter::Refuse(reason) => {
-                    let detail = format!("{}: {reason}", rule.origin).into();
-                    return Err(Outcome::Request(RequestFailure::InvalidRoute { detail }));
-                }
+                Applied::Answer(answer) => return Ok(Some(answer)),
             }
         }
         Ok(None)
@@ -284,12 +245,7 @@ impl Exchange {
         };
         let cluster = match client.cluster(plan, service, port, subset) {
             Ok(cluster) => cluster,
-            // As Envoy does for a subset that nobody defines.
-            Err(Missing::Subset { .. }) => return self.refuse(Outcome::NoEndpoint),
-            Err(missing) => {
-                let detail = missing.to_string().into();
-                return self.refuse(Outcome::Request(RequestFailure::InvalidRoute { detail }));
-            }
+            Err(missing) => return self.refuse(missing.outcome()),
         };
         if let Some(outcome) = cluster.refusal() {
             return self.refuse(outcome);

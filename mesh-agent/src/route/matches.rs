@@ -4,8 +4,10 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use http::request::Parts;
 use http::{HeaderMap, Method, Uri};
 use mesh_model::route::{HttpRule, PathMatch, RequestMatch, TextMatch};
+use mesh_model::workload::Workload;
 
 /// A request, as rules look at it.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +34,13 @@ pub struct ClientView<'a> {
 /// The first rule that matches.
 pub fn find<'r>(rules: &'r [Arc<HttpRule>], request: RequestView<'_>, client: ClientView<'_>) -> Option<(usize, &'r Arc<HttpRule>)> {
     rules.iter().enumerate().find(|(_, rule)| matches(&rule.matches, request, client))
+}
+
+/// The first rule that a request of a workload matches.
+pub fn find_for<'r>(rules: &'r [Arc<HttpRule>], request: &Parts, client: &Workload) -> Option<(usize, &'r Arc<HttpRule>)> {
+    let host = host_of(&request.uri, &request.headers);
+    let view = RequestView { method: &request.method, uri: &request.uri, host: &host, headers: &request.headers };
+    find(rules, view, ClientView { labels: &client.labels, namespace: &client.namespace })
 }
 
 /// Whether everything that is asked holds.

@@ -5,8 +5,11 @@
 //!  first bytes ─ detect ─► serve ─ matches ─► filter ─► upstream::cluster ─► upstream::http ─► the server's agent or the server
 //! ```
 //!
-//! [`detect`], [`guard`], [`request`], [`matches`], [`filter`], [`cors`], [`session`], [`retry`], [`limit`], [`sequence`] and [`reply`] are pure.
+//! [`asked`], [`detect`], [`guard`], [`request`], [`matches`], [`apply`], [`filter`], [`cors`], [`session`], [`retry`], [`limit`],
+//! [`sequence`] and [`reply`] are pure.
 
+pub mod apply;
+pub mod asked;
 pub mod attempt;
 pub mod body;
 pub mod cors;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use mesh_model::service::{NamespacedName, Service, ServicePort};
 use mesh_model::snapshot::Snapshot;
-use mesh_model::traffic::{Balancer, TlsMode, TrafficPolicy};
+use mesh_model::traffic::{Balancer, TrafficPolicy};
 use mesh_model::workload::{Workload, WorkloadUid};
 use parking_lot::{Mutex, RwLock};
 
@@ -19,8 +19,10 @@ use super::bounds::Bounds;
 use super::circuit::Resource;
 use super::health::{Event, Health, Observation};
 use super::http::Server;
+use super::members::{self, Found};
+pub use super::members::{ClusterName, Missing};
 use crate::conn::ServerAddr;
-use crate::outcome::{Outcome, RequestFailure};
+use crate::outcome::Outcome;
 use crate::route::detect::Declared;
 
 /// What is known of one endpoint's load.
@@ -33,29 +35,6 @@ struct Member {
     server: Server,
     measured: Arc<Measured>,
     since: Option<Instant>,
-}
-
-/// Which cluster.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct ClusterName {
-    /// The Service.
-    pub service: NamespacedName,
-    /// Its port.
-    pub port: u16,
-    /// The subset, if it is one.
-    pub subset: Option<Arc<str>>,
-    /// Whether its endpoints are those of IPv4.
-    pub v4: bool,
-}
-
-impl std::fmt::Display for ClusterName {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}:{}", self.service, self.port)?;
-        if let Some(subset) = &self.subset {
-            write!(f, "/{subset}")?;
-        }
-        f.write_str(if self.v4 { "" } else { " (IPv6)" })
-    }
 }
 
 /// See the module.
@@ -97,15 +76,9 @@ impl Cluster {
     fn build(snapshot: &Snapshot, spec: &Spec<'_>, previous: Option<&Cluster>, now: Instant) -> Cluster {
         let Spec { name, port, policy, labels, from } = spec;
         let known = |address: &SocketAddr| previous.and_then(|previous| previous.members.iter().find(|m| m.server.address.0 == *address));
-        let held: std::collections::HashSet<_> = snapshot.held().iter().flat_map(|pod| pod.addresses.iter().copied()).collect();
         let mut members = Vec::new();
         let mut candidates = Vec::new();
-        for endpoint in port.endpoints.iter().filter(|e| e.address.is_ipv4() == name.v4 && !held.contains(&e.address.ip())) {
-            let workload = endpoint.workload.as_ref().and_then(|uid| snapshot.workload(uid));
-            let selected = |workload: &Arc<Workload>| labels.iter().all(|(key, value)| workload.labels.get(key) == Some(value));
-            if !labels.is_empty() && !workload.is_some_and(selected) {
-                continue;
-            }
+        for (endpoint, workload) in members::members(snapshot, port, labels, name.v4) {
             let known = known(&endpoint.address);
             // What is there from the start is not new; what joins later is.
             let since = match (known, previous) {
@@ -225,14 +198,7 @@ impl Cluster {
 
     /// Why nothing may be sent there: TLS that the policy asks for and that cannot be had is not left out.
     pub fn refusal(&self) -> Option<Outcome> {
-        let detail = match &self.policy.tls {
-            TlsMode::Mesh | TlsMode::Disable => return None,
-            TlsMode::Refuse(reason) => format!("the DestinationRule's tls: {reason}"),
-            TlsMode::Originate(_) => {
-                "the DestinationRule asks for TLS towards the application (SIMPLE or MUTUAL), which is not supported".to_owned()
-            }
-        };
-        Some(Outcome::Request(RequestFailure::InvalidRoute { detail: detail.into() }))
+        members::refusal(&self.policy)
     }
 
     /// Whether a hash decides.
@@ -285,27 +251,6 @@ struct Spec<'a> {
     from: &'a LocalityName,
 }
 
-/// Why there is no cluster.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum Missing {
-    /// No such Service or port.
-    #[error("there is no Service {service} with port {port}")]
-    Service {
-        /// The Service.
-        service: NamespacedName,
-        /// The port.
-        port: u16,
-    },
-    /// No such subset.
-    #[error("no DestinationRule for Service {service} has a subset {subset} for this client")]
-    Subset {
-        /// The Service.
-        service: NamespacedName,
-        /// The subset.
-        subset: Arc<str>,
-    },
-}
-
 struct Slot {
     /// Of the snapshot that it was last compared with.
     version: u64,
@@ -332,16 +277,7 @@ impl Clusters {
         if let Some(slot) = self.slots.read().get(&key).filter(|slot| slot.version == snapshot.version()) {
             return Ok(slot.cluster.clone());
         }
-        let missing = || Missing::Service { service: name.service.clone(), port: name.port };
-        let service = snapshot.service(&name.service).ok_or_else(missing)?;
-        let port = service.ports.iter().find(|port| port.port == name.port).ok_or_else(missing)?;
-        let empty = std::collections::BTreeMap::new();
-        let labels = match &name.subset {
-            Some(subset) => snapshot
-                .subset(client, &name.service, subset)
-                .ok_or_else(|| Missing::Subset { service: name.service.clone(), subset: subset.clone() })?,
-            None => &empty,
-        };
+        let Found { service, port, labels } = Found::of(snapshot, client, name)?;
         let node = snapshot.node(&client.node);
         let from = LocalityName {
             region: node.map(|node| node.region.clone()).unwrap_or_default(),
@@ -378,6 +314,26 @@ impl Clusters {
         self.slots.write().retain(|(name, _), slot| {
             snapshot.service(&name.service).is_some() && (slot.version == snapshot.version() || Arc::strong_count(&slot.cluster) > 1)
         });
+    }
+
+    /// Lets go of what a client that is gone had in use.
+    pub fn forget(&self, client: &WorkloadUid) {
+        for slot in self.slots.read().values() {
+            slot.cluster.bounds.lock().remove(client);
+        }
+    }
+
+    /// The endpoints whose time of being left out is over, each told once.
+    pub fn returned(&self, now: Instant) -> Vec<(NamespacedName, SocketAddr)> {
+        let mut all = Vec::new();
+        for cluster in self.all() {
+            let events = cluster.health.as_ref().map(|health| health.tick(now)).unwrap_or_default();
+            all.extend(events.into_iter().filter_map(|event| match event {
+                Event::Returned { key, .. } => Some((cluster.name.service.clone(), key)),
+                Event::Ejected { .. } => None,
+            }));
+        }
+        all
     }
 
     /// The clusters now.

@@ -23,6 +23,7 @@ use crate::route::body::RequestBody;
 use crate::shared::{Worker, outcome_of};
 use crate::tunnel::{OpenRequest, PoolKey};
 use crate::upstream::bounds::Place;
+use crate::upstream::cluster::Clusters;
 use crate::upstream::{connect, copy};
 
 /// How long an unused connection is kept where no DestinationRule says otherwise: less than servers usually do.
@@ -157,14 +158,17 @@ pub struct SendFailure {
 }
 
 impl HttpPools {
-    /// Closes what has been unused for too long, for as long as the worker lives.
-    pub fn sweep(self: &Rc<Self>) {
+    /// Closes what has been unused for too long, and tells of endpoints that are used again, for as long as the worker lives.
+    pub fn sweep(self: &Rc<Self>, clusters: Arc<Clusters>) {
         let pools = Rc::downgrade(self);
         tokio::task::spawn_local(async move {
             loop {
                 tokio::time::sleep(SWEEP).await;
                 let Some(pools) = pools.upgrade() else { return };
                 let now = Instant::now();
+                for (service, endpoint) in clusters.returned(now) {
+                    tracing::info!(%service, %endpoint, "an endpoint that was left out is used again");
+                }
                 pools.idle.borrow_mut().retain(|_, idle| {
                     idle.retain(|idle| idle.until > now && !idle.connection.is_closed());
                     !idle.is_empty()

@@ -8,4 +8,5 @@ pub mod connect;
 pub mod copy;
 pub mod health;
 pub mod http;
+pub mod members;
 pub mod resolve;

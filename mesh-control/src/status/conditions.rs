@@ -16,7 +16,15 @@ const TOLD: usize = 20;
 const LONGEST: usize = 32_768;
 
 /// The kinds that get a condition.
-pub const KINDS: [Kind; 4] = [Kind::PeerAuthentication, Kind::AuthorizationPolicy, Kind::Mesh, Kind::RateLimit];
+pub const KINDS: [Kind; 7] = [
+    Kind::PeerAuthentication,
+    Kind::AuthorizationPolicy,
+    Kind::RequestAuthentication,
+    Kind::VirtualService,
+    Kind::DestinationRule,
+    Kind::Mesh,
+    Kind::RateLimit,
+];
 
 /// One thing that was found: how bad, at which field (empty for the whole), in words.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]

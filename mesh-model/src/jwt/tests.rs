@@ -226,3 +226,21 @@ fn keys_that_cannot_be_used_are_left_out() {
     let wrong = json!({"keys": [{"kty": "OKP", "crv": "Ed25519", "alg": "HS256", "x": b64([1; 32])}]});
     assert!(Jwks::parse(wrong.to_string().as_bytes()).is_err());
 }
+
+#[test]
+fn the_samples_token_is_believed_by_the_samples_keys() {
+    let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/samples/http");
+    let text = std::fs::read_to_string(directory.join("tokens.yaml")).unwrap();
+    let parsed = crate::document::parse_documents(&directory, &text);
+    let policy = parsed.documents.iter().find_map(|document| match &document.reading {
+        crate::convert::Reading::Good(crate::object::Object::RequestAuthentication(policy)) => Some(policy.clone()),
+        _ => None,
+    });
+    let keys = |rule: &JwtRule| match &rule.keys {
+        KeySource::Inline(text) => Some(Arc::new(Jwks::parse(text.as_bytes()).unwrap())),
+        _ => None,
+    };
+    let token = std::fs::read_to_string(directory.join("token.jwt")).unwrap();
+    let verified = Authenticator::new(&[policy.unwrap()], keys).unwrap().verify(&bearer(token.trim()), None, NOW).unwrap().unwrap();
+    assert_eq!(&*verified.rule.issuer, "hello.example");
+}

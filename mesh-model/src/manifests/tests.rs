@@ -85,3 +85,47 @@ fn a_file_that_cannot_be_read_changes_nothing_and_one_that_is_gone_does() {
     let shop = self::shop(&set);
     assert_eq!((shop.pods, shop.services, shop.problems.len()), (0, 0, 0));
 }
+
+/// The files below the samples' directory, of which people copy theirs.
+fn samples() -> Vec<std::path::PathBuf> {
+    let mut directories = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/samples")];
+    let mut files = Vec::new();
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                directories.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "yaml") {
+                files.push(path);
+            }
+        }
+    }
+    files
+}
+
+#[test]
+fn nothing_is_wrong_with_the_samples_alone_or_together() {
+    let files = samples();
+    for wanted in ["destination-rule.yaml", "policy/no-client.yaml", "http/route.yaml", "http/tokens.yaml"] {
+        assert!(files.iter().any(|file| file.ends_with(wanted)), "{wanted} is not among {files:?}");
+    }
+    let mut set = ManifestSet::default();
+    let mut addresses = 1..;
+    for file in &files {
+        let text = std::fs::read_to_string(file).unwrap();
+        // Each Service with the address that an API server gives it.
+        let parts: Vec<_> = text.split("\n  ports: [{ port: 80").collect();
+        let mut whole = parts[0].to_owned();
+        for part in &parts[1..] {
+            whole.push_str(&format!("\n  clusterIP: 10.96.0.{}\n  ports: [{{ port: 80{part}", addresses.next().unwrap()));
+        }
+        set.put(file, &whole);
+    }
+    let snapshot = set.snapshot(None);
+    let wrong: Vec<_> = snapshot.problems().iter().filter(|problem| problem.severity > Severity::Info).map(ToString::to_string).collect();
+    assert_eq!(wrong, Vec::<String>::new());
+    for service in ["hello-world", "hello-flaky"] {
+        let name = crate::service::NamespacedName { namespace: "default".into(), name: service.into() };
+        assert!(snapshot.routes(&name, 80).is_some(), "{service} has no route");
+    }
+}

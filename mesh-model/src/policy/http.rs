@@ -28,7 +28,7 @@ use std::net::IpAddr;
 
 use crate::identity::Identity;
 use crate::policy::path::NormalPath;
-use crate::policy::{Action, Condition, EffectivePolicies, Rule};
+use crate::policy::{Action, AuthorizationPolicy, Condition, EffectivePolicies, Rule};
 use crate::service::NamespacedName;
 
 mod claims;
@@ -139,8 +139,7 @@ pub enum ConnectionDecision<'p> {
 impl HttpPolicy {
     /// `None` if no policy asks for anything of HTTP, since the connection's decision then is that of each request on it.
     pub fn compile(effective: &EffectivePolicies) -> Option<HttpPolicy> {
-        let needs = effective.policies.iter().flat_map(|policy| &policy.rules).any(needs_http);
-        needs.then(|| HttpPolicy::always(effective))
+        effective.policies.iter().any(|policy| asks_http(policy)).then(|| HttpPolicy::always(effective))
     }
 
     fn always(effective: &EffectivePolicies) -> HttpPolicy {
@@ -223,6 +222,11 @@ struct Found<'p> {
     dry_allow: bool,
     has_dry_allow: bool,
     audit: Option<&'p NamespacedName>,
+}
+
+/// Whether a policy asks for anything of HTTP: connections to the workloads that it is about are then looked into.
+pub fn asks_http(policy: &AuthorizationPolicy) -> bool {
+    policy.rules.iter().any(needs_http)
 }
 
 fn needs_http(rule: &Rule) -> bool {

@@ -137,7 +137,8 @@ async fn allowed(cluster: &Cluster, group: &str, resource: &str, verb: &str, own
 
 async fn definitions(cluster: &Cluster) -> Result<Vec<(String, Vec<String>)>> {
     let list = cluster.all::<CustomResourceDefinition>().list(&ListParams::default()).await.context("listing CustomResourceDefinitions")?;
-    let ours = list.items.into_iter().filter(|d| matches!(&*d.spec.group, "nodemesh.dev" | "security.istio.io"));
+    let groups = ["nodemesh.dev", "security.istio.io", "networking.istio.io", "gateway.networking.k8s.io"];
+    let ours = list.items.into_iter().filter(|definition| groups.contains(&&*definition.spec.group));
     Ok(ours
         .map(|definition| {
             let served = definition.spec.versions.into_iter().filter(|version| version.served).map(|version| version.name);

@@ -16,6 +16,21 @@ const KUBERNETES: (u32, u32) = (1, 28);
 const LATE: u64 = 3600;
 /// Clocks that are further apart than this, in seconds, make new certificates look as if they were not valid yet.
 const SKEW: i64 = 10;
+/// The definitions of what the mesh reads, each with the versions in which it does.
+const READ: [(&str, &[&str]); 11] = [
+    ("meshes.nodemesh.dev", &["v1alpha1"]),
+    ("ratelimits.nodemesh.dev", &["v1alpha1"]),
+    ("authorizationpolicies.security.istio.io", &["v1", "v1beta1"]),
+    ("peerauthentications.security.istio.io", &["v1", "v1beta1"]),
+    ("requestauthentications.security.istio.io", &["v1", "v1beta1"]),
+    ("virtualservices.networking.istio.io", &["v1", "v1beta1", "v1alpha3"]),
+    ("destinationrules.networking.istio.io", &["v1", "v1beta1", "v1alpha3"]),
+    (HTTP_ROUTES, &["v1"]),
+    ("grpcroutes.gateway.networking.k8s.io", &["v1"]),
+    ("tlsroutes.gateway.networking.k8s.io", &["v1", "v1alpha3", "v1alpha2"]),
+    ("tcproutes.gateway.networking.k8s.io", &["v1", "v1alpha2"]),
+];
+const HTTP_ROUTES: &str = "httproutes.gateway.networking.k8s.io";
 
 pub(super) fn before(facts: &Before) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -112,15 +127,25 @@ fn other_meshes(facts: &Before) -> Vec<Finding> {
 fn definitions(facts: &Before) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (name, served) in &facts.definitions {
-        let wanted: &[&str] = match &**name {
-            "meshes.nodemesh.dev" | "ratelimits.nodemesh.dev" => &["v1alpha1"],
-            "authorizationpolicies.security.istio.io" | "peerauthentications.security.istio.io" => &["v1", "v1beta1"],
-            _ => continue,
-        };
-        if !served.iter().any(|version| wanted.contains(&&**version)) {
-            let message = format!("it serves {}; the mesh reads {}", served.join(", "), wanted.join(" or "));
-            findings.push(Finding::error(format!("CustomResourceDefinition {name}"), message, "upgrade what installed it"));
+        let Some((_, wanted)) = READ.iter().find(|(read, _)| read == name) else { continue };
+        if served.iter().any(|version| wanted.contains(&&**version)) {
+            continue;
         }
+        let object = format!("CustomResourceDefinition {name}");
+        let message = format!("it serves {}; the mesh reads {}", served.join(", "), wanted.join(" or "));
+        // The chart brings its own of Istio's kinds; routes are there for who wants them.
+        findings.push(if name.ends_with(".gateway.networking.k8s.io") {
+            Finding::warning(object, format!("{message}, so that its objects have no effect"), "upgrade the Gateway API's definitions")
+        } else {
+            Finding::error(object, message, "upgrade what installed it")
+        });
+    }
+    if !facts.definitions.iter().any(|(name, _)| name == HTTP_ROUTES) {
+        findings.push(Finding::info(
+            "Gateway API",
+            "its definitions are not installed: there can be no HTTPRoute, and VirtualService routes requests",
+            "to have both, install them: https://gateway-api.sigs.k8s.io/guides/",
+        ));
     }
     findings
 }

@@ -23,12 +23,25 @@ const WHEELS: [&str; 2] = [
     "55828002a71f9bd4034650df412feafbce419c33d2687aaaa8c742a856ae07ea",
 ];
 
-/// Where the client's Envoy listens, in the client's pod.
-pub const OUT_HTTP: u16 = 15001;
-/// As above, for bulk.
-pub const OUT_BULK: u16 = 15002;
-const IN_HTTP: u16 = 15008;
-const IN_BULK: u16 = 15009;
+/// How a pair works.
+#[derive(Clone, Copy, Debug)]
+pub struct Way {
+    /// Requests are routed and judged, not connections.
+    requests: bool,
+    /// Where the client's Envoy listens, in the client's pod.
+    pub out_http: u16,
+    /// As above, for bulk.
+    pub out_bulk: u16,
+    in_http: u16,
+    in_bulk: u16,
+}
+
+impl Way {
+    /// TCP proxies and a rule about who may connect.
+    pub const CONNECTIONS: Way = Way { requests: false, out_http: 15001, out_bulk: 15002, in_http: 15008, in_bulk: 15009 };
+    /// HTTP proxies with a route, and a rule about who may ask what.
+    pub const REQUESTS: Way = Way { requests: true, out_http: 15003, out_bulk: 15004, in_http: 15010, in_bulk: 15011 };
+}
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The program, fetched once.
@@ -80,26 +93,29 @@ pub struct Pair {
 
 impl Pair {
     /// Starts them in the pods' namespaces, and proves that they serve the client and nobody without a certificate.
-    pub fn start(world: &World, binary: &File, client: &Pod, server: &Pod) -> Result<Self> {
-        let directory = world.directory().join("envoy");
+    pub fn start(world: &World, binary: &File, client: &Pod, server: &Pod, way: Way) -> Result<Self> {
+        let kind = if way.requests { "requests" } else { "connections" };
+        let directory = world.directory().join(format!("envoy-{kind}"));
         let (client_id, server_id) = (client.spiffe_id(), server.spiffe_id());
         certificates::make(&directory, &[("client", &client_id), ("server", &server_id)])?;
-        let out = [("http", OUT_HTTP, IN_HTTP), ("bulk", OUT_BULK, IN_BULK)];
+        let out = [("http", way.out_http, way.in_http), ("bulk", way.out_bulk, way.in_bulk)];
         let out = bootstrap(
             "client",
             out.map(|(name, port, to)| Relay {
                 name,
+                requests: way.requests && name == "http",
                 listen: ("127.0.0.1", port),
                 to: (server.ipv4().to_string(), to),
                 inward: None,
                 outward: Some(upstream_tls(&directory, &server_id)),
             }),
         );
-        let inward = [("http", IN_HTTP, HTTP_PORT), ("bulk", IN_BULK, BULK_PORT)];
+        let inward = [("http", way.in_http, HTTP_PORT), ("bulk", way.in_bulk, BULK_PORT)];
         let inward = bootstrap(
             "server",
             inward.map(|(name, port, to)| Relay {
                 name,
+                requests: way.requests && name == "http",
                 listen: ("0.0.0.0", port),
                 to: ("127.0.0.1".to_owned(), to),
                 inward: Some((downstream_tls(&directory), client_id.clone())),
@@ -110,26 +126,27 @@ impl Pair {
         for (name, pod, configuration) in [("client", client, out), ("server", server, inward)] {
             let file = directory.join(format!("{name}.json"));
             fs::write(&file, configuration.to_string()).with_context(|| format!("writing {}", file.display()))?;
-            let place = Place { netns: pod.netns(), cgroup: pod.node().host(&format!("envoy-{name}"))?.cgroup };
+            let place = Place { netns: pod.netns(), cgroup: pod.node().host(&format!("envoy-{kind}-{name}"))?.cgroup };
             let cores = std::thread::available_parallelism().map_or(2, usize::from).to_string();
             let (binary, file) = (binary.to_string_lossy(), file.to_string_lossy());
             let words = [&*binary, "-c", &file, "--concurrency", &cores, "--disable-hot-restart", "-l", "warning"];
-            let process = place.spawn(&words, &world.log_file(&format!("envoy-{name}")), &[])?;
+            let process = place.spawn(&words, &world.log_file(&format!("envoy-{kind}-{name}")), &[])?;
             pair.between.push(Watched { pid: process.pid(), cgroup: place.cgroup });
             pair.processes.push(process);
         }
-        pair.prove(client, server)?;
+        pair.prove(client, server, way)?;
         Ok(pair)
     }
 
-    fn prove(&mut self, client: &Pod, server: &Pod) -> Result<()> {
-        let url = format!("http://127.0.0.1:{OUT_HTTP}/");
-        let answers = || mesh_lab::http_get(&client.netns(), &url).is_ok_and(|answer| answer.status == 200);
+    fn prove(&mut self, client: &Pod, server: &Pod, way: Way) -> Result<()> {
+        let url = format!("http://127.0.0.1:{}/", way.out_http);
+        // In HTTP/1.1: Envoy's HTTP proxy takes nothing older.
+        let answers = || client.exec(&["curl", "-sf", "--max-time", "2", &url], PATIENCE).is_ok_and(|curl| curl.ok());
         if mesh_lab::process::wait_until("the Envoys answer", PATIENCE, answers).is_err() {
             let logs: Vec<String> = self.processes.iter().map(Process::log).collect();
             bail!("the Envoys did not answer within {PATIENCE:?}; they wrote:\n{}", logs.join("\n"));
         }
-        let url = format!("https://{}:{IN_HTTP}/", server.ipv4());
+        let url = format!("https://{}:{}/", server.ipv4(), way.in_http);
         let stranger = client.exec(&["curl", "-sk", "--max-time", "5", &url], PATIENCE)?;
         if stranger.ok() {
             bail!("the server's Envoy served a client that has no certificate");
@@ -141,6 +158,8 @@ impl Pair {
 /// One port that an Envoy relays.
 struct Relay {
     name: &'static str,
+    /// It takes HTTP apart.
+    requests: bool,
     listen: (&'static str, u16),
     to: (String, u16),
     /// TLS towards the client, and the identity that may connect.
@@ -167,11 +186,57 @@ fn listener(relay: &Relay) -> Value {
             "cluster": relay.name,
         },
     });
+    if relay.requests {
+        let caller = relay.inward.as_ref().map(|(_, identity)| identity.as_str());
+        let proxy = http_proxy(relay.name, caller);
+        let chain = match &relay.inward {
+            Some((tls, _)) => json!({ "transport_socket": tls, "filters": [proxy] }),
+            None => json!({ "filters": [proxy] }),
+        };
+        return json!({ "name": relay.name, "address": address(relay.listen.0, relay.listen.1), "filter_chains": [chain] });
+    }
     let chain = match &relay.inward {
         Some((tls, identity)) => json!({ "transport_socket": tls, "filters": [callers(identity), proxy] }),
         None => json!({ "filters": [proxy] }),
     };
     json!({ "name": relay.name, "address": address(relay.listen.0, relay.listen.1), "filter_chains": [chain] })
+}
+
+/// An HTTP proxy with one route, and for the server the rule that only this identity may ask, and only with GET.
+fn http_proxy(name: &str, caller: Option<&str>) -> Value {
+    let rule = caller.map(|identity| {
+        json!({
+            "name": "envoy.filters.http.rbac",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC",
+                "rules": { "action": "ALLOW", "policies": { "requests": {
+                    "permissions": [{ "and_rules": { "rules": [
+                        { "header": { "name": ":method", "string_match": { "exact": "GET" } } },
+                        { "url_path": { "path": { "prefix": "/" } } },
+                    ] } }],
+                    "principals": [{ "authenticated": { "principal_name": { "exact": identity } } }],
+                } } },
+            },
+        })
+    });
+    let router = json!({
+        "name": "envoy.filters.http.router",
+        "typed_config": { "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router" },
+    });
+    let filters: Vec<Value> = rule.into_iter().chain([router]).collect();
+    json!({
+        "name": "envoy.filters.network.http_connection_manager",
+        "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+            "stat_prefix": name,
+            "http_filters": filters,
+            "route_config": { "virtual_hosts": [{
+                "name": "all",
+                "domains": ["*"],
+                "routes": [{ "match": { "prefix": "/" }, "route": { "cluster": name } }],
+            }] },
+        },
+    })
 }
 
 /// The rule that only this identity may connect.

@@ -28,10 +28,15 @@ pub enum PathId {
     CrossNode,
     /// Two nodes, an Envoy in each pod: mTLS between them, a policy in force.
     Envoy,
+    /// Two nodes, through the mesh: HTTP/1.1 by a route at the client's agent and a rule about requests at the server's, mTLS between them.
+    CrossNodeHttp,
+    /// The same by an Envoy in each pod.
+    EnvoyHttp,
 }
 
 impl PathId {
-    const ALL: [Self; 5] = [Self::Direct, Self::DirectLocal, Self::SameNode, Self::CrossNode, Self::Envoy];
+    const ALL: [Self; 7] =
+        [Self::Direct, Self::DirectLocal, Self::SameNode, Self::CrossNode, Self::Envoy, Self::CrossNodeHttp, Self::EnvoyHttp];
 
     /// Its name, as in `--only` and in JSON.
     pub fn key(self) -> &'static str {
@@ -41,6 +46,8 @@ impl PathId {
             Self::SameNode => "same-node",
             Self::CrossNode => "cross-node",
             Self::Envoy => "envoy",
+            Self::CrossNodeHttp => "cross-node-http",
+            Self::EnvoyHttp => "envoy-http",
         }
     }
 
@@ -52,6 +59,8 @@ impl PathId {
             Self::SameNode => "mesh, same node, policy",
             Self::CrossNode => "mesh, across nodes, L4 mTLS",
             Self::Envoy => "Envoy pair, L4 mTLS",
+            Self::CrossNodeHttp => "mesh, across nodes, L7 mTLS",
+            Self::EnvoyHttp => "Envoy pair, L7 mTLS",
         }
     }
 
@@ -60,13 +69,23 @@ impl PathId {
         match self {
             Self::Direct | Self::DirectLocal => None,
             Self::SameNode => Some(Self::DirectLocal),
-            Self::CrossNode | Self::Envoy => Some(Self::Direct),
+            Self::CrossNode | Self::Envoy | Self::CrossNodeHttp | Self::EnvoyHttp => Some(Self::Direct),
         }
     }
 
     /// It needs the mesh.
     pub fn is_meshed(self) -> bool {
-        matches!(self, Self::SameNode | Self::CrossNode)
+        matches!(self, Self::SameNode | Self::CrossNode | Self::CrossNodeHttp)
+    }
+
+    /// It needs Envoy.
+    pub fn is_envoy(self) -> bool {
+        matches!(self, Self::Envoy | Self::EnvoyHttp)
+    }
+
+    /// The load can be put on it: iperf3 speaks no HTTP.
+    pub fn carries(self, load: Load) -> bool {
+        load != Load::Bulk || !matches!(self, Self::CrossNodeHttp | Self::EnvoyHttp)
     }
 }
 

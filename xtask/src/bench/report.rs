@@ -15,7 +15,11 @@ use super::path::PathId;
 use crate::command;
 
 /// Least ratios to no mesh, in the order of [`Load::ALL`].
-const GOALS: [(PathId, [f64; 4]); 2] = [(PathId::SameNode, [0.9, 0.9, 0.9, 0.9]), (PathId::CrossNode, [0.55, 0.20, 0.24, 0.30])];
+const GOALS: [(PathId, [f64; 4]); 3] = [
+    (PathId::SameNode, [0.9, 0.9, 0.9, 0.9]),
+    (PathId::CrossNode, [0.55, 0.20, 0.24, 0.30]),
+    (PathId::CrossNodeHttp, [0.15, 0.10, 0.15, 0.0]),
+];
 /// Most memory of an agent whose node has the pods of [`Memory`].
 const MEMORY_GOAL: u64 = 30_000_000;
 
@@ -188,6 +192,21 @@ impl Report {
                 let met = reached.is_some_and(|reached| reached >= wanted);
                 goals.push(Goal { what, path: id.key(), figure: load.key(), wanted, reached, met });
             }
+        }
+        // What Envoy does in the same run is the least.
+        for load in Load::ALL {
+            let (Some(ours), Some(theirs)) = (self.ratio(PathId::CrossNodeHttp, load), self.ratio(PathId::EnvoyHttp, load)) else {
+                continue;
+            };
+            let what = format!("{}: {} beside {}", PathId::CrossNodeHttp.title(), load.title(), PathId::EnvoyHttp.title());
+            goals.push(Goal {
+                what,
+                path: "cross-node-http beside envoy-http",
+                figure: load.key(),
+                wanted: theirs,
+                reached: Some(ours),
+                met: ours > theirs,
+            });
         }
         if let Some(memory) = &self.memory {
             let reached = memory.as_ref().ok().map(|memory| memory.busy_rss_bytes.max(memory.idle_rss_bytes));

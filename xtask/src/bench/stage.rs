@@ -6,17 +6,19 @@ use std::path::{Path as File, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use mesh_lab::manifests::{authorization_policy, namespace, peer_authentication};
+use mesh_lab::manifests::{authorization_policy, namespace, peer_authentication, service};
 use mesh_lab::process::wait_until;
 use mesh_lab::{Mesh, MeshOptions, Pod, PodSpec, Process, World};
 use serde_json::json;
 
-use super::envoy::{OUT_BULK, OUT_HTTP, Pair};
+use super::envoy::{Pair, Way};
 use super::load::SCRIPT;
 use super::path::{BULK_PORT, HTTP_PORT, Path, PathId};
 use super::usage::Watched;
 
 const NAMESPACE: &str = "bench";
+/// Address of the Service whose requests are routed.
+const WEB: &str = "10.99.0.1";
 /// Congestion controls that don't pace, the kernel's own default first. A namespace may only use what its host allows.
 const UNPACED: [&str; 2] = ["cubic", "reno"];
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -29,10 +31,12 @@ pub struct Stage {
     /// Those that no policy allows, on the nodes of `far` and `near`.
     strangers: [Pod; 2],
     server: Pod,
+    /// A server of requests that are routed and judged one by one.
+    web: Pod,
     script: PathBuf,
-    envoys: Option<Pair>,
+    envoys: Vec<Pair>,
     mesh: Option<Mesh>,
-    nginx: Process,
+    nginx: [Process; 2],
     // Last: what is above must go before the world does.
     world: World,
 }
@@ -51,13 +55,14 @@ impl Stage {
         let near = two.add_pod(spec("client-near", "client"))?;
         let strangers = [one.add_pod(spec("stranger", "stranger"))?, two.add_pod(spec("stranger-near", "stranger"))?];
         let server = two.add_pod(spec("server", "server"))?;
-        for pod in [&far, &near, &server] {
+        let web = two.add_pod(spec("web", "server"))?;
+        for pod in [&far, &near, &server, &web] {
             prepare(pod)?;
         }
         let script = world.directory().join("summary.lua");
         fs::write(&script, SCRIPT).with_context(|| format!("writing {}", script.display()))?;
-        let nginx = nginx(&world, &server)?;
-        Ok(Self { far, near, strangers, server, script, envoys: None, mesh: None, nginx, world })
+        let nginx = [nginx(&world, &server)?, nginx(&world, &web)?];
+        Ok(Self { far, near, strangers, server, script, web, envoys: Vec::new(), mesh: None, nginx, world })
     }
 
     fn path(&self, id: PathId, client: &Pod) -> Path {
@@ -79,12 +84,13 @@ impl Stage {
     }
 
     /// The path through two Envoys; starts them.
-    pub fn envoy(&mut self, binary: &File) -> Result<Path> {
-        let pair = Pair::start(&self.world, binary, &self.far, &self.server)?;
+    pub fn envoy(&mut self, id: PathId, binary: &File) -> Result<Path> {
+        let (way, server) = if id == PathId::EnvoyHttp { (Way::REQUESTS, &self.web) } else { (Way::CONNECTIONS, &self.server) };
+        let pair = Pair::start(&self.world, binary, &self.far, server, way)?;
         let between = pair.between.clone();
-        self.envoys = Some(pair);
-        let path = self.path(PathId::Envoy, &self.far);
-        Ok(Path { address: "127.0.0.1".to_owned(), http_port: OUT_HTTP, bulk_port: OUT_BULK, between, ..path })
+        self.envoys.push(pair);
+        let path = self.path(id, &self.far);
+        Ok(Path { address: "127.0.0.1".to_owned(), http_port: way.out_http, bulk_port: way.out_bulk, between, ..path })
     }
 
     /// Enrols the pods, states who may call the server, and starts agents and authority; fine if they run.
@@ -95,7 +101,23 @@ impl Stage {
         let principals = json!([self.far.spiffe_id().trim_start_matches("spiffe://")]);
         let ports = json!([HTTP_PORT.to_string(), BULK_PORT.to_string()]);
         let rules = json!([{ "from": [{ "source": { "principals": principals } }], "to": [{ "operation": { "ports": ports } }] }]);
+        let requests = json!([{
+            "from": [{ "source": { "principals": principals } }],
+            "to": [{ "operation": { "methods": ["GET"], "paths": ["/*"] } }],
+        }]);
+        let mut route = json!({
+            "apiVersion": "gateway.networking.k8s.io/v1",
+            "kind": "HTTPRoute",
+            "metadata": { "namespace": NAMESPACE, "name": "web" },
+        });
+        route["spec"] = json!({
+            "parentRefs": [{ "group": "", "kind": "Service", "name": "web" }],
+            "rules": [{ "matches": [{ "path": { "type": "PathPrefix", "value": "/" } }], "backendRefs": [{ "name": "web", "port": 80 }] }],
+        });
         let objects = [
+            service(NAMESPACE, "web", &[WEB], "web", &[("http", 80, HTTP_PORT)]),
+            route,
+            authorization_policy(NAMESPACE, "requests", &[("app", self.web.name())], "ALLOW", &requests),
             namespace(NAMESPACE, Some(true)),
             peer_authentication(NAMESPACE, "default", "STRICT"),
             authorization_policy(NAMESPACE, "callers", &[("app", self.server.name())], "ALLOW", &rules),
@@ -142,9 +164,35 @@ impl Stage {
         Ok(Path { between, ..path })
     }
 
+    /// The path on which requests are routed and judged one by one, after a proof that they are.
+    pub fn routed(&mut self) -> Result<Path> {
+        let mesh = self.mesh.as_mut().context("the mesh does not run")?;
+        let between =
+            mesh.agents().iter().map(|agent| Ok(Watched { pid: agent.process.pid(), cgroup: agent.node().host("agent")?.cgroup }));
+        let between = between.collect::<Result<Vec<_>>>()?;
+        let server = SocketAddr::new(WEB.parse().context("an address")?, 80);
+        let ask =
+            |client: &Pod, method: &str| client.connect(server, &format!("{method} / HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n"));
+        let answered = |client: &Pod, method: &str, status: &str| -> Result<()> {
+            let report = ask(client, method)?;
+            ensure!(report.received.starts_with(status), "{method} was not answered with {status}: {report:?}");
+            Ok(())
+        };
+        answered(&self.far, "GET", "HTTP/1.1 200")?;
+        answered(&self.far, "POST", "HTTP/1.1 403")?;
+        answered(&self.strangers[0], "GET", "HTTP/1.1 403")?;
+        for (agent, reporter) in mesh.agents().iter().zip(["source", "destination"]) {
+            let counted = || agent.metrics().is_ok_and(|metrics| metrics.sum("istio_requests_total", &[("reporter", reporter)]) > 0.0);
+            wait_until("both agents count requests", PATIENCE, counted)?;
+        }
+        Ok(Path { address: WEB.to_owned(), http_port: 80, between, ..self.path(PathId::CrossNodeHttp, &self.far) })
+    }
+
     /// Ends everything in it.
     pub fn remove(mut self) -> Result<()> {
-        ensure!(self.nginx.is_running(), "nginx ended while it was measured: {}", self.nginx.log());
+        for nginx in &mut self.nginx {
+            ensure!(nginx.is_running(), "nginx ended while it was measured: {}", nginx.log());
+        }
         drop((self.envoys, self.mesh, self.nginx));
         self.world.remove()
     }
@@ -175,7 +223,7 @@ pub fn prepare(pod: &Pod) -> Result<()> {
 
 /// nginx with a small answer made of nothing: the server costs as little as it can, so that the path is what is measured.
 pub fn nginx(world: &World, pod: &Pod) -> Result<Process> {
-    let directory = world.directory().join("nginx");
+    let directory = world.directory().join(format!("nginx-{}", pod.name()));
     fs::create_dir_all(&directory).with_context(|| format!("making {}", directory.display()))?;
     let at = directory.display();
     let configuration = format!(

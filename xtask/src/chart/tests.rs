@@ -125,6 +125,17 @@ fn rules<'a>(objects: &'a [Value], account: &str) -> Vec<(Option<&'a str>, &'a V
     found
 }
 
+/// Group and plural of a kind.
+fn plural(kind: mesh_model::object::Kind) -> (String, String) {
+    let group = kind.api_versions()[0].rsplit_once('/').map_or("", |(group, _)| group).to_owned();
+    let plural = match kind.name().to_lowercase() {
+        name if name.ends_with('y') => format!("{}ies", &name[..name.len() - 1]),
+        name if name.ends_with("sh") => format!("{name}es"),
+        name => format!("{name}s"),
+    };
+    (group, plural)
+}
+
 #[test]
 fn the_agent_only_reads_and_only_what_it_follows() {
     let objects = defaults();
@@ -137,18 +148,7 @@ fn the_agent_only_reads_and_only_what_it_follows() {
             readable.extend(list(&rule["resources"]).iter().map(|resource| (group.to_owned(), (*resource).to_owned())));
         }
     }
-    let followed: BTreeSet<_> = mesh_model::object::Kind::ALL
-        .iter()
-        .map(|kind| {
-            let group = kind.api_versions()[0].rsplit_once('/').map_or("", |(group, _)| group).to_owned();
-            let plural = match kind.name().to_lowercase() {
-                name if name.ends_with('y') => format!("{}ies", &name[..name.len() - 1]),
-                name if name.ends_with("sh") => format!("{name}es"),
-                name => format!("{name}s"),
-            };
-            (group, plural)
-        })
-        .collect();
+    let followed: BTreeSet<_> = mesh_model::object::Kind::ALL.into_iter().map(plural).collect();
     assert_eq!(readable, followed);
 }
 
@@ -348,19 +348,38 @@ fn values_reach_their_objects() {
 }
 
 #[test]
-fn definitions_of_both_groups_are_there() {
+fn definitions_of_all_groups_are_there() {
     let objects = defaults();
     for wanted in [
         "meshes.nodemesh.dev",
         "ratelimits.nodemesh.dev",
         "authorizationpolicies.security.istio.io",
         "peerauthentications.security.istio.io",
+        "requestauthentications.security.istio.io",
+        "virtualservices.networking.istio.io",
+        "destinationrules.networking.istio.io",
     ] {
         let definition = get(&objects, "CustomResourceDefinition", wanted);
         for version in definition["spec"]["versions"].as_array().unwrap() {
             assert_eq!(version["subresources"], json!({"status": {}}), "{wanted}");
         }
+        let kept = &definition["metadata"]["annotations"]["helm.sh/resource-policy"];
+        assert_eq!(*kept == json!("keep"), wanted.contains("istio"), "{wanted}: {kept}");
     }
+}
+
+#[test]
+fn the_control_plane_writes_the_status_of_what_it_answers() {
+    let objects = defaults();
+    let mut written = BTreeSet::new();
+    for (place, rule) in rules(&objects, "mesh-control") {
+        if place.is_none() && list(&rule["verbs"]) == ["patch"] {
+            written.extend(list(&rule["resources"]).into_iter().map(|resource| resource.trim_end_matches("/status").to_owned()));
+        }
+    }
+    let answered = mesh_control::status::conditions::KINDS.into_iter().chain(mesh_control::status::routes::KINDS);
+    let answered = answered.map(|kind| plural(kind).1).chain(["xmeshes".to_owned()]);
+    assert_eq!(written, answered.collect());
 }
 
 #[test]

@@ -42,7 +42,7 @@ fn calls(stop: &Arc<AtomicBool>) -> std::thread::JoinHandle<Result<(usize, Vec<S
 }
 
 /// Does something while calls go on, all of which must be answered: how many there were, and what was done.
-fn under_traffic<T>(act: impl FnOnce() -> Result<T>) -> Result<(usize, T)> {
+pub(super) fn under_traffic<T>(act: impl FnOnce() -> Result<T>) -> Result<(usize, T)> {
     let stop = Arc::new(AtomicBool::new(false));
     let caller = calls(&stop);
     let done = act();

@@ -16,11 +16,7 @@ impl Query {
         let mut pairs = Vec::new();
         for part in text.split('&').filter(|part| !part.is_empty()) {
             let (name, value) = part.split_once('=').unwrap_or((part, ""));
-            let (name, value) = (decode(name)?, decode(value)?);
-            if pairs.iter().any(|(known, _)| *known == name) {
-                return Err(ActionError::BadRequest(format!("parameter \"{name}\" is given twice")));
-            }
-            pairs.push((name, value));
+            pairs.push((decode(name)?, decode(value)?));
         }
         Ok(Query(pairs))
     }
@@ -35,8 +31,23 @@ impl Query {
         self.0.is_empty()
     }
 
-    /// Refuses parameters other than these.
+    /// Every value of a parameter that may be given several times.
+    pub fn all<'q>(&'q self, name: &'q str) -> impl Iterator<Item = &'q str> {
+        self.0.iter().filter(move |(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    /// Refuses parameters other than these, and any that is given twice.
     pub fn only(&self, names: &[&str]) -> Result<(), ActionError> {
+        self.only_repeating(names, &[])
+    }
+
+    /// As [`Query::only`], where those of `several` may be given several times.
+    pub fn only_repeating(&self, names: &[&str], several: &[&str]) -> Result<(), ActionError> {
+        let twice = |name: &str| !several.contains(&name) && self.all(name).nth(1).is_some();
+        if let Some((name, _)) = self.0.iter().find(|(name, _)| twice(name)) {
+            return Err(ActionError::BadRequest(format!("parameter \"{name}\" is given twice")));
+        }
+        let names = [names, several].concat();
         match self.0.iter().find(|(name, _)| !names.contains(&name.as_str())) {
             None => Ok(()),
             Some((name, _)) if names.is_empty() => {

@@ -272,7 +272,7 @@ impl Collector for TcpCollector {
         );
         super::requests::encode(&mut encoder, &all)?;
         // Where every connection is parsed there is nothing to say of connections.
-        all.retain(|series| series.opened.load(Ordering::Relaxed) > 0);
+        all.retain(|series| series.opened.load(Ordering::Relaxed) > 0 || series.requests.is_empty());
         if all.is_empty() {
             return Ok(());
         }

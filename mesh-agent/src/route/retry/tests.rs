@@ -70,22 +70,22 @@ fn the_policys_backoff_is_the_least_wait() {
     for (random, first, second) in [(0, 100, 100), (u64::MAX, 200, 300)] {
         let mut state = RetryState::new(&policy, None);
         for expected in [first, second] {
-            let Next::Retry { at } = state.after(now, status(503), random) else { panic!("gives up") };
+            let Next::Retry { at } = state.after(now, Failure::Connect, random) else { panic!("gives up") };
             assert_eq!((at - now).as_micros().div_ceil(1000), expected);
         }
     }
     let policy = RetryPolicy { backoff: Some(Duration::ZERO), ..policy };
-    assert_eq!(RetryState::new(&policy, None).after(now, status(503), u64::MAX), Next::Retry { at: now });
+    assert_eq!(RetryState::new(&policy, None).after(now, Failure::Connect, u64::MAX), Next::Retry { at: now });
 }
 
 #[test]
 fn no_retry_from_the_deadline_on() {
     let policy = RetryPolicy { backoff: Some(100 * MILLI), ..default_policy() };
     let now = Instant::now();
-    assert_eq!(RetryState::new(&policy, Some(now + 100 * MILLI)).after(now, status(503), 0), Next::GiveUp);
-    assert_ne!(RetryState::new(&policy, Some(now + 101 * MILLI)).after(now, status(503), 0), Next::GiveUp);
+    assert_eq!(RetryState::new(&policy, Some(now + 100 * MILLI)).after(now, Failure::Connect, 0), Next::GiveUp);
+    assert_ne!(RetryState::new(&policy, Some(now + 101 * MILLI)).after(now, Failure::Connect, 0), Next::GiveUp);
     let forever = RetryPolicy { backoff: Some(Duration::MAX), ..default_policy() };
-    assert_eq!(RetryState::new(&forever, None).after(now, status(503), 1), Next::GiveUp);
+    assert_eq!(RetryState::new(&forever, None).after(now, Failure::Connect, 1), Next::GiveUp);
 }
 
 proptest! {

@@ -20,6 +20,8 @@ struct Server {
     conflict: std::sync::atomic::AtomicBool,
     /// Served at HTTPRoute's path, if any are.
     routes: Mutex<Vec<Value>>,
+    /// Lists by path, beside all these.
+    lists: Mutex<HashMap<&'static str, Vec<Value>>>,
     /// The objects of the kind XMesh, if that is installed.
     meshes: Mutex<Option<Vec<Value>>>,
     created: Mutex<Vec<Value>>,
@@ -46,6 +48,9 @@ impl Server {
             }
             Method::GET if path == MESHES && self.meshes.lock().is_some() => {
                 answer(StatusCode::OK, json!({ "metadata": {}, "items": &*self.meshes.lock() }))
+            }
+            Method::GET if self.lists.lock().contains_key(&*path) => {
+                answer(StatusCode::OK, json!({ "metadata": {}, "items": self.lists.lock().get(&*path) }))
             }
             Method::GET => answer(StatusCode::NOT_FOUND, failed(404)),
             Method::POST if path == MESHES => {
@@ -161,6 +166,47 @@ async fn one_object_that_cannot_be_written_keeps_no_other_from_it() {
     assert!(statuses.reconcile(&snapshot(Vec::new()), &mut seen, start).await.unwrap());
     statuses.reconcile(&snapshot(Vec::new()), &mut seen, start + RIPE).await.unwrap_err();
     assert_eq!(server.patched.lock().len(), 1, "the policy's");
+}
+
+#[tokio::test]
+async fn rules_and_tokens_of_istios_kinds_are_told_what_became_of_them() {
+    let server = Arc::new(Server::default());
+    let object = |spec: Value| vec![json!({ "metadata": { "name": "a", "namespace": "shop", "generation": 2 }, "spec": spec })];
+    server.lists.lock().extend([
+        (
+            "/apis/networking.istio.io/v1alpha3/destinationrules",
+            object(json!({ "host": "web", "trafficPolicy": { "connectionPool": { "http": { "http1MaxPendingRequests": 100 } } } })),
+        ),
+        (
+            "/apis/networking.istio.io/v1beta1/virtualservices",
+            object(json!({ "hosts": ["web"], "http": [{ "route": [{ "destination": { "host": "web" } }], "delegate": { "name": "b" } }] })),
+        ),
+        ("/apis/security.istio.io/v1/requestauthentications", object(json!({ "jwtRules": [{ "issuer": "a", "jwks": "{}" }] }))),
+    ]);
+    let statuses = statuses(&server);
+    let (mut seen, start) = (Seen::default(), Instant::now());
+    for after in [Duration::ZERO, RIPE] {
+        statuses.reconcile(&snapshot(Vec::new()), &mut seen, start + after).await.unwrap();
+    }
+    let patched = std::mem::take(&mut *server.patched.lock());
+    let told: Vec<_> = patched
+        .iter()
+        .filter(|(path, _)| !path.contains("peerauthentications"))
+        .map(|(path, sent)| {
+            let condition = &sent["status"]["conditions"][0];
+            let field = condition["message"].as_str().unwrap().split(": ").next().unwrap();
+            assert_eq!(condition["type"], "Reconciled", "{path}");
+            (path.as_str(), condition["reason"].as_str().unwrap(), field)
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [
+            ("/apis/security.istio.io/v1/namespaces/shop/requestauthentications/a/status", "Invalid", "spec.jwtRules[0].jwks"),
+            ("/apis/networking.istio.io/v1beta1/namespaces/shop/virtualservices/a/status", "Invalid", "spec.http[0].delegate"),
+            ("/apis/networking.istio.io/v1alpha3/namespaces/shop/destinationrules/a/status", "Reconciled", "understood in whole"),
+        ]
+    );
 }
 
 #[tokio::test]

@@ -7,7 +7,8 @@ use crate::install::Rollout;
 fn fit() -> Before {
     let node =
         |name: &str| NodeFacts { name: name.into(), kernel: "6.1.0-21-amd64".into(), os: "linux".into(), architecture: "amd64".into() };
-    Before { version: "v1.36.3".into(), nodes: vec![node("n1"), node("n2")], ..Before::default() }
+    let definitions = vec![(HTTP_ROUTES.into(), vec!["v1".into(), "v1beta1".into()])];
+    Before { version: "v1.36.3".into(), nodes: vec![node("n1"), node("n2")], definitions, ..Before::default() }
 }
 
 fn told(findings: &[Finding]) -> String {
@@ -60,19 +61,58 @@ fn other_meshes_are_seen() {
 }
 
 #[test]
-fn definitions_and_cilium_are_judged() {
+fn definitions_that_the_mesh_cannot_read_are_named() {
     let mut facts = fit();
-    facts.definitions = vec![
-        ("authorizationpolicies.security.istio.io".into(), vec!["v1".into(), "v1beta1".into()]),
-        ("peerauthentications.security.istio.io".into(), vec!["v1alpha1".into()]),
-        ("telemetries.telemetry.istio.io".into(), vec!["v1alpha1".into()]),
-    ];
+    let definition = |name: &str, served: &[&str]| (name.into(), served.iter().map(|version| (*version).into()).collect());
+    facts.definitions.extend([
+        definition("authorizationpolicies.security.istio.io", &["v1", "v1beta1"]),
+        definition("peerauthentications.security.istio.io", &["v1alpha1"]),
+        definition("destinationrules.networking.istio.io", &["v1alpha3"]),
+        definition("tlsroutes.gateway.networking.k8s.io", &["v1alpha9"]),
+        definition("telemetries.telemetry.istio.io", &["v1alpha1"]),
+    ]);
+    let objects = |findings: &[Finding]| findings.iter().map(|one| (one.severity, one.object.clone())).collect::<Vec<_>>();
+    assert_eq!(
+        objects(&before(&facts)),
+        [
+            (Severity::Error, "CustomResourceDefinition peerauthentications.security.istio.io".into()),
+            (Severity::Warning, "CustomResourceDefinition tlsroutes.gateway.networking.k8s.io".into()),
+        ]
+    );
+    facts.definitions.clear();
+    let without = before(&facts);
+    assert_eq!(objects(&without), [(Severity::Info, "Gateway API".into())], "nobody must have it");
+    assert!(!fatal(&without));
+    assert!(told(&without).contains("info      Gateway API  its definitions are not installed"), "{}", told(&without));
+}
+
+#[test]
+fn every_definition_that_the_mesh_reads_is_judged() {
+    let read: std::collections::BTreeMap<String, Vec<&str>> = mesh_model::object::Kind::ALL
+        .into_iter()
+        .filter(|kind| !kind.is_builtin())
+        .map(|kind| {
+            let versions = kind.api_versions().iter().map(|version| version.split_once('/').unwrap());
+            let group = kind.api_versions()[0].split_once('/').unwrap().0;
+            let singular = kind.name().to_lowercase();
+            let plural = match singular.strip_suffix('y') {
+                Some(stem) => format!("{stem}ies"),
+                None if singular.ends_with("sh") => format!("{singular}es"),
+                None => format!("{singular}s"),
+            };
+            (format!("{plural}.{group}"), versions.map(|(_, version)| version).collect())
+        })
+        .collect();
+    assert_eq!(read, READ.into_iter().map(|(name, versions)| (name.to_owned(), versions.to_vec())).collect());
+}
+
+#[test]
+fn cilium_is_judged() {
+    let mut facts = fit();
     let cilium = |settings: &[(&str, &str)]| Some(settings.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect());
     facts.cilium = cilium(&[("bpf-lb-sock", "true")]);
     let findings = before(&facts);
-    assert_eq!(findings.len(), 2, "{findings:?}");
-    assert!(findings[0].object.contains("peerauthentications") && findings[1].mend.contains("socketLB.hostNamespaceOnly"));
-    facts.definitions.clear();
+    assert!(findings.len() == 1 && findings[0].mend.contains("socketLB.hostNamespaceOnly"), "{findings:?}");
     facts.cilium = cilium(&[("bpf-lb-sock", "true"), ("bpf-lb-sock-hostns-only", "true")]);
     assert_eq!(before(&facts), []);
 }

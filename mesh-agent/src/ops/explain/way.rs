@@ -1,0 +1,333 @@
+//! The way of a client in the mesh: what its agent, or the kernel, does with what it dials.
+
+use http::request::Parts;
+use mesh_model::route::{Backend as Share, HttpRule, RouteTable, Target};
+use mesh_model::service::NamespacedName;
+use mesh_model::snapshot::Snapshot;
+use mesh_model::traffic::{Balancer, TrafficPolicy};
+use mesh_model::workload::Workload;
+
+use super::find::Place;
+use super::{At, Backend, Endpoint, Object, Question, Step, hop, server};
+use crate::outcome::{Outcome, RequestFailure};
+use crate::route::apply::{self, Applied, apply};
+use crate::route::asked::{Asked, Whole};
+use crate::route::detect::{Declared, Protocol};
+use crate::route::{matches, request};
+use crate::upstream::members::{ClusterName, Found, members, other_family, refusal};
+
+/// A question of a client in the mesh.
+pub(super) struct Way<'s> {
+    pub(super) snapshot: &'s Snapshot,
+    pub(super) client: &'s Workload,
+    pub(super) question: &'s Question,
+    pub(super) request: Option<&'s Parts>,
+}
+
+/// What comes of one that is taken apart or not: its steps and where it goes.
+type Ways<'v> = (&'v mut Vec<Step>, &'v mut Vec<Backend>);
+
+impl Way<'_> {
+    pub(super) fn explain(&self, place: &Place<'_>, steps: &mut Vec<Step>, backends: &mut Vec<Backend>) {
+        let targets = place.targets();
+        let direct = |address| {
+            let hop = match hop::is_excluded(self.snapshot, address) {
+                true => hop::clear(self.snapshot, address, &super::find::own_end(self.client, address), EXCLUDED),
+                false => hop::direct(self.snapshot, self.client, address),
+            };
+            self.arrive(address, hop, self.request)
+        };
+        let Place::Service { service, port, dialled } = place else {
+            steps.push(Step::good(At::Capture, "pods are dialled by their own addresses: no route and no DestinationRule holds"));
+            if targets.is_empty() {
+                return steps.push(Step::failed(At::Backend, &Outcome::NoEndpoint, false));
+            }
+            return backends.push(Backend::whole(place.party().to_string(), targets.into_iter().map(direct).collect()));
+        };
+        if hop::is_excluded(self.snapshot, *dialled) {
+            steps.push(Step::good(At::Capture, EXCLUDED));
+            let clear = |address| {
+                let client = super::find::own_end(self.client, address);
+                self.arrive(address, hop::clear(self.snapshot, address, &client, EXCLUDED), self.request)
+            };
+            return backends.push(Backend::whole(place.party().to_string(), targets.into_iter().map(clear).collect()));
+        }
+        if let Some(asked) = Asked::of(self.snapshot, self.client, *dialled) {
+            return self.asked(&asked, dialled.is_ipv4(), (steps, backends));
+        }
+        let routed = self.snapshot.is_routed(&service.name, port.port);
+        steps.push(Step::good(
+            At::Capture,
+            match routed {
+                true => "no route and no DestinationRule for the Service holds for this client",
+                false => "no route and no DestinationRule is for the Service",
+            },
+        ));
+        if targets.is_empty() {
+            return steps.push(Step::failed(At::Backend, &Outcome::NoEndpoint, false));
+        }
+        let reach = |address| match routed {
+            true => self.arrive(address, hop::captured(self.snapshot, self.client, *dialled, address), self.request),
+            false => self.arrive(address, hop::direct(self.snapshot, self.client, address), self.request),
+        };
+        backends.push(Backend::whole(place.party().to_string(), targets.into_iter().map(reach).collect()));
+    }
+
+    fn arrive(&self, address: std::net::SocketAddr, hop: Result<hop::Hop<'_>, Outcome>, request: Option<&Parts>) -> Endpoint {
+        match hop {
+            Ok(hop) => server::endpoint(self.snapshot, hop, request, self.question.now),
+            Err(outcome) => server::unreachable(self.snapshot, address, &outcome, false),
+        }
+    }
+
+    /// A Service for which some object asks for more than the kernel can do.
+    fn asked(&self, asked: &Asked, v4: bool, (steps, backends): Ways<'_>) {
+        let why = if asked.table.is_some() { "it has routes" } else { "it has a DestinationRule" };
+        steps.push(Step::good(At::Capture, format!("the client's agent takes connections to Service {}: {why}", asked.service)));
+        let whole = |what: &str| Step::good(At::Protocol, format!("{what}, so connections go as a whole"));
+        if !asked.is_looked_into() {
+            steps.push(whole(match asked.declared {
+                Declared::Tcp => "the port declares TCP, which is not looked into",
+                _ => "a TCPRoute has the port, which is then not looked into",
+            }));
+            return self.whole(asked, v4, None, (steps, backends));
+        }
+        let parsed = asked.is_taken_apart(Protocol::Http1);
+        match (self.request, parsed, asked.table.is_some()) {
+            (Some(parts), true, _) => {
+                steps.push(Step::good(At::Protocol, "HTTP is taken apart by the client's agent, and each request has its own way"));
+                self.parsed(asked, v4, parts.clone(), (steps, backends))
+            }
+            (None, true, true) if self.question.sni.is_none() => {
+                let reason = "HTTP is taken apart by the client's agent, and each request is routed by itself; what is no HTTP goes to the \
+                              Service that was dialled";
+                steps.push(Step::unknown(At::Protocol, reason).mend("give --method and --path to ask about a request"));
+                self.whole(asked, v4, None, (steps, backends));
+            }
+            (None, true, _) => {
+                let reason = "HTTP is taken apart by the client's agent; it goes to the Service that was dialled, as all else does";
+                steps.push(Step::good(At::Protocol, reason));
+                self.whole(asked, v4, self.question.sni.as_deref(), (steps, backends));
+            }
+            (_, false, _) => {
+                steps.push(whole("a TLSRoute has the port, for which only the server name of TLS counts"));
+                self.whole(asked, v4, self.question.sni.as_deref(), (steps, backends));
+            }
+        }
+    }
+
+    /// A connection that is not taken apart.
+    fn whole(&self, asked: &Asked, v4: bool, server_name: Option<&str>, (steps, backends): Ways<'_>) {
+        let (origin, shares) = match asked.whole(server_name) {
+            Ok(Whole::Own(target)) => return backends.push(self.backend(&target, None, v4, Vec::new(), None)),
+            Ok(Whole::Tcp(rule)) => (&rule.origin, &rule.backends),
+            Ok(Whole::Tls(_, rule)) => (&rule.origin, &rule.backends),
+            Err(outcome) => return steps.push(Step::failed(At::Route, &outcome, false)),
+        };
+        steps.push(Step::good(At::Route, "the rule of the port").by(Object::of_rule(origin)));
+        let total = total(shares);
+        if total == 0 {
+            return steps.push(Step::failed(At::Backend, &asked.no_backend(), false).by(Object::of_rule(origin)));
+        }
+        for share in shares {
+            backends.push(self.backend(&share.target, Some((share.weight, total)), v4, Vec::new(), None));
+        }
+    }
+
+    /// A request that is taken from its connection.
+    fn parsed(&self, asked: &Asked, v4: bool, mut parts: Parts, (steps, backends): Ways<'_>) {
+        if let Err(outcome) = request::settle(&mut parts) {
+            return steps.push(Step::failed(At::Protocol, &outcome, true));
+        }
+        let Some(RouteTable::Http { rules, .. }) = asked.table.as_deref() else {
+            return backends.push(self.backend(&asked.own(), None, v4, Vec::new(), Some(parts)));
+        };
+        let Some((number, rule)) = matches::find_for(rules, &parts, self.client) else {
+            let mut names: Vec<String> = rules.iter().map(|rule| rule.origin.object.to_string()).collect();
+            names.dedup();
+            let step = Step::failed(At::Route, &Outcome::Request(RequestFailure::NoRoute), true);
+            return steps.push(Step { reason: format!("{}; routes of the port: {}", step.reason, names.join(", ")), ..step });
+        };
+        let reason = match &rule.origin.object.namespace {
+            own if *own == asked.service.namespace => "of the rules that hold for every client, the first that matches",
+            _ => "of the rules that the client's namespace has for itself, the first that matches",
+        };
+        let place = format!("{reason} (number {} of {})", number + 1, rules.len());
+        steps.push(Step::good(At::Route, place).by(Object::of_rule(&rule.origin)));
+        if !self.filters(&rule.filters, rule, asked.port, &mut parts, steps) {
+            return;
+        }
+        let total = total(&rule.backends);
+        if total == 0 {
+            return steps.push(Step::failed(At::Backend, &apply::no_backend(rule), true).by(Object::of_rule(&rule.origin)));
+        }
+        for share in &rule.backends {
+            let (mut on_way, mut parts) = (Vec::new(), parts.clone());
+            let weight = Some((share.weight, total));
+            if self.filters(&share.filters, rule, asked.port, &mut parts, &mut on_way) {
+                backends.push(self.backend(&share.target, weight, v4, on_way, Some(parts)));
+            } else {
+                backends.push(Backend::of(target_name(&share.target), Some(share.weight), percent(weight), on_way, Vec::new()));
+            }
+        }
+    }
+
+    /// What a rule does with the request. False if it is not forwarded.
+    fn filters(&self, filters: &[mesh_model::route::Filter], rule: &HttpRule, port: u16, parts: &mut Parts, steps: &mut Vec<Step>) -> bool {
+        let by = || Object::of_rule(&rule.origin);
+        let of = |(some, all): (u32, u32)| format!("{some} of {all} requests");
+        for one in filters {
+            let before = parts.clone();
+            match apply(one, parts, rule, port) {
+                Ok(Applied::Request) => steps.push(Step::good(At::Filter, changes(&before, parts)).by(by())),
+                Ok(Applied::Response(_) | Applied::Cors(_)) => {}
+                Ok(Applied::Mirror { target, share }) => {
+                    steps.push(Step::good(At::Filter, format!("{} are copied to {}", of(share), target_name(target))).by(by()));
+                }
+                Ok(Applied::Delay { time, share }) => {
+                    steps.push(Step::good(At::Filter, format!("{} wait {time:?} first", of(share))).by(by()));
+                }
+                Ok(Applied::Abort { error, share }) if share.0 >= share.1 => {
+                    steps.push(Step::failed(At::Filter, &Outcome::Request(error), true).by(by()));
+                    return false;
+                }
+                Ok(Applied::Abort { error, share }) => {
+                    steps.push(Step::unknown(At::Filter, format!("{} are answered with {}", of(share), error.status())).by(by()));
+                }
+                Ok(Applied::Answer(answer)) => {
+                    let to = answer.headers().get(http::header::LOCATION).and_then(|to| to.to_str().ok());
+                    let to = to.map(|to| format!(", which leads to {to}")).unwrap_or_default();
+                    let reason = format!("the client's agent answers it itself: {}{to}", answer.status());
+                    steps.push(Step::good(At::Filter, reason).by(by()));
+                    return false;
+                }
+                Err(outcome) => {
+                    steps.push(Step::failed(At::Filter, &outcome, true).by(by()));
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    /// Where a share of it goes. `parts` is the request as it is forwarded, if it is taken apart.
+    fn backend(&self, target: &Target, weight: Option<(u32, u32)>, v4: bool, mut steps: Vec<Step>, parts: Option<Parts>) -> Backend {
+        let answered = parts.is_some();
+        let done = |steps, endpoints| Backend::of(target_name(target), weight.map(|(own, _)| own), percent(weight), steps, endpoints);
+        let (service, port, subset) = match target {
+            Target::Service { service, port, subset } => (service, *port, subset),
+            Target::Invalid(reason) => {
+                let outcome = Outcome::Request(RequestFailure::InvalidRoute { detail: reason.clone() });
+                steps.push(Step::failed(At::Backend, &outcome, answered));
+                return done(steps, Vec::new());
+            }
+        };
+        let name = ClusterName { service: service.clone(), port, subset: subset.clone(), v4 };
+        let found = match Found::of(self.snapshot, self.client, &name) {
+            Ok(found) => found,
+            Err(missing) => {
+                let why = missing.to_string();
+                let step = Step::failed(At::Backend, &missing.outcome(), answered);
+                steps.push(Step { reason: format!("{why}: {}", step.reason), ..step });
+                return done(steps, Vec::new());
+            }
+        };
+        if let Some(policy) = self.snapshot.traffic(self.client, service, port, subset.as_deref()) {
+            let step = match refusal(&policy) {
+                Some(outcome) => Step::failed(At::Traffic, &outcome, answered),
+                None => Step::good(At::Traffic, describe(&policy)),
+            };
+            let refused = step.verdict != super::Verdict::Allowed;
+            steps.push(self.by_rule(step, service));
+            if refused {
+                return done(steps, Vec::new());
+            }
+        }
+        let of = |v4| members(self.snapshot, found.port, found.labels, v4).collect::<Vec<_>>();
+        let mut there = of(v4);
+        if let (true, true, Some(other)) = (there.is_empty(), answered, other_family(self.client, v4)) {
+            there = of(other);
+        }
+        if there.is_empty() {
+            steps.push(Step::failed(At::Backend, &Outcome::NoEndpoint, answered));
+            return done(steps, Vec::new());
+        }
+        let sent = match parts.map(forwarded).transpose() {
+            Ok(sent) => sent,
+            Err(outcome) => {
+                steps.push(Step::failed(At::Backend, &outcome, answered));
+                return done(steps, Vec::new());
+            }
+        };
+        let request = sent.as_ref().or(self.request);
+        let arrive = |(endpoint, workload): (&mesh_model::service::ServiceEndpoint, _)| {
+            self.arrive(endpoint.address, hop::routed(self.client, endpoint.address, workload), request)
+        };
+        done(steps, there.into_iter().map(arrive).collect())
+    }
+
+    fn by_rule(&self, step: Step, service: &NamespacedName) -> Step {
+        match self.snapshot.destination_rule(self.client, service) {
+            Some(rule) => step.by(Object::new("DestinationRule", &rule.name)),
+            None => step,
+        }
+    }
+}
+
+/// Why a connection is left alone that the settings exclude.
+const EXCLUDED: &str = "the Mesh excludes the port or the address, so it is left alone";
+
+/// A request as its server's agent gets it.
+fn forwarded(mut parts: Parts) -> Result<Parts, Outcome> {
+    let upgrade = request::strip(&mut parts.headers);
+    request::address(&mut parts, false, upgrade.as_ref())?;
+    Ok(parts)
+}
+
+fn total(shares: &[Share]) -> u32 {
+    shares.iter().fold(0, |sum, share| sum.saturating_add(share.weight))
+}
+
+fn percent(weight: Option<(u32, u32)>) -> f64 {
+    weight.map_or(100.0, |(own, total)| f64::from(own) * 100.0 / f64::from(total.max(1)))
+}
+
+fn target_name(target: &Target) -> String {
+    match target {
+        Target::Service { service, port, subset: None } => format!("Service {service}:{port}"),
+        Target::Service { service, port, subset: Some(subset) } => format!("Service {service}:{port} subset {subset}"),
+        Target::Invalid(_) => "a backend that is not there".to_owned(),
+    }
+}
+
+fn changes(before: &Parts, after: &Parts) -> String {
+    let mut told = Vec::new();
+    if before.uri.path() != after.uri.path() {
+        told.push(format!("path {} becomes {}", before.uri.path(), after.uri.path()));
+    }
+    let host = |parts: &Parts| matches::host_of(&parts.uri, &parts.headers);
+    if host(before) != host(after) {
+        told.push(format!("host {} becomes {}", host(before), host(after)));
+    }
+    if told.is_empty() {
+        told.push(if before.headers == after.headers { "nothing changes" } else { "headers change" }.to_owned());
+    }
+    told.join(", ")
+}
+
+/// What a client may notice of a policy.
+fn describe(policy: &TrafficPolicy) -> String {
+    let balancer = match &policy.balancer {
+        Balancer::LeastRequest => "the less loaded of two endpoints",
+        Balancer::RoundRobin => "one endpoint after the other",
+        Balancer::Random => "any endpoint",
+        Balancer::Passthrough => "the endpoint that was dialled",
+        Balancer::Hash { .. } => "the endpoint that a hash tells",
+    };
+    let outlier = if policy.outlier.is_some() { "; endpoints that fail are left out for a while" } else { "" };
+    let pool = &policy.pool;
+    let bounds = [("connections", pool.max_connections), ("requests", pool.max_requests), ("pending requests", pool.max_pending_requests)];
+    let bounds: Vec<String> = bounds.iter().filter_map(|(what, bound)| Some(format!("at most {} {what}", (*bound)?))).collect();
+    let bounds = if bounds.is_empty() { String::new() } else { format!("; {}", bounds.join(", ")) };
+    format!("{balancer}{outlier}{bounds}")
+}

@@ -1,0 +1,131 @@
+//! Who is in a cluster, and whether it may be used, as a snapshot has it. Pure.
+
+use std::collections::{BTreeMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use mesh_model::service::{NamespacedName, Service, ServiceEndpoint, ServicePort};
+use mesh_model::snapshot::Snapshot;
+use mesh_model::traffic::{TlsMode, TrafficPolicy};
+use mesh_model::workload::Workload;
+
+use crate::outcome::{Outcome, RequestFailure};
+
+/// Which cluster.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct ClusterName {
+    /// The Service.
+    pub service: NamespacedName,
+    /// Its port.
+    pub port: u16,
+    /// The subset, if it is one.
+    pub subset: Option<Arc<str>>,
+    /// Whether its endpoints are those of IPv4.
+    pub v4: bool,
+}
+
+impl std::fmt::Display for ClusterName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.service, self.port)?;
+        if let Some(subset) = &self.subset {
+            write!(f, "/{subset}")?;
+        }
+        f.write_str(if self.v4 { "" } else { " (IPv6)" })
+    }
+}
+
+/// Why there is no cluster.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Missing {
+    /// No such Service or port.
+    #[error("there is no Service {service} with port {port}")]
+    Service {
+        /// The Service.
+        service: NamespacedName,
+        /// The port.
+        port: u16,
+    },
+    /// No such subset.
+    #[error("no DestinationRule for Service {service} has a subset {subset} for this client")]
+    Subset {
+        /// The Service.
+        service: NamespacedName,
+        /// The subset.
+        subset: Arc<str>,
+    },
+}
+
+impl Missing {
+    /// How a request or connection ends that was to go there. Of a subset that nobody defines it is what Envoy does.
+    pub fn outcome(self) -> Outcome {
+        match self {
+            Missing::Subset { .. } => Outcome::NoEndpoint,
+            missing => Outcome::Request(RequestFailure::InvalidRoute { detail: missing.to_string().into() }),
+        }
+    }
+}
+
+/// What a snapshot has for a cluster's name.
+#[derive(Clone, Copy, Debug)]
+pub struct Found<'s> {
+    /// Its Service.
+    pub service: &'s Arc<Service>,
+    /// Its port.
+    pub port: &'s ServicePort,
+    /// Labels that its pods must have.
+    pub labels: &'s BTreeMap<String, String>,
+}
+
+/// Those of every pod.
+static NO_LABELS: BTreeMap<String, String> = BTreeMap::new();
+
+impl<'s> Found<'s> {
+    /// Looks it up for a client.
+    ///
+    /// # Errors
+    /// There is no such Service, port or subset.
+    pub fn of(snapshot: &'s Snapshot, client: &Workload, name: &ClusterName) -> Result<Found<'s>, Missing> {
+        let missing = || Missing::Service { service: name.service.clone(), port: name.port };
+        let service = snapshot.service(&name.service).ok_or_else(missing)?;
+        let port = service.ports.iter().find(|port| port.port == name.port).ok_or_else(missing)?;
+        let labels = match &name.subset {
+            Some(subset) => snapshot
+                .subset(client, &name.service, subset)
+                .ok_or_else(|| Missing::Subset { service: name.service.clone(), subset: subset.clone() })?,
+            None => &NO_LABELS,
+        };
+        Ok(Found { service, port, labels })
+    }
+}
+
+/// The endpoints of a Service's port that are of the family, whose pods have the labels, and that are not held.
+pub fn members<'s>(
+    snapshot: &'s Snapshot,
+    port: &'s ServicePort,
+    labels: &'s BTreeMap<String, String>,
+    v4: bool,
+) -> impl Iterator<Item = (&'s ServiceEndpoint, Option<&'s Arc<Workload>>)> {
+    let held: HashSet<IpAddr> = snapshot.held().iter().flat_map(|pod| pod.addresses.iter().copied()).collect();
+    port.endpoints.iter().filter(move |e| e.address.is_ipv4() == v4 && !held.contains(&e.address.ip())).filter_map(move |endpoint| {
+        let workload = endpoint.workload.as_ref().and_then(|uid| snapshot.workload(uid));
+        let selected = |workload: &Arc<Workload>| labels.iter().all(|(key, value)| workload.labels.get(key) == Some(value));
+        (labels.is_empty() || workload.is_some_and(selected)).then_some((endpoint, workload))
+    })
+}
+
+/// The family to go by where a Service has no endpoint of the one that was dialled: the client's other, if it has one.
+pub fn other_family(client: &Workload, v4: bool) -> Option<bool> {
+    client.addresses.iter().any(|own| own.is_ipv4() != v4).then_some(!v4)
+}
+
+/// Why nothing may be sent there: TLS that the policy asks for and that cannot be had is not left out.
+pub fn refusal(policy: &TrafficPolicy) -> Option<Outcome> {
+    let detail = match &policy.tls {
+        TlsMode::Mesh | TlsMode::Disable => return None,
+        TlsMode::Refuse(reason) => format!("the DestinationRule's tls: {reason}"),
+        TlsMode::Originate(_) => {
+            "the DestinationRule asks for TLS towards the application (SIMPLE or MUTUAL), which is not supported".to_owned()
+        }
+    };
+    Some(Outcome::Request(RequestFailure::InvalidRoute { detail: detail.into() }))
+}
