@@ -45,6 +45,7 @@ pub struct Peer {
 pub struct WorkloadPolicy(Inner);
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one for each workload, behind an Arc, and nearly all are rules")]
 enum Inner {
     Rules { modes: MtlsModes, compiled: CompiledPolicy, http: Option<HttpPolicy>, tokens: Option<Tokens>, limits: Option<Limits> },
     Missing { awaited: Arc<str> },
