@@ -22,7 +22,7 @@ pub struct Jwks {
 /// Why a text is no [`Jwks`].
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum JwksError {
-    /// It is larger than [`MAX_JWKS`].
+    /// It is larger than `MAX_JWKS`.
     #[error("the key set has more than {MAX_JWKS} bytes")]
     TooLong,
     /// It is no JSON of the form `{"keys": […]}`.
