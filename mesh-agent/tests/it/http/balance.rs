@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn the_breaker_of_an_unchanged_istio_manifest_is_seen_to_trip_eject_and_let_back_in() {
-    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/samples/destination-rule.yaml");
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/samples/istio/destination-rule.yaml");
     let mut rule: Value = serde_yaml_ng::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
     rule["metadata"]["namespace"] = json!("shop");
     rule["spec"]["host"] = json!("breaker");
