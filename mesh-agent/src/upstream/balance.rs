@@ -31,6 +31,9 @@ use locality::{Grouping, WHOLE};
 const TRIES: usize = 8;
 /// Costs that differ by less than a part of so many are alike: without it the one of two equal endpoints that was faster by a hair would get all.
 const ALIKE: f64 = 8.0;
+/// Latencies that differ by less than this factor are alike: a server on another node must not lose its share to a nearer one, and one after the
+/// other requests would all go to whichever is faster.
+const SLOWER: u32 = 4;
 
 /// Where this node is.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -268,7 +271,13 @@ impl Picker {
             (f64::from(load.in_flight) / weight + 1.0) * f64::from(latency.max(1))
         };
         let (a, b) = (one.1.ewma_micros, other.1.ewma_micros);
-        cost(one, if a == 0 { b } else { a }) < cost(other, if b == 0 { a } else { b }) * (1.0 - 1.0 / ALIKE)
+        let (a, b) = match a.min(b) {
+            // Unknown is as fast as the other.
+            0 => (1, 1),
+            least if a.max(b) / SLOWER < least => (1, 1),
+            _ => (a, b),
+        };
+        cost(one, a) < cost(other, b) * (1.0 - 1.0 / ALIKE)
     }
 
     /// An acceptable endpoint by chance, by weight and warm-up.

@@ -131,6 +131,8 @@ fn two_choices_prefer_the_less_loaded_and_the_faster() {
         // Unknown is as fast as the other.
         ([load(0, 0), load(3, 1000)], 1.0),
         ([load(0, 1000), load(0, 1050)], 0.5),
+        ([load(0, 1000), load(0, 3999)], 0.5),
+        ([load(0, 1000), load(0, 4001)], 1.0),
     ] {
         near(&Picks { loads: loads.to_vec(), ..Picks::new(&picker) }.shares(5000), &[first, 1.0 - first]);
     }
