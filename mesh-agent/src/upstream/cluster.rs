@@ -301,7 +301,10 @@ impl Clusters {
             return Ok(slot.cluster.clone());
         }
         let spec = Spec { name, port, policy: &policy, labels, from: &from };
-        let previous = previous.or_else(|| slots.iter().find(|((other, _), _)| other == name).map(|(_, slot)| slot.cluster.clone()));
+        // A policy that was read anew is another pointer and says the same: what was learnt under it goes on. Under another policy at least
+        // the endpoints are known.
+        let named = || slots.iter().filter(|((other, _), _)| other == name).map(|(_, slot)| &slot.cluster);
+        let previous = previous.or_else(|| named().find(|cluster| *cluster.policy == *policy).or_else(|| named().next()).cloned());
         let cluster = Arc::new(Cluster::build(snapshot, &spec, previous.as_deref(), Instant::now()));
         let made_from =
             Slot { version: snapshot.version(), service: service.clone(), labels: labels.clone(), from, cluster: cluster.clone() };
@@ -341,3 +344,6 @@ impl Clusters {
         self.slots.read().values().map(|slot| slot.cluster.clone()).collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

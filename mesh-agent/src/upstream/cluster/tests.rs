@@ -1,0 +1,73 @@
+use std::path::Path;
+
+use mesh_model::document::parse_documents;
+
+use super::*;
+
+/// A client in each of two namespaces and two servers; the DestinationRule is for the one namespace alone.
+fn mesh(previous: Option<&Snapshot>, servers: &[u8]) -> Snapshot {
+    let pod = |namespace: &str, name: &str, ip: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: {namespace}, labels: {{app: {name}}}}}\n\
+             spec: {{nodeName: n1, containers: []}}\nstatus: {{podIP: {ip}}}\n"
+        )
+    };
+    let mut text = pod("shop", "client", "10.0.1.1") + &pod("away", "visitor", "10.0.1.2");
+    for server in servers {
+        text += &pod("shop", &format!("web{server}"), &format!("10.0.2.{server}")).replace(&format!("app: web{server}"), "app: web");
+    }
+    text += "---\napiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: shop}\n\
+             spec: {clusterIP: 10.96.0.1, selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}\n\
+             ---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: web, namespace: shop}\n\
+             spec: {host: web, exportTo: ['.'], trafficPolicy: {outlierDetection: {consecutiveGatewayErrors: 2, maxEjectionPercent: 50}}}\n";
+    let parsed = parse_documents(Path::new("mesh.yaml"), &text);
+    Snapshot::build(&parsed.documents, parsed.problems, previous)
+}
+
+fn cluster(clusters: &Clusters, snapshot: &Snapshot, client: &str) -> Arc<Cluster> {
+    let client = snapshot.workloads().find(|workload| &*workload.name == client).unwrap();
+    let service = NamespacedName { namespace: "shop".into(), name: "web".into() };
+    clusters.get(snapshot, client, &ClusterName { service, port: 80, subset: None, v4: true }).unwrap()
+}
+
+#[test]
+fn what_was_learnt_outlives_a_configuration_that_says_the_same() {
+    let clusters = Clusters::default();
+    let now = Instant::now();
+    let first = mesh(None, &[1, 2]);
+    // Another client's policy stands beside it under the same name.
+    let visitor = cluster(&clusters, &first, "visitor");
+    let before = cluster(&clusters, &first, "client");
+    let bad = before.choose(now, Wish::default()).unwrap();
+    for _ in 0..2 {
+        bad.observe(now, Observation::Status(503));
+    }
+    assert_eq!(before.counts(now), (1, 1));
+    assert_eq!(visitor.counts(now), (2, 0), "who has no such rule ejects nobody");
+    // Everything is read anew, and a third server is there.
+    let mut snapshot = first;
+    for servers in [&[1, 2][..], &[1, 2, 3]] {
+        snapshot = mesh(None, servers);
+        clusters.slots.write().values_mut().for_each(|slot| slot.version = 0);
+        let after = cluster(&clusters, &snapshot, "client");
+        assert_eq!(after.counts(now), (servers.len() - 1, 1), "{servers:?}");
+        let chosen: Vec<SocketAddr> = (0..20).map(|_| after.choose(now, Wish::default()).unwrap().server.address.0).collect();
+        assert!(!chosen.contains(&bad.server.address.0), "{chosen:?}");
+    }
+    drop(snapshot);
+}
+
+#[test]
+fn what_is_not_there_is_told() {
+    let snapshot = mesh(None, &[1]);
+    let client = snapshot.workloads().find(|workload| &*workload.name == "client").unwrap();
+    let name = |service: &str, subset: Option<&str>| ClusterName {
+        service: NamespacedName { namespace: "shop".into(), name: service.into() },
+        port: 80,
+        subset: subset.map(Arc::from),
+        v4: true,
+    };
+    let clusters = Clusters::default();
+    assert!(matches!(clusters.get(&snapshot, client, &name("nobody", None)), Err(Missing::Service { .. })));
+    assert!(matches!(clusters.get(&snapshot, client, &name("web", Some("v9"))), Err(Missing::Subset { .. })));
+}
