@@ -102,8 +102,9 @@ impl Attempts<'_> {
             let result = self.attempt(&chosen, &bounds, try_deadline, stale < STALE).await;
             let now = Instant::now();
             let worst = match result {
-                Ok((response, lease)) => {
-                    chosen.answered(now, now.duration_since(began));
+                Ok((response, lease, sent)) => {
+                    // Without the time for a connection, which says nothing of the server's load.
+                    chosen.answered(now, now.duration_since(sent));
                     let status = response.status().as_u16();
                     observe(
                         worker,
@@ -181,7 +182,7 @@ impl Attempts<'_> {
         bounds: &Arc<Bounds>,
         deadline: Option<Instant>,
         may_be_stale: bool,
-    ) -> Result<(Response<Incoming>, Lease), Failed> {
+    ) -> Result<(Response<Incoming>, Lease, Instant), Failed> {
         let http2 = self.cluster.http2(self.client.http2) && self.upgrade.is_none();
         let mut head = self.parts.clone();
         request::address(&mut head, http2, self.upgrade).map_err(|outcome| Failed {
@@ -195,10 +196,11 @@ impl Attempts<'_> {
         let work = async {
             let traceparent = self.parts.headers.get("traceparent").and_then(|value| value.to_str().ok()).map(Arc::from);
             let mut lease = lease(self.client, self.cluster, &chosen.server, bounds, http2, traceparent).await?;
+            let began = Instant::now();
             let sent = lease.send(Request::from_parts(head, self.original.attempt())).await;
             let reused = lease.reused;
             match sent {
-                Ok(response) => Ok((response, lease)),
+                Ok(response) => Ok((response, lease, began)),
                 Err(failure) => Err(self.failed(failure, reused && may_be_stale)),
             }
         };
