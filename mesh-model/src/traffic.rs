@@ -53,8 +53,6 @@ pub struct TrafficPolicy {
     pub warmup: Option<Warmup>,
     /// What is done about TLS towards the application itself.
     pub tls: TlsMode,
-    /// Retries in flight, in percent of the requests in flight; the Gateway API's XBackendTrafficPolicy.
-    pub retry_budget: Option<RetryBudget>,
 }
 
 /// Bounds on connections and requests, of the clients of one workload. `None`: no bound.
@@ -212,7 +210,7 @@ pub struct Warmup {
     pub duration: Duration,
     /// Percent of its share at the beginning.
     pub minimum_percent: u8,
-    /// Above 1 it grows late, below 1 early.
+    /// Above 1 it grows early, below 1 late (Envoy).
     pub aggression: f64,
 }
 
@@ -244,17 +242,4 @@ pub struct Origination {
     pub ca_certificates: Option<Arc<str>>,
     /// Files with certificate and key (MUTUAL).
     pub client: Option<(Arc<str>, Arc<str>)>,
-}
-
-/// How many retries there may be.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct RetryBudget {
-    /// Percent of the requests of the interval.
-    pub percent: u32,
-    /// Over which requests are counted.
-    pub interval: Duration,
-    /// So many are allowed whatever the percentage says, ...
-    pub minimum: u32,
-    /// ... in this time.
-    pub minimum_interval: Duration,
 }

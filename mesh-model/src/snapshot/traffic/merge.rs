@@ -67,8 +67,5 @@ fn replace(policy: &Arc<TrafficPolicy>, from: &Arc<TrafficPolicy>, onto: &Arc<Tr
     if policy.tls == from.tls {
         moved.tls = onto.tls.clone();
     }
-    if policy.retry_budget == from.retry_budget {
-        moved.retry_budget = onto.retry_budget.clone();
-    }
     Arc::new(moved)
 }
