@@ -20,7 +20,6 @@ use crate::identity;
 use crate::ops::access::{AccessConfig, AccessFormat, AccessLog};
 use crate::ops::admin::Admin;
 use crate::ops::clock::SystemClock;
-use crate::ops::explain;
 use crate::ops::log::{LogControl, LogFormat};
 use crate::ops::metrics::server::MetricsEndpoint;
 use crate::ops::metrics::{Kind, Metrics, MetricsConfig};
@@ -203,9 +202,7 @@ impl Agent {
         let (door, events) = Door::open(directory)?;
         kernel.take_over(predecessor.is_some())?;
         let shared = Arc::new(Shared::new(&config, source.first, telemetry.clone(), secrets.clone(), kernel.pins()));
-        crate::shared::collect_tunnels(&metrics, &shared.counters);
-        crate::route::counters::collect(&metrics, &shared.requests, &shared.clusters);
-        crate::policy::limits::collect(&metrics, &shared.limits);
+        shared.collect(&metrics);
         let count = config.workers.map_or_else(default_workers, usize::from);
         let (workers, workers_ended) = Workers::start(count, &shared, &drain).map_err(|e| AgentError::System("starting workers", e))?;
         drop(drain);
@@ -460,12 +457,9 @@ fn admin(
         .provide("problems", "what is wrong with the configuration", move || {
             problems.snapshot.load().problems().iter().map(ToString::to_string).collect()
         })
-        .question("explain", explain::USAGE, {
+        .question("explain", crate::ops::explain::USAGE, {
             let mesh = shared.clone();
-            move |query| {
-                let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-                explain::page(&mesh.snapshot.load(), query, now)
-            }
+            move |query| crate::ops::explain::answer(&mesh.snapshot.load(), query)
         })
         .provide("source", "where the configuration comes from and how that fares", move || source.borrow().describe(Instant::now()))
         .provide("certs", "certificates", move || secrets.describe())

@@ -119,8 +119,17 @@ impl Shared {
     }
 }
 
+impl Shared {
+    /// Registers what all workers count.
+    pub fn collect(&self, metrics: &Metrics) {
+        collect_tunnels(metrics, &self.counters);
+        crate::route::counters::collect(metrics, &self.requests, &self.clusters);
+        crate::policy::limits::collect(metrics, &self.limits);
+    }
+}
+
 /// Registers what tunnels count.
-pub fn collect_tunnels(metrics: &Metrics, counters: &Arc<tunnel::TunnelCounters>) {
+fn collect_tunnels(metrics: &Metrics, counters: &Arc<tunnel::TunnelCounters>) {
     let counters = counters.clone();
     metrics.collect(move |samples| {
         let roles = [("outbound", &counters.client), ("inbound", &counters.server)];

@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::access::AccessLine;
 use super::metrics::requests::{RequestKey, RequestProtocol, RequestTotals};
 use super::record::{Connection, DryRun, Telemetry};
-use crate::outcome::{Outcome, ResponseFlag};
+use crate::outcome::Outcome;
 
 /// What the access log says of a request beyond its connection.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -44,7 +44,6 @@ pub struct RequestRecorder {
     /// A policy in dry run that would have denied it.
     pub dry_run: Option<DryRun>,
     outcome: Option<Outcome>,
-    flag: Option<ResponseFlag>,
 }
 
 impl RequestRecorder {
@@ -52,7 +51,7 @@ impl RequestRecorder {
     pub fn new(telemetry: &Arc<Telemetry>, connection: Connection, line: RequestLine) -> RequestRecorder {
         let started = telemetry.clock().now();
         let telemetry = telemetry.clone();
-        RequestRecorder { telemetry, started, connection, line, totals: RequestTotals::default(), dry_run: None, outcome: None, flag: None }
+        RequestRecorder { telemetry, started, connection, line, totals: RequestTotals::default(), dry_run: None, outcome: None }
     }
 
     /// When it arrived.
@@ -85,7 +84,7 @@ impl Drop for RequestRecorder {
         let key = RequestKey {
             protocol: self.line.protocol,
             code: self.line.status,
-            flag: self.flag.unwrap_or(outcome.meaning().flag),
+            flag: outcome.meaning().flag,
             grpc: self.line.grpc_status.and_then(|status| u8::try_from(status).ok()).filter(|status| *status <= 16),
         };
         telemetry.metrics().series(&self.connection.labels).requests(key).add(&self.totals);

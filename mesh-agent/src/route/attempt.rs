@@ -1,6 +1,5 @@
 //! Sending a request until there is an answer to pass on: endpoint, connection, attempt, and again while the rule allows.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -21,6 +20,7 @@ use super::{request, session};
 use crate::ops::{PeerInfo, RequestRecorder, Security};
 use crate::outcome::{Outcome, RequestFailure};
 use crate::shared::Worker;
+use crate::upstream::balance::hash as table;
 use crate::upstream::bounds::Bounds;
 use crate::upstream::circuit::Guard;
 use crate::upstream::cluster::{Chosen, Cluster, Wish};
@@ -153,6 +153,7 @@ impl Attempts<'_> {
                 drop(chosen);
                 drop(retrying.take());
                 let Ok(guard) = bounds.circuit.try_retry() else {
+                    worker.shared.requests.retry_refused();
                     return Err(overflow("maxRetries"));
                 };
                 retrying = Some(guard);
@@ -316,27 +317,21 @@ fn observe(worker: &Worker, chosen: &Chosen, now: Instant, observation: Observat
 
 /// The hash that the cluster's policy asks for; a cookie that it makes for a client without one is added to `cookies`.
 pub fn hash(cluster: &Cluster, parts: &Parts, client: IpAddr, cookies: &mut Vec<(HeaderName, HeaderValue)>) -> Option<u64> {
-    let of = |value: &[u8]| {
-        // Fixed keys: every worker and every agent comes to the same.
-        let mut hasher = DefaultHasher::new();
-        value.hash(&mut hasher);
-        hasher.finish()
-    };
     match cluster.hashes()? {
-        HashKey::Header(name) => parts.headers.get(&**name).map(|value| of(value.as_bytes())),
-        HashKey::SourceIp => Some(of(client.to_string().as_bytes())),
+        HashKey::Header(name) => parts.headers.get(&**name).map(|value| table::hash(value.as_bytes())),
+        HashKey::SourceIp => Some(table::hash_ip(client)),
         HashKey::Query(name) => {
             let query = parts.uri.query().unwrap_or_default();
-            form_urlencoded::parse(query.as_bytes()).find(|(key, _)| *key == **name).map(|(_, value)| of(value.as_bytes()))
+            form_urlencoded::parse(query.as_bytes()).find(|(key, _)| *key == **name).map(|(_, value)| table::hash(value.as_bytes()))
         }
         HashKey::Cookie { name, path, ttl } => match session::cookie(&parts.headers, name) {
-            Some(value) => Some(of(value.as_bytes())),
+            Some(value) => Some(table::hash(value.as_bytes())),
             None => {
                 let ttl = (*ttl)?;
                 let value = format!("{:032x}", rand::random::<u128>());
                 let age = (!ttl.is_zero()).then_some(ttl);
                 cookies.push((http::header::SET_COOKIE, session::set_cookie(name, &value, path, age)?));
-                Some(of(value.as_bytes()))
+                Some(table::hash(value.as_bytes()))
             }
         },
     }

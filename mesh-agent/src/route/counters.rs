@@ -29,7 +29,7 @@ impl RequestCounters {
         add(&self.retries);
     }
 
-    /// An attempt is not made again because a bound or budget does not let it.
+    /// An attempt is not made again because a bound does not let it.
     pub fn retry_refused(&self) {
         add(&self.retry_refusals);
     }
@@ -68,7 +68,7 @@ pub fn collect(metrics: &Metrics, counters: &Arc<RequestCounters>, clusters: &Ar
             .family("nodemesh_request_retries", "Attempts of requests beyond the first.", Kind::Counter)
             .sample(&[], counters.retries.load(Ordering::Relaxed) as f64);
         samples
-            .family("nodemesh_request_retry_refusals", "Attempts that a bound or budget of retries did not let be made.", Kind::Counter)
+            .family("nodemesh_request_retry_refusals", "Attempts that the bound maxRetries did not let be made.", Kind::Counter)
             .sample(&[], counters.retry_refusals.load(Ordering::Relaxed) as f64);
         let mut family = samples.family("nodemesh_request_mirrors", "Copies of requests, by what came of them.", Kind::Counter);
         for (result, counter) in MIRROR_RESULTS.iter().zip(&counters.mirrors) {

@@ -116,11 +116,6 @@ impl<K: Clone + Eq + Hash> Health<K> {
         Health { state, ejected: AtomicUsize::new(0) }
     }
 
-    /// Other settings. Ejections that are under way keep their end.
-    pub fn configure(&self, settings: OutlierDetection) {
-        self.state.write().settings = settings;
-    }
-
     /// The endpoints there are. State of those that stay is kept, that of others forgotten; more ejected than the settings allow of the ones
     /// left stay so, as in Envoy.
     pub fn set_endpoints(&self, keys: &[K]) {
