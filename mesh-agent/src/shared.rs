@@ -29,6 +29,7 @@ use crate::ops::record::Telemetry;
 use crate::outcome::{Outcome, Side};
 use crate::policy::limits;
 use crate::route::counters::RequestCounters;
+use crate::route::serve::Manners;
 use crate::route::tables::Tables;
 use crate::tunnel::pool::LocalFuture;
 use crate::tunnel::{self, Credentials, CredentialsUnavailable, Dialer, PoolKey, Pools};
@@ -51,6 +52,10 @@ pub struct Shared {
     pub counters: Arc<tunnel::TunnelCounters>,
     /// How long connecting to an application may take.
     pub connect_timeout: Duration,
+    /// How long the head of an HTTP/1 request may take.
+    pub http_head_timeout: Duration,
+    /// How long a client may send nothing of a request's body.
+    pub http_body_idle_timeout: Duration,
     /// Where the pins are.
     pub pins: std::path::PathBuf,
     /// Turns of the routes in force.
@@ -66,6 +71,11 @@ pub struct Shared {
 }
 
 impl Shared {
+    /// What is asked of clients that speak HTTP.
+    pub fn manners(&self) -> Manners {
+        Manners { head_timeout: self.http_head_timeout, counters: self.requests.clone() }
+    }
+
     /// From the settings and the parts.
     pub fn new(config: &Config, snapshot: Arc<Snapshot>, telemetry: Arc<Telemetry>, secrets: Secrets, pins: &std::path::Path) -> Self {
         Shared {
@@ -75,6 +85,8 @@ impl Shared {
             tunnel: Arc::default(),
             counters: Arc::default(),
             connect_timeout: config.connect_timeout,
+            http_head_timeout: config.http_head_timeout,
+            http_body_idle_timeout: config.http_body_idle_timeout,
             pins: pins.to_path_buf(),
             tables: Tables::default(),
             clusters: Arc::default(),

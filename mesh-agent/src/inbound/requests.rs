@@ -143,11 +143,12 @@ where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let drain = judged.inbound.worker.drain_watch();
+    let manners = judged.inbound.worker.shared.manners();
     let http2 = protocol == Protocol::Http2;
     let first = Cell::new(judged.application.take());
     let requests = Rc::new(Requests { judged, http2, first, kept: Rc::default() });
     let kept = requests.kept.clone();
-    let told = serve(stream, http2, requests, drain, ending).await;
+    let told = serve(stream, http2, requests, manners, drain, ending).await;
     kept.close();
     told
 }
@@ -167,7 +168,7 @@ impl Service for Requests {
         let refused = match admitted {
             Ok(_permit) => {
                 let protocol = request::strip(&mut parts.headers);
-                let original = Original::new(body, seen.clone(), false);
+                let original = Original::new(body, seen.clone(), false, self.judged.inbound.worker.shared.http_body_idle_timeout);
                 match self.send(&parts, &original, protocol.as_ref()).await {
                     Ok((mut response, lease)) => {
                         if let Some(standing) = &standing {
@@ -252,6 +253,10 @@ impl Requests {
             match lease.send(Request::from_parts(head, original.attempt())).await {
                 Ok(response) => return Ok((response, lease)),
                 Err(failure) => {
+                    if let Some(fault) = original.fault() {
+                        self.judged.inbound.worker.shared.requests.body_broke(&fault);
+                        return Err(fault);
+                    }
                     let idempotent = matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS) && !original.has_begun();
                     if !(reused && stale < STALE && original.can_repeat() && (failure.unsent.is_some() || idempotent)) {
                         return Err(failure.outcome);

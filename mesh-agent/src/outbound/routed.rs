@@ -79,7 +79,7 @@ pub async fn serve(worker: Rc<Worker>, pod: Arc<LocalPod>, application: TcpStrea
         let listed = worker.shared.telemetry.list(known.clone());
         let http = Client::new(worker.clone(), pod, client, dialled, here.service.clone(), here.port, http2, known);
         let live = listed.live().clone();
-        serve::serve(application, http2, http, worker.drain_watch(), async move { live.closed().await }).await;
+        serve::serve(application, http2, http, worker.shared.manners(), worker.drain_watch(), async move { live.closed().await }).await;
         return;
     }
     let name = match protocol {

@@ -57,6 +57,8 @@ pub enum RequestFailure {
         /// What is wrong with it.
         detail: Arc<str>,
     },
+    /// Its client sent nothing of its body for too long.
+    BodyTimedOut,
     /// A CONNECT, which is not forwarded.
     ConnectMethod,
     /// A token of the request is not believed.
@@ -94,6 +96,7 @@ impl RequestFailure {
                 StatusCode::from_u16(*status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE)
             }
             RequestFailure::BadRequest { .. } => StatusCode::BAD_REQUEST,
+            RequestFailure::BodyTimedOut => StatusCode::REQUEST_TIMEOUT,
             RequestFailure::ConnectMethod => StatusCode::METHOD_NOT_ALLOWED,
             RequestFailure::Unauthenticated { .. } => StatusCode::UNAUTHORIZED,
             RequestFailure::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
@@ -166,6 +169,12 @@ impl RequestFailure {
                 Blame::User,
                 "A RateLimit's budget is used up (rate_limit names it): let the client ask less often, or raise requests or burst.",
             ),
+            RequestFailure::BodyTimedOut => (
+                "request_body_timeout",
+                F::IdleTimeout,
+                Blame::Peer,
+                "The client sent nothing of its request's body for --http-body-idle-timeout: look at what holds it up.",
+            ),
             RequestFailure::ConnectMethod => {
                 ("connect_method", F::DownstreamProtocolError, Blame::Peer, "CONNECT is for proxies; the mesh needs none to be named.")
             }
@@ -188,6 +197,7 @@ impl fmt::Display for RequestFailure {
             RequestFailure::BadRequest { detail } => write!(f, "{detail}"),
             RequestFailure::Unauthenticated { detail, .. } => write!(f, "{detail}"),
             RequestFailure::RateLimited { limit, .. } => write!(f, "over RateLimit {limit}"),
+            RequestFailure::BodyTimedOut => write!(f, "the request's body took too long"),
             RequestFailure::ConnectMethod => write!(f, "CONNECT is not forwarded"),
         }
     }

@@ -220,6 +220,11 @@ impl Attempts<'_> {
 
     fn failed(&self, failure: SendFailure, reused: bool) -> Failed {
         let SendFailure { unsent, outcome, refused } = failure;
+        // Its client broke the request off: no other server would see more of it, and this one is not to blame.
+        if let Some(outcome) = self.original.fault() {
+            self.client.worker.shared.requests.body_broke(&outcome);
+            return Failed { outcome, failure: None, observation: None, stale: false };
+        }
         if outcome.is_denial() {
             return Failed { outcome, failure: None, observation: None, stale: false };
         }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::ops::metrics::{Kind, Metrics, Samples};
+use crate::outcome::{Outcome, RequestFailure};
 use crate::upstream::cluster::Clusters;
 use crate::upstream::health::Reason;
 
@@ -14,9 +15,23 @@ pub struct RequestCounters {
     retry_refusals: AtomicU64,
     mirrors: [AtomicU64; 3],
     ejections: [AtomicU64; 3],
+    refusals: [AtomicU64; REFUSALS.len()],
 }
 
 const MIRROR_RESULTS: [&str; 3] = ["sent", "failed", "skipped"];
+/// Why bytes of an HTTP/1 client are refused before there is a request ([`Violation`](super::guard::Violation)), and what takes too long.
+const REFUSALS: [&str; 10] = [
+    "bare_lf",
+    "bare_cr",
+    "folded_header",
+    "header_name",
+    "content_length",
+    "transfer_encoding",
+    "chunk",
+    "head_too_large",
+    "head_timeout",
+    "body_timeout",
+];
 const REASONS: [Reason; 3] = [Reason::Consecutive5xx, Reason::ConsecutiveGateway, Reason::ConsecutiveLocal];
 
 fn add(counter: &AtomicU64) {
@@ -58,6 +73,26 @@ impl RequestCounters {
             add(counter);
         }
     }
+
+    /// A request's body did not come to its end.
+    pub fn body_broke(&self, how: &Outcome) {
+        if matches!(how, Outcome::Request(RequestFailure::BodyTimedOut)) {
+            self.refused("body_timeout");
+        }
+    }
+
+    /// How often [`RequestCounters::refused`] counted.
+    #[cfg(test)]
+    pub(super) fn refusals(&self) -> u64 {
+        self.refusals.iter().map(|counter| counter.load(Ordering::Relaxed)).sum()
+    }
+
+    /// A client's bytes were refused, or not waited for any longer.
+    pub fn refused(&self, why: &'static str) {
+        if let Some((_, counter)) = REFUSALS.iter().zip(&self.refusals).find(|(known, _)| **known == why) {
+            add(counter);
+        }
+    }
 }
 
 /// Registers them.
@@ -77,6 +112,14 @@ pub fn collect(metrics: &Metrics, counters: &Arc<RequestCounters>, clusters: &Ar
         let mut family = samples.family("nodemesh_endpoint_ejections", "Endpoints ejected by outlier detection, by reason.", Kind::Counter);
         for (reason, counter) in REASONS.iter().zip(&counters.ejections) {
             family.sample(&[("reason", reason.as_str())], counter.load(Ordering::Relaxed) as f64);
+        }
+        let mut family = samples.family(
+            "nodemesh_http_guard_refusals",
+            "Connections and requests of clients refused for what their bytes are or for how long they took, by reason.",
+            Kind::Counter,
+        );
+        for (reason, counter) in REFUSALS.iter().zip(&counters.refusals) {
+            family.sample(&[("reason", reason)], counter.load(Ordering::Relaxed) as f64);
         }
         of_clusters(samples, &clusters);
     });

@@ -264,7 +264,7 @@ impl Exchange {
         let grpc_timeout = self.grpc.then(|| request::grpc_timeout(&self.parts.headers)).flatten();
         let timeout = rule.as_ref().and_then(|rule| rule.timeout).into_iter().chain(grpc_timeout).min();
         let keep = upgrade.is_none() && (policy.attempts > 0 || !self.mirrors.is_empty());
-        let original = Original::new(body, self.seen.clone(), keep);
+        let original = Original::new(body, self.seen.clone(), keep, client.worker.shared.http_body_idle_timeout);
         let deadline = timeout.map(|timeout| started + timeout);
         let attempts = Attempts {
             client,
