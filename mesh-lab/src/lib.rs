@@ -10,6 +10,7 @@
 pub mod capture;
 pub mod cgroup;
 pub mod http;
+pub mod http2;
 pub mod manifests;
 pub mod mesh;
 pub mod netns;
@@ -20,6 +21,7 @@ pub mod peer;
 pub mod pod;
 pub mod process;
 pub mod record;
+pub mod throw;
 pub mod world;
 
 pub use capture::Capture;

@@ -264,15 +264,42 @@ fn name_of(line: &[u8]) -> Result<(&[u8], &[u8]), Violation> {
     Ok((name, value.get(1..).unwrap_or_default().trim_ascii()))
 }
 
-/// In place of what was wrong in a head, so that the library sees an error and answers 400: no message may have a NUL.
-const POISON: &[u8] = b"\0\r\n\r\n";
+/// What is read in place of what was wrong in a head.
+enum Poison {
+    /// The rest of what the library sees an error in, and answers 400 to: no message may have a NUL.
+    Nul(&'static [u8]),
+    /// A line without end, to which the library answers 431 once it is too long for it as well.
+    Endless,
+}
+
+impl Poison {
+    fn of(violation: Violation) -> Poison {
+        if violation == Violation::TooLarge { Poison::Endless } else { Poison::Nul(b"\0\r\n\r\n") }
+    }
+
+    fn read(&mut self, buf: &mut ReadBuf<'_>) {
+        match self {
+            Poison::Nul(rest) => {
+                let (now, later) = rest.split_at(rest.len().min(buf.remaining()));
+                buf.put_slice(now);
+                *rest = later;
+            }
+            Poison::Endless => {
+                let room = buf.initialize_unfilled();
+                room.fill(b'y');
+                let length = room.len();
+                buf.advance(length);
+            }
+        }
+    }
+}
 
 /// A stream of which every byte that is read was looked at.
 pub struct Guarded<T> {
     stream: T,
     guard: Guard,
-    /// What is left to read of [`POISON`], once something was wrong.
-    poison: Option<&'static [u8]>,
+    /// Once something was wrong.
+    poison: Option<Poison>,
     /// For a head, from its first byte to its last.
     head_timeout: Duration,
     /// The head that is waited for.
@@ -323,14 +350,13 @@ impl<T: AsyncRead + Unpin> AsyncRead for Guarded<T> {
                 Err((good, violation)) => {
                     this.counters.refused(violation.name());
                     buf.set_filled(before + good);
-                    this.poison = Some(POISON);
+                    this.poison = Some(Poison::of(violation));
                 }
             }
         }
-        let poison = this.poison.unwrap_or_default();
-        let (now, later) = poison.split_at(poison.len().min(buf.remaining()));
-        buf.put_slice(now);
-        this.poison = Some(later);
+        if let Some(poison) = &mut this.poison {
+            poison.read(buf);
+        }
         Poll::Ready(Ok(()))
     }
 }

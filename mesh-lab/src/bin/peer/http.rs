@@ -76,7 +76,8 @@ async fn answer(state: Arc<State>, mut request: Request<Incoming>) -> Result<Res
         *total += 1;
         *total
     };
-    if let Some(upgrade) = request.headers().get(UPGRADE).cloned() {
+    let willing = query.get("upgrade").is_none_or(|upgrade| upgrade != "no");
+    if let Some(upgrade) = request.headers().get(UPGRADE).cloned().filter(|_| willing) {
         let switched = hyper::upgrade::on(&mut request);
         tokio::spawn(async move {
             let Ok(stream) = switched.await else { return };
@@ -135,7 +136,10 @@ async fn answer(state: Arc<State>, mut request: Request<Incoming>) -> Result<Res
         let mut message = vec![0];
         message.extend_from_slice(&u32::try_from(text.len()).unwrap_or(u32::MAX).to_be_bytes());
         message.extend_from_slice(&text);
-        let frames = [Ok(Frame::data(Bytes::from(message))), Ok(Frame::trailers(trailers))];
+        let mut frames = vec![Ok(Frame::data(Bytes::from(message)))];
+        if query.get("trailers").is_none_or(|trailers| trailers != "none") {
+            frames.push(Ok(Frame::trailers(trailers)));
+        }
         let mut response = Response::new(StreamBody::new(futures_util::stream::iter(frames)).boxed());
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         response

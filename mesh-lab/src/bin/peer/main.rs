@@ -6,6 +6,7 @@ mod hold;
 mod http;
 mod repeat;
 mod serve;
+mod throw;
 mod udp;
 
 use std::path::PathBuf;
@@ -34,6 +35,8 @@ enum Command {
     Repeat(repeat::Arguments),
     /// Many TCP connections that do nothing.
     Hold(hold::Arguments),
+    /// One TCP connection that sends the bytes of a file, and no care what they are.
+    Throw(throw::Arguments),
     /// An HTTP server that tells what it was asked.
     Http(http::Arguments),
     /// A UDP server that sends back what it gets.
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Command::Bulk(arguments) => bulk::run(&arguments),
         Command::Repeat(arguments) => repeat::run(&arguments),
         Command::Hold(arguments) => hold::run(&arguments),
+        Command::Throw(arguments) => throw::run(&arguments),
         Command::Http(arguments) => http::run(&arguments),
         Command::UdpEcho(arguments) => udp::echo(&arguments),
         Command::Udp(arguments) => udp::run(&arguments),
