@@ -141,7 +141,8 @@ pub struct Config {
     /// How long the head of an HTTP/1 request may take, from its first byte; then its connection is closed.
     #[arg(long, env = "NODEMESH_HTTP_HEAD_TIMEOUT", value_name = "DURATION", default_value = "30s", value_parser = duration)]
     pub http_head_timeout: Duration,
-    /// How long a client may send nothing of a request's body that its server waits for; then the request is answered with 408.
+    /// How long a client may send nothing of a request's body that its server waits for, as long as that has not begun to answer; then the
+    /// request is answered with 408. 0s: for any time.
     #[arg(long, env = "NODEMESH_HTTP_BODY_IDLE_TIMEOUT", value_name = "DURATION", default_value = "5m", value_parser = duration)]
     pub http_body_idle_timeout: Duration,
     /// Most connections of one pod at once, in and out together; what is more is refused. 0: any number. By default a sixteenth of the

@@ -54,8 +54,8 @@ pub struct Shared {
     pub connect_timeout: Duration,
     /// How long the head of an HTTP/1 request may take.
     pub http_head_timeout: Duration,
-    /// How long a client may send nothing of a request's body.
-    pub http_body_idle_timeout: Duration,
+    /// How long a client may send nothing of a request's body before it is answered; `None` for any time.
+    pub http_body_idle_timeout: Option<Duration>,
     /// Where the pins are.
     pub pins: std::path::PathBuf,
     /// Turns of the routes in force.
@@ -86,7 +86,7 @@ impl Shared {
             counters: Arc::default(),
             connect_timeout: config.connect_timeout,
             http_head_timeout: config.http_head_timeout,
-            http_body_idle_timeout: config.http_body_idle_timeout,
+            http_body_idle_timeout: Some(config.http_body_idle_timeout).filter(|timeout| !timeout.is_zero()),
             pins: pins.to_path_buf(),
             tables: Tables::default(),
             clusters: Arc::default(),

@@ -251,7 +251,10 @@ impl Requests {
             head.extensions.clear();
             let reused = lease.reused;
             match lease.send(Request::from_parts(head, original.attempt())).await {
-                Ok(response) => return Ok((response, lease)),
+                Ok(response) => {
+                    original.answered();
+                    return Ok((response, lease));
+                }
                 Err(failure) => {
                     if let Some(fault) = original.fault() {
                         self.judged.inbound.worker.shared.requests.body_broke(&fault);

@@ -201,7 +201,10 @@ impl Attempts<'_> {
             let sent = lease.send(Request::from_parts(head, self.original.attempt())).await;
             let reused = lease.reused;
             match sent {
-                Ok(response) => Ok((response, lease, began)),
+                Ok(response) => {
+                    self.original.answered();
+                    Ok((response, lease, began))
+                }
                 Err(failure) => Err(self.failed(failure, reused && may_be_stale)),
             }
         };

@@ -103,8 +103,8 @@ struct Source {
     ended: bool,
     /// How its client broke it off.
     fault: Option<Outcome>,
-    /// For how long it may send nothing that is asked for.
-    patience: Duration,
+    /// For how long it may send nothing that is asked for, as long as there is no answer.
+    patience: Option<Duration>,
     /// Runs while something is asked for.
     waiting: bool,
     timer: Option<Pin<Box<Sleep>>>,
@@ -114,8 +114,8 @@ struct Source {
 pub struct Original(Rc<RefCell<Source>>);
 
 impl Original {
-    /// Of a client, which may send nothing for as long as `patience`. `keep` is whether another attempt may be asked for.
-    pub fn new(body: Incoming, seen: Rc<Seen>, keep: bool, patience: Duration) -> Original {
+    /// Of a client, which may send nothing for as long as `patience` before it is answered (`None`: for any time). `keep` is whether another attempt may be asked for.
+    pub fn new(body: Incoming, seen: Rc<Seen>, keep: bool, patience: Option<Duration>) -> Original {
         let ended = body.is_end_stream();
         seen.ended.set(ended);
         let kept = keep.then(VecDeque::new);
@@ -132,6 +132,13 @@ impl Original {
     /// How its client broke it off, if it did.
     pub fn fault(&self) -> Option<Outcome> {
         self.0.borrow().fault.clone()
+    }
+
+    /// The answer has begun: from here on client and server talk as they like, also with long pauses.
+    pub fn answered(&self) {
+        let source = &mut *self.0.borrow_mut();
+        source.patience = None;
+        source.timer = None;
     }
 
     /// Whether a byte of it has been read.
@@ -232,7 +239,8 @@ impl Source {
                 Poll::Ready(frame.map(|frame| frame.map_err(BoxError::from)))
             }
             Poll::Pending => {
-                let until = Instant::now() + self.patience;
+                let Some(patience) = self.patience else { return Poll::Pending };
+                let until = Instant::now() + patience;
                 let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
                 if !std::mem::replace(&mut self.waiting, true) {
                     timer.as_mut().reset(until);
