@@ -24,7 +24,7 @@ fn decode<'a>(parts: impl Iterator<Item = &'a [u8]>) -> (Vec<Piece>, Option<Wire
             };
             assert!(consumed > 0 && consumed <= input.len());
             // What brings nothing is held: no more than a frame.
-            silent = if item.is_none() { silent + consumed } else { 0 };
+            silent = if decoder.is_between_frames() || item.is_some() { 0 } else { silent + consumed };
             assert!(silent <= HEADER + MAX_CONTROL);
             match item {
                 Some(Item::Data(length)) => {

@@ -95,7 +95,10 @@ fn http1(bytes: &[u8]) -> Option<Protocol> {
         let plausible = rest.first().is_none_or(|b| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'*' | b'['));
         return match plausible {
             false => Some(Protocol::Opaque),
-            true if rest.len() >= ENOUGH && !rest.iter().any(u8::is_ascii_control) => Some(Protocol::Http1),
+            // A line may be cut within its end.
+            true if rest.len() >= ENOUGH && !rest.strip_suffix(b"\r").unwrap_or(rest).iter().any(u8::is_ascii_control) => {
+                Some(Protocol::Http1)
+            }
             true if rest.len() >= ENOUGH => Some(Protocol::Opaque),
             true => None,
         };

@@ -49,6 +49,10 @@ fn first_bytes_tell() {
     }
     let long = [b"GET /".as_slice(), &[b'a'; ENOUGH]].concat();
     assert_eq!(sniff(&long), Some(Protocol::Http1));
+    // Cut between CR and LF it is the same line.
+    let cut = [&long, b" HTTP/1.1\r".as_slice()].concat();
+    assert_eq!((sniff(&cut), sniff(&[&cut, b"\n".as_slice()].concat())), (Some(Protocol::Http1), Some(Protocol::Http1)));
+    assert_eq!(sniff(&[b"GET /\r".as_slice(), &[b'a'; ENOUGH]].concat()), Some(Protocol::Opaque));
 }
 
 proptest! {
