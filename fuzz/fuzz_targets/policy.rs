@@ -19,9 +19,17 @@ fuzz_target!(|bytes: &[u8]| -> Corpus {
     let mut runner = TestRunner::new_with_rng(Config::default(), TestRng::from_seed(RngAlgorithm::PassThrough, bytes));
     let Ok(tree) = request_case().new_tree(&mut runner) else { return Corpus::Reject };
     let case = tree.current();
-    let policy = HttpPolicy::always(&case.policies);
+    // There is none where nothing is asked of requests: each is then judged as its connection.
+    let policy = HttpPolicy::compile(&case.policies);
     let connections = compile(&case.policies, &mut SetInterner::default());
     for request in &case.requests {
+        let connection = connections.decide(&request.flow.facts(), request.flow.identity.as_ref());
+        assert_eq!(connection.allowed, judge(&case.policies, &request.flow).allowed, "{:?}\n{:#?}", request.flow, case.policies);
+        let specified = judge_request(&case.policies, request);
+        let Some(policy) = &policy else {
+            assert_eq!(connection.allowed, specified.allowed, "{request:?}\n{:#?}", case.policies);
+            continue;
+        };
         let decision = policy.decide(&request.facts());
         let verdict = Verdict {
             allowed: decision.allowed,
@@ -32,9 +40,7 @@ fuzz_target!(|bytes: &[u8]| -> Corpus {
             }),
             audited: decision.audited.cloned(),
         };
-        assert_eq!(verdict, judge_request(&case.policies, request), "{request:?}\n{:#?}", case.policies);
-        let connection = connections.decide(&request.flow.facts(), request.flow.identity.as_ref());
-        assert_eq!(connection.allowed, judge(&case.policies, &request.flow).allowed, "{:?}\n{:#?}", request.flow, case.policies);
+        assert_eq!(verdict, specified, "{request:?}\n{:#?}", case.policies);
         // A connection that nobody parses may do no more than each request on it.
         assert!(!connection.allowed || decision.allowed, "{request:?}\n{:#?}", case.policies);
     }
