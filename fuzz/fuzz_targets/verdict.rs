@@ -36,7 +36,17 @@ struct Case {
     /// The sets that the source is in, a bit each.
     sets: u64,
     /// Ops as they come.
-    broken: Vec<(u8, u8, u32, u32, [u8; 16], [u8; 16])>,
+    broken: Vec<Broken>,
+}
+
+#[derive(Arbitrary, Debug)]
+struct Broken {
+    atom: u8,
+    flags: u8,
+    arg: u32,
+    policy: u32,
+    addr: [u8; 16],
+    mask: [u8; 16],
 }
 
 /// Whether the first bits of two addresses are the same, one by one; the mapped IPv4 addresses have 96 bits before theirs.
@@ -125,13 +135,13 @@ fuzz_target!(|bytes: &[u8]| {
     let run = |ops: &[Op]| decide(&Header { len: u32::try_from(ops.len()).unwrap_or(u32::MAX), flags, zero: 0 }, ops, &facts, in_set);
     let mut ops = case.ops();
     assert_eq!(run(&ops), case.model(), "{case:?}");
-    let broken = case.broken.iter().map(|(atom, flags, arg, policy, addr, mask)| Op {
-        atom: *atom,
-        flags: *flags,
-        arg: *arg,
-        policy: *policy,
-        addr: Addr(*addr),
-        mask: Addr(*mask),
+    let broken = case.broken.iter().map(|broken| Op {
+        atom: broken.atom,
+        flags: broken.flags,
+        arg: broken.arg,
+        policy: broken.policy,
+        addr: Addr(broken.addr),
+        mask: Addr(broken.mask),
         ..Op::default()
     });
     ops.extend(broken);
