@@ -16,7 +16,7 @@ fn pattern(text: &str) -> Regex {
     Regex::new(&format!("(?s-u){text}")).unwrap()
 }
 
-static REQUEST: LazyLock<Regex> = LazyLock::new(|| pattern(r"^[\r\n]{0,4}[A-Z_-]{1,24} [^\n]* HTTP/1\.[^ \n]*\n"));
+static REQUEST: LazyLock<Regex> = LazyLock::new(|| pattern(r"^[\r\n]{0,4}[A-Z_-]{1,24} [A-Za-z0-9/*\[][^\n]* HTTP/1\.[^ \n]*\n"));
 static LINE: LazyLock<Regex> = LazyLock::new(|| pattern(r"^[\r\n]{0,4}[^\r\n][^\n]*\n"));
 static METHOD: LazyLock<Regex> = LazyLock::new(|| pattern(r"^[\r\n]{0,4}[A-Z_-]{1,24}$"));
 static BEGUN: LazyLock<Regex> = LazyLock::new(|| pattern(r"^[\r\n]{0,4}[A-Z_-]{1,24} ([^\n]*)$"));

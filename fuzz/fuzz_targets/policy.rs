@@ -2,6 +2,8 @@
 //! that the fuzzer's bytes stand for.
 #![no_main]
 
+use std::sync::LazyLock;
+
 use libfuzzer_sys::{Corpus, fuzz_target};
 use mesh_model::policy::http::{DryRunDenial, HttpPolicy};
 use mesh_model::policy::{SetInterner, compile};
@@ -9,14 +11,22 @@ use mesh_model::testing::{DryRun, Verdict, judge, judge_request, request_case};
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
-/// Bytes from which a small case can be made; where they end, everything that follows is the first of its kind.
-const ENOUGH: usize = 64;
+/// Follows the fuzzer's bytes, always the same: a generator that has no more of them would draw noughts, some for ever.
+static TAIL: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let words = std::iter::repeat_with(|| {
+        // Marsaglia's xorshift.
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    });
+    words.take(16 << 10).flat_map(u64::to_le_bytes).collect()
+});
 
 fuzz_target!(|bytes: &[u8]| -> Corpus {
-    if bytes.len() < ENOUGH {
-        return Corpus::Reject;
-    }
-    let mut runner = TestRunner::new_with_rng(Config::default(), TestRng::from_seed(RngAlgorithm::PassThrough, bytes));
+    let drawn = [bytes, &TAIL].concat();
+    let mut runner = TestRunner::new_with_rng(Config::default(), TestRng::from_seed(RngAlgorithm::PassThrough, &drawn));
     let Ok(tree) = request_case().new_tree(&mut runner) else { return Corpus::Reject };
     let case = tree.current();
     // There is none where nothing is asked of requests: each is then judged as its connection.

@@ -90,17 +90,17 @@ fn http1(bytes: &[u8]) -> Option<Protocol> {
         Some(_) => return Some(Protocol::Opaque),
     }
     let rest = line.get(method + 1..).unwrap_or_default();
+    // Targets begin with a slash, a star, a scheme, or (CONNECT) a host, whether the line's end is there or not.
+    if rest.first().is_some_and(|b| !b.is_ascii_alphanumeric() && !matches!(b, b'/' | b'*' | b'[')) {
+        return Some(Protocol::Opaque);
+    }
     let Some(end) = rest.iter().position(|b| *b == b'\n') else {
-        // Targets begin with a slash, a star, a scheme, or (CONNECT) a host.
-        let plausible = rest.first().is_none_or(|b| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'*' | b'['));
-        return match plausible {
-            false => Some(Protocol::Opaque),
-            // A line may be cut within its end.
-            true if rest.len() >= ENOUGH && !rest.strip_suffix(b"\r").unwrap_or(rest).iter().any(u8::is_ascii_control) => {
-                Some(Protocol::Http1)
-            }
-            true if rest.len() >= ENOUGH => Some(Protocol::Opaque),
-            true => None,
+        // A line may be cut within its end.
+        let text = rest.strip_suffix(b"\r").unwrap_or(rest);
+        return match rest.len() >= ENOUGH {
+            true if text.iter().any(u8::is_ascii_control) => Some(Protocol::Opaque),
+            true => Some(Protocol::Http1),
+            false => None,
         };
     };
     let line = rest.get(..end).unwrap_or_default();

@@ -43,6 +43,8 @@ fn first_bytes_tell() {
         (b"\x16\x03\x01\x02", Some(Protocol::Tls)),
         (b"EHLO a.example\r\n", Some(Protocol::Opaque)),
         (b"get / HTTP/1.1\r\n", Some(Protocol::Opaque)),
+        (b"GET  ", Some(Protocol::Opaque)),
+        (b"GET  HTTP/1.1\r\n", Some(Protocol::Opaque)),
         (b"\0\0\0\x08", Some(Protocol::Opaque)),
     ] {
         assert_eq!(sniff(bytes), protocol, "{:?}", String::from_utf8_lossy(bytes));
