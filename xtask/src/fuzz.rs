@@ -127,6 +127,8 @@ fn fuzz(programs: &Path, target: &str, seconds: u64) -> Result<Figures> {
     // It writes to the first directory and reads all.
     fuzzer.arg(&corpus).arg(&seeds).args(LIMITS).args(["-print_final_stats=1", &format!("-max_total_time={seconds}")]);
     fuzzer.arg(format!("-artifact_prefix={}/", artifacts.display()));
+    // What a panic says is at the end of the output then, and not before a screen of frames.
+    fuzzer.env("RUST_BACKTRACE", "0");
     let output = fuzzer.output().with_context(|| format!("could not start {}", program.display()))?;
     let said = String::from_utf8_lossy(&output.stderr);
     if !output.status.success() {
