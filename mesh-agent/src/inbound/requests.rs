@@ -135,6 +135,8 @@ struct Requests {
     /// The connection that was opened before anything was known.
     first: Cell<Option<TcpStream>>,
     kept: Rc<HttpPools>,
+    /// Held by who opens a connection that others may share: they wait for it instead of opening one each.
+    opening: tokio::sync::Mutex<()>,
 }
 
 /// Serves a connection of which the first bytes are HTTP.
@@ -146,7 +148,7 @@ where
     let manners = judged.inbound.worker.shared.manners();
     let http2 = protocol == Protocol::Http2;
     let first = Cell::new(judged.application.take());
-    let requests = Rc::new(Requests { judged, http2, first, kept: Rc::default() });
+    let requests = Rc::new(Requests { judged, http2, first, kept: Rc::default(), opening: tokio::sync::Mutex::default() });
     let kept = requests.kept.clone();
     let told = serve(stream, http2, requests, manners, drain, ending).await;
     kept.close();
@@ -273,6 +275,10 @@ impl Requests {
     async fn lease(&self) -> Result<Lease, Outcome> {
         let Judged { inbound, client, server, .. } = &self.judged;
         let key = ConnectionKey { client: inbound.pod.workload.uid.clone(), server: server.0, workload: None, http2: self.http2 };
+        if let Some(lease) = self.kept.take(&key, TERMS) {
+            return Ok(lease);
+        }
+        let _opening = if self.http2 { Some(self.opening.lock().await) } else { None };
         if let Some(lease) = self.kept.take(&key, TERMS) {
             return Ok(lease);
         }

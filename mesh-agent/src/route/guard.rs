@@ -270,15 +270,22 @@ enum Poison {
     Nul(&'static [u8]),
     /// A line without end, to which the library answers 431 once it is too long for it as well.
     Endless,
+    /// An error: a body has no end then, and its request is broken off.
+    Error(Violation),
 }
 
 impl Poison {
     fn of(violation: Violation) -> Poison {
-        if violation == Violation::TooLarge { Poison::Endless } else { Poison::Nul(b"\0\r\n\r\n") }
+        match violation {
+            Violation::TooLarge => Poison::Endless,
+            violation if violation.is_in_body() => Poison::Error(violation),
+            _ => Poison::Nul(b"\0\r\n\r\n"),
+        }
     }
 
-    fn read(&mut self, buf: &mut ReadBuf<'_>) {
+    fn read(&mut self, buf: &mut ReadBuf<'_>) -> io::Result<()> {
         match self {
+            Poison::Error(violation) => return Err(io::Error::new(io::ErrorKind::InvalidData, *violation)),
             Poison::Nul(rest) => {
                 let (now, later) = rest.split_at(rest.len().min(buf.remaining()));
                 buf.put_slice(now);
@@ -291,6 +298,7 @@ impl Poison {
                 buf.advance(length);
             }
         }
+        Ok(())
     }
 }
 
@@ -341,23 +349,16 @@ impl<T: AsyncRead + Unpin> AsyncRead for Guarded<T> {
                 Poll::Pending => return this.wait(cx),
             }
             let new = buf.filled().get(before..).unwrap_or_default();
-            match this.guard.feed(new) {
-                Ok(()) => return Poll::Ready(Ok(())),
-                Err((_, violation)) if violation.is_in_body() => {
-                    this.counters.refused(violation.name());
-                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, violation)));
-                }
-                Err((good, violation)) => {
-                    this.counters.refused(violation.name());
-                    buf.set_filled(before + good);
-                    this.poison = Some(Poison::of(violation));
-                }
+            let Err((good, violation)) = this.guard.feed(new) else { return Poll::Ready(Ok(())) };
+            this.counters.refused(violation.name());
+            buf.set_filled(before + good);
+            this.poison = Some(Poison::of(violation));
+            // What came before it is read first, so that a request is one however its bytes arrive.
+            if good > 0 && violation.is_in_body() {
+                return Poll::Ready(Ok(()));
             }
         }
-        if let Some(poison) = &mut this.poison {
-            poison.read(buf);
-        }
-        Poll::Ready(Ok(()))
+        Poll::Ready(this.poison.as_mut().map_or(Ok(()), |poison| poison.read(buf)))
     }
 }
 

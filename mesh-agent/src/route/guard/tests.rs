@@ -58,6 +58,17 @@ async fn a_reader_sees_no_byte_behind_what_was_wrong() {
     assert!(!text.trim_end_matches("\0\r\n\r\n").ends_with('\n'), "the head has no end: {text:?}");
 }
 
+#[tokio::test]
+async fn what_comes_before_a_broken_chunk_is_read() {
+    use tokio::io::AsyncReadExt as _;
+    let bytes = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabcd\r\n0\r\n\r\n";
+    let mut seen = Vec::new();
+    let mut guarded = Guarded::new(&bytes[..], Duration::from_secs(30), Arc::default());
+    let failed = guarded.read_to_end(&mut seen).await.unwrap_err();
+    assert_eq!(failed.kind(), io::ErrorKind::InvalidData);
+    assert!(seen.ends_with(b"\r\n\r\n3\r\nabcd"), "{:?}", String::from_utf8_lossy(&seen));
+}
+
 #[test]
 fn a_head_is_as_large_however_it_arrives() {
     let fits = format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "y".repeat(MAX_HEADERS as usize - 30));
