@@ -3,8 +3,8 @@
 #![no_main]
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use arbitrary::{Result, Unstructured};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
@@ -71,6 +71,18 @@ impl Re {
     }
 }
 
+/// The pattern of the mesh, which is compiled once: that takes longer than all the rest.
+fn pattern(re: &Re) -> Pattern {
+    const MOST: usize = 20_000;
+    static COMPILED: LazyLock<Mutex<HashMap<String, Pattern>>> = LazyLock::new(Mutex::default);
+    let mut compiled = COMPILED.lock().unwrap();
+    if compiled.len() > MOST {
+        compiled.clear();
+    }
+    let text = re.write();
+    compiled.entry(text).or_insert_with_key(|text| Pattern::new(text).unwrap()).clone()
+}
+
 /// A condition on a text, for both matchers.
 enum Text {
     Exact(String),
@@ -82,7 +94,6 @@ enum Text {
 impl Text {
     fn make(u: &mut Unstructured<'_>, words: &[&str]) -> Result<Text> {
         let word = u.choose(words)?.to_string();
-        // Patterns are rare: to compile one takes longer than all the rest.
         Ok(match u.int_in_range(0..=19)? {
             0..=7 => Text::Exact(word),
             8..=15 => Text::Prefix(word),
@@ -95,7 +106,7 @@ impl Text {
         match self {
             Text::Exact(text) => TextMatch::Exact(text.as_str().into()),
             Text::Prefix(text) => TextMatch::Prefix(text.as_str().into()),
-            Text::Regex(re) => TextMatch::Regex(Pattern::new(&re.write()).unwrap()),
+            Text::Regex(re) => TextMatch::Regex(pattern(re)),
             Text::Present => TextMatch::Present,
         }
     }
@@ -182,7 +193,7 @@ impl Rule {
                 Path::Exact(text) => PathMatch::Exact(text.as_str().into()),
                 Path::Segments(text) => PathMatch::Segments(text.as_str().into()),
                 Path::Prefix(text) => PathMatch::Prefix(text.as_str().into()),
-                Path::Regex(re) => PathMatch::Regex(Pattern::new(&re.write()).unwrap()),
+                Path::Regex(re) => PathMatch::Regex(pattern(re)),
             }),
             ignore_path_case: self.ignore_case && matches!(self.path, Some(Path::Exact(_) | Path::Prefix(_))),
             method: self.method.as_ref().map(Text::real),
