@@ -6,8 +6,8 @@ use libfuzzer_sys::{Corpus, fuzz_target};
 use mesh_model::policy::http::{DryRunDenial, HttpPolicy};
 use mesh_model::policy::{SetInterner, compile};
 use mesh_model::testing::request::request;
-use mesh_model::testing::{DryRun, Verdict, judge, judge_request, request_case};
-use proptest::strategy::{Strategy, ValueTree};
+use mesh_model::testing::{DryRun, Request, RequestCase, Verdict, judge, judge_request, request_case};
+use proptest::strategy::{BoxedStrategy, Strategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 /// Requests that are seeded one by one, beside those that come with the policies.
@@ -15,16 +15,22 @@ const MORE: usize = 32;
 /// Bytes of a generator's seed.
 const SEED: usize = 32;
 
+thread_local! {
+    // Made once: they are large.
+    static CASES: BoxedStrategy<RequestCase> = request_case().boxed();
+    static REQUESTS: BoxedStrategy<Request> = request().boxed();
+}
+
 /// What a generator makes of a seed.
-fn made<S: Strategy>(strategy: S, seed: &[u8]) -> Option<S::Value> {
+fn made<S: Strategy>(strategy: &S, seed: &[u8]) -> Option<S::Value> {
     let mut runner = TestRunner::new_with_rng(Config::default(), TestRng::from_seed(RngAlgorithm::ChaCha, seed));
     Some(strategy.new_tree(&mut runner).ok()?.current())
 }
 
 fuzz_target!(|bytes: &[u8]| -> Corpus {
     let mut seeds = bytes.chunks_exact(SEED);
-    let Some(case) = seeds.next().and_then(|seed| made(request_case(), seed)) else { return Corpus::Reject };
-    let more = seeds.take(MORE).filter_map(|seed| made(request(), seed));
+    let Some(case) = seeds.next().and_then(|seed| CASES.with(|cases| made(cases, seed))) else { return Corpus::Reject };
+    let more = seeds.take(MORE).filter_map(|seed| REQUESTS.with(|requests| made(requests, seed)));
     let requests: Vec<_> = case.requests.iter().cloned().chain(more).collect();
     // There is none where nothing is asked of requests: each is then judged as its connection.
     let policy = HttpPolicy::compile(&case.policies);
