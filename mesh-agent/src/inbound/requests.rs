@@ -167,8 +167,9 @@ impl Service for Requests {
         let refused = match admitted {
             Ok(_permit) => {
                 let protocol = request::strip(&mut parts.headers);
-                let original = Original::new(body, seen.clone(), false);
-                match self.send(&parts, &original, protocol.as_ref()).await {
+                // An application that ends a connection of HTTP/2 says what it has not looked at: that is sent again.
+                let original = Original::new(body, seen.clone(), self.http2);
+                match self.send(&mut parts, &original, protocol.as_ref()).await {
                     Ok((mut response, lease)) => {
                         if let Some(standing) = &standing {
                             reply::rate_limit(response.headers_mut(), standing);
@@ -238,22 +239,26 @@ impl Requests {
 
     async fn send(
         &self,
-        parts: &Parts,
+        parts: &mut Parts,
         original: &Original,
         protocol: Option<&http::HeaderValue>,
     ) -> Result<(Response<Incoming>, Lease), Outcome> {
+        let idempotent = matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS);
         let mut stale = 0;
         loop {
             let mut lease = self.lease().await?;
-            let mut head = parts.clone();
+            let reused = lease.reused && stale < STALE;
+            let (mut head, ()) = Request::new(()).into_parts();
+            head.method = parts.method.clone();
+            head.uri = parts.uri.clone();
+            // Over a new connection there is one attempt only.
+            head.headers = if reused { parts.headers.clone() } else { std::mem::take(&mut parts.headers) };
             request::address(&mut head, self.http2, protocol)?;
-            head.extensions.clear();
-            let reused = lease.reused;
             match lease.send(Request::from_parts(head, original.attempt())).await {
                 Ok(response) => return Ok((response, lease)),
                 Err(failure) => {
-                    let idempotent = matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS) && !original.has_begun();
-                    if !(reused && stale < STALE && original.can_repeat() && (failure.unsent.is_some() || idempotent)) {
+                    let again = failure.unsent.is_some() || failure.leaving || idempotent && !original.has_begun();
+                    if !(reused && original.can_repeat() && again) {
                         return Err(failure.outcome);
                     }
                     stale += 1;
@@ -264,14 +269,25 @@ impl Requests {
 
     async fn lease(&self) -> Result<Lease, Outcome> {
         let Judged { inbound, client, server, .. } = &self.judged;
-        let key = ConnectionKey { client: inbound.pod.workload.uid.clone(), server: server.0, workload: None, http2: self.http2 };
-        if let Some(lease) = self.kept.take(&key, TERMS) {
-            return Ok(lease);
+        let client_uid = inbound.pod.workload.uid.clone();
+        let key = ConnectionKey { client: client_uid, server: server.0, workload: None, http2: self.http2, service: None };
+        let opening = match self.kept.taken_or_opening(&key, TERMS).await? {
+            Ok(lease) => return Ok(lease),
+            Err(opening) => opening,
+        };
+        let opened = self.open(key, *client, *server).await;
+        if let Some(opening) = opening {
+            opening.done(opened.as_ref().map(|_| ()).map_err(Outcome::clone));
         }
+        opened
+    }
+
+    async fn open(&self, key: ConnectionKey, client: ClientAddr, server: ServerAddr) -> Result<Lease, Outcome> {
+        let inbound = &self.judged.inbound;
         let stream = match self.first.take() {
             Some(first) => first,
             // Of several the first has the client's own port.
-            None => inbound.deliver(*client, *server).await?,
+            None => inbound.deliver(client, server).await?,
         };
         self.kept.over(&inbound.worker, key, stream, TERMS).await
     }
