@@ -11,9 +11,12 @@ use serde_json::{Value, json};
 use crate::world::*;
 
 mod balance;
+mod calls;
+mod clients;
 mod limit;
 mod policy;
 mod routing;
+mod traffic;
 mod wire;
 
 /// The mesh that these tests share, with an HTTP server in each pod but the clients.
