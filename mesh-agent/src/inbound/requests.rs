@@ -135,8 +135,6 @@ struct Requests {
     /// The connection that was opened before anything was known.
     first: Cell<Option<TcpStream>>,
     kept: Rc<HttpPools>,
-    /// Held by who opens a connection that others may share: they wait for it instead of opening one each.
-    opening: tokio::sync::Mutex<()>,
 }
 
 /// Serves a connection of which the first bytes are HTTP.
@@ -148,7 +146,7 @@ where
     let manners = judged.inbound.worker.shared.manners();
     let http2 = protocol == Protocol::Http2;
     let first = Cell::new(judged.application.take());
-    let requests = Rc::new(Requests { judged, http2, first, kept: Rc::default(), opening: tokio::sync::Mutex::default() });
+    let requests = Rc::new(Requests { judged, http2, first, kept: Rc::default() });
     let kept = requests.kept.clone();
     let told = serve(stream, http2, requests, manners, drain, ending).await;
     kept.close();
@@ -170,8 +168,10 @@ impl Service for Requests {
         let refused = match admitted {
             Ok(_permit) => {
                 let protocol = request::strip(&mut parts.headers);
-                let original = Original::new(body, seen.clone(), false, self.judged.inbound.worker.shared.http_body_idle_timeout);
-                match self.send(&parts, &original, protocol.as_ref()).await {
+                // An application that ends a connection of HTTP/2 says what it has not looked at: that is sent again.
+                let idle = self.judged.inbound.worker.shared.http_body_idle_timeout;
+                let original = Original::new(body, seen.clone(), self.http2, idle);
+                match self.send(&mut parts, &original, protocol.as_ref()).await {
                     Ok((mut response, lease)) => {
                         if let Some(standing) = &standing {
                             reply::rate_limit(response.headers_mut(), standing);
@@ -241,17 +241,21 @@ impl Requests {
 
     async fn send(
         &self,
-        parts: &Parts,
+        parts: &mut Parts,
         original: &Original,
         protocol: Option<&http::HeaderValue>,
     ) -> Result<(Response<Incoming>, Lease), Outcome> {
+        let idempotent = matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS);
         let mut stale = 0;
         loop {
             let mut lease = self.lease().await?;
-            let mut head = parts.clone();
+            let reused = lease.reused && stale < STALE;
+            let (mut head, ()) = Request::new(()).into_parts();
+            head.method = parts.method.clone();
+            head.uri = parts.uri.clone();
+            // Over a new connection there is one attempt only.
+            head.headers = if reused { parts.headers.clone() } else { std::mem::take(&mut parts.headers) };
             request::address(&mut head, self.http2, protocol)?;
-            head.extensions.clear();
-            let reused = lease.reused;
             match lease.send(Request::from_parts(head, original.attempt())).await {
                 Ok(response) => {
                     original.answered();
@@ -262,8 +266,8 @@ impl Requests {
                         self.judged.inbound.worker.shared.requests.body_broke(&fault);
                         return Err(fault);
                     }
-                    let idempotent = matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS) && !original.has_begun();
-                    if !(reused && stale < STALE && original.can_repeat() && (failure.unsent.is_some() || idempotent)) {
+                    let again = failure.unsent.is_some() || failure.leaving || idempotent && !original.has_begun();
+                    if !(reused && original.can_repeat() && again) {
                         return Err(failure.outcome);
                     }
                     stale += 1;
@@ -274,18 +278,25 @@ impl Requests {
 
     async fn lease(&self) -> Result<Lease, Outcome> {
         let Judged { inbound, client, server, .. } = &self.judged;
-        let key = ConnectionKey { client: inbound.pod.workload.uid.clone(), server: server.0, workload: None, http2: self.http2 };
-        if let Some(lease) = self.kept.take(&key, TERMS) {
-            return Ok(lease);
+        let client_uid = inbound.pod.workload.uid.clone();
+        let key = ConnectionKey { client: client_uid, server: server.0, workload: None, http2: self.http2, service: None };
+        let opening = match self.kept.taken_or_opening(&key, TERMS).await? {
+            Ok(lease) => return Ok(lease),
+            Err(opening) => opening,
+        };
+        let opened = self.open(key, *client, *server).await;
+        if let Some(opening) = opening {
+            opening.done(opened.as_ref().map(|_| ()).map_err(Outcome::clone));
         }
-        let _opening = if self.http2 { Some(self.opening.lock().await) } else { None };
-        if let Some(lease) = self.kept.take(&key, TERMS) {
-            return Ok(lease);
-        }
+        opened
+    }
+
+    async fn open(&self, key: ConnectionKey, client: ClientAddr, server: ServerAddr) -> Result<Lease, Outcome> {
+        let inbound = &self.judged.inbound;
         let stream = match self.first.take() {
             Some(first) => first,
             // Of several the first has the client's own port.
-            None => inbound.deliver(*client, *server).await?,
+            None => inbound.deliver(client, server).await?,
         };
         self.kept.over(&inbound.worker, key, stream, TERMS).await
     }

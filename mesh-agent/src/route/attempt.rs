@@ -7,21 +7,21 @@ use std::time::{Duration, Instant};
 
 use http::header::{HeaderName, HeaderValue};
 use http::request::Parts;
-use http::{Method, Request, Response};
+use http::{HeaderMap, Method, Request, Response};
 use hyper::body::Incoming;
 use mesh_model::route::{RetryPolicy, Target};
 use mesh_model::traffic::HashKey;
 use mesh_model::workload::Workload;
 
 use super::body::{Original, RequestBody, grpc_status};
-use super::exchange::{Client, Plan, left};
+use super::exchange::{Client, left};
+use super::plan::{Plan, Upstream};
 use super::retry::{Failure, Next, RetryState, is_retriable};
 use super::{request, session};
 use crate::ops::{PeerInfo, RequestRecorder, Security};
 use crate::outcome::{Outcome, RequestFailure};
 use crate::shared::Worker;
 use crate::upstream::balance::hash as table;
-use crate::upstream::bounds::Bounds;
 use crate::upstream::circuit::Guard;
 use crate::upstream::cluster::{Chosen, Cluster, Wish};
 use crate::upstream::health::{Event, Observation};
@@ -35,9 +35,11 @@ pub struct Attempts<'a> {
     /// Whose request it is.
     pub client: &'a Rc<Client>,
     /// Where it goes.
-    pub cluster: &'a Arc<Cluster>,
-    /// Its head.
-    pub parts: &'a Parts,
+    pub upstream: &'a Upstream,
+    /// Its head. The last attempt that there can be takes the headers out of it.
+    pub parts: &'a mut Parts,
+    /// Whether the head is needed after the last attempt, for a copy.
+    pub copied: bool,
     /// Its body.
     pub original: &'a Original,
     /// What it asks to switch to.
@@ -83,9 +85,9 @@ struct Failed {
 
 impl Attempts<'_> {
     /// Makes them.
-    pub async fn run(&self, record: &mut RequestRecorder) -> Result<Done, Outcome> {
+    pub async fn run(mut self, record: &mut RequestRecorder) -> Result<Done, Outcome> {
         let worker = &self.client.worker;
-        let bounds = self.cluster.bounds(&self.client.pod.workload.uid);
+        let Upstream { cluster, bounds, .. } = self.upstream;
         let place = bounds.circuit.try_request().map_err(|_| overflow("http2MaxRequests"))?;
         let mut retries = RetryState::new(self.policy, self.deadline);
         let mut tried: Vec<usize> = Vec::new();
@@ -93,13 +95,14 @@ impl Attempts<'_> {
         let mut retrying: Option<Guard> = None;
         loop {
             let wish = Wish { hash: self.hash, dialled: Some(self.client.dialled.0), session: self.session, tried: &tried };
-            let Some(chosen) = self.cluster.choose(Instant::now(), wish) else { return Err(Outcome::NoEndpoint) };
+            let Some(chosen) = cluster.choose(Instant::now(), wish) else { return Err(Outcome::NoEndpoint) };
             record.line.attempts += 1;
             record.connection.server = Some(chosen.server.address.0);
             self.name(record, chosen.server.workload.as_ref());
             let began = Instant::now();
             let try_deadline = self.try_timeout.map(|timeout| began + timeout).into_iter().chain(self.deadline).min();
-            let result = self.attempt(&chosen, &bounds, try_deadline, stale < STALE).await;
+            let again = retries.retries() < self.policy.attempts;
+            let result = self.attempt(&chosen, try_deadline, again, stale < STALE).await;
             let now = Instant::now();
             let worst = match result {
                 Ok((response, lease, sent)) => {
@@ -177,30 +180,29 @@ impl Attempts<'_> {
         labels.destination = PeerInfo { workload: workload.cloned(), identity: meshed.map(|workload| workload.identity.clone()) };
     }
 
+    /// One attempt. `again`: whether its failure may be followed by another; `may_be_stale`: whether a connection that turns out to be
+    /// closed may.
     async fn attempt(
-        &self,
+        &mut self,
         chosen: &Chosen,
-        bounds: &Arc<Bounds>,
         deadline: Option<Instant>,
+        again: bool,
         may_be_stale: bool,
     ) -> Result<(Response<Incoming>, Lease, Instant), Failed> {
-        let http2 = self.cluster.http2(self.client.http2) && self.upgrade.is_none();
-        let mut head = self.parts.clone();
-        request::address(&mut head, http2, self.upgrade).map_err(|outcome| Failed {
-            outcome,
-            failure: None,
-            observation: None,
-            stale: false,
-        })?;
-        // What belongs to the client's own connection.
-        head.extensions.clear();
+        let http2 = self.upstream.cluster.http2(self.client.http2) && self.upgrade.is_none();
         let work = async {
-            let traceparent = self.parts.headers.get("traceparent").and_then(|value| value.to_str().ok()).map(Arc::from);
-            let mut lease = lease(self.client, self.cluster, &chosen.server, bounds, http2, traceparent).await?;
-            let began = Instant::now();
-            let sent = lease.send(Request::from_parts(head, self.original.attempt())).await;
+            let mut lease = lease(self.client, self.upstream, &chosen.server, http2, &self.parts.headers).await?;
             let reused = lease.reused;
-            match sent {
+            let needed = self.copied || (again && self.upgrade.is_none()) || (reused && may_be_stale);
+            let mut head = self.head(needed);
+            request::address(&mut head, http2, self.upgrade).map_err(|outcome| Failed {
+                outcome,
+                failure: None,
+                observation: None,
+                stale: false,
+            })?;
+            let began = Instant::now();
+            match lease.send(Request::from_parts(head, self.original.attempt())).await {
                 Ok(response) => {
                     self.original.answered();
                     Ok((response, lease, began))
@@ -221,8 +223,18 @@ impl Attempts<'_> {
         }
     }
 
+    /// The head for an attempt; without a copy of its headers if nothing can need them again. Extensions stay behind: they belong to the
+    /// client's own connection.
+    fn head(&mut self, needed: bool) -> Parts {
+        let (mut head, ()) = Request::new(()).into_parts();
+        head.method = self.parts.method.clone();
+        head.uri = self.parts.uri.clone();
+        head.headers = if needed { self.parts.headers.clone() } else { std::mem::take(&mut self.parts.headers) };
+        head
+    }
+
     fn failed(&self, failure: SendFailure, reused: bool) -> Failed {
-        let SendFailure { unsent, outcome, refused } = failure;
+        let SendFailure { unsent, outcome, refused, leaving } = failure;
         // Its client broke the request off: no other server would see more of it, and this one is not to blame.
         if let Some(outcome) = self.original.fault() {
             self.client.worker.shared.requests.body_broke(&outcome);
@@ -234,7 +246,7 @@ impl Attempts<'_> {
         // What is idempotent may be sent again over another connection if this one turns out to be closed (RFC 9110, 9.2.2).
         let idempotent =
             matches!(self.parts.method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE) && !self.original.has_begun();
-        if reused && self.original.can_repeat() && (unsent.is_some() || idempotent) {
+        if reused && self.original.can_repeat() && (unsent.is_some() || leaving || idempotent) {
             return Failed { outcome, failure: None, observation: None, stale: true };
         }
         let failure = if refused {
@@ -250,36 +262,22 @@ impl Attempts<'_> {
 }
 
 /// A connection to the endpoint: one of the pool, or a new one if there may be one more, or the first that becomes free.
-async fn lease(
-    client: &Rc<Client>,
-    cluster: &Cluster,
-    server: &Server,
-    bounds: &Arc<Bounds>,
-    http2: bool,
-    traceparent: Option<Arc<str>>,
-) -> Result<Lease, Failed> {
-    let (worker, pod, pool) = (&client.worker, &client.pod, &cluster.policy.pool);
+async fn lease(client: &Rc<Client>, upstream: &Upstream, server: &Server, http2: bool, headers: &HeaderMap) -> Result<Lease, Failed> {
+    let (worker, pod, Upstream { cluster, bounds, .. }) = (&client.worker, &client.pod, upstream);
+    let pool = &cluster.policy.pool;
     let key = ConnectionKey {
         client: pod.workload.uid.clone(),
         server: server.address.0,
         workload: server.workload.as_ref().map(|workload| workload.uid.clone()),
         http2,
+        service: Some(cluster.name.service.clone()),
     };
     let terms = Terms {
         idle: pool.http_idle_timeout.unwrap_or(IDLE),
         max_requests: pool.max_requests_per_connection,
         max_age: pool.max_connection_duration,
     };
-    // A bounded number of connections is shared by all workers; one for HTTP/2 each of them may always have.
-    let place = match bounds.place(http2, || worker.http.take(&key, terms)).await {
-        Ok(Ok(lease)) => return Ok(lease),
-        Ok(Err(place)) => place,
-        Err(()) => return Err(Failed { outcome: overflow("http1MaxPendingRequests"), failure: None, observation: None, stale: false }),
-    };
-    let behalf = OnBehalf { client: client.address, host: Some(worker.shared.service(&cluster.name.service).host), traceparent };
-    let limit = pool.connect_timeout.unwrap_or(worker.shared.connect_timeout);
-    let opened = worker.http.open(worker, pod, key, server, &behalf, terms, limit, place).await;
-    opened.map_err(|outcome| {
+    let failed = |outcome: Outcome| {
         let denied = outcome.is_denial();
         Failed {
             outcome,
@@ -287,7 +285,25 @@ async fn lease(
             observation: (!denied).then_some(Observation::LocalFailure),
             stale: false,
         }
-    })
+    };
+    let opening = match worker.http.taken_or_opening(&key, terms).await.map_err(failed)? {
+        Ok(lease) => return Ok(lease),
+        Err(opening) => opening,
+    };
+    // A bounded number of connections is shared by all workers; one for HTTP/2 each of them may always have.
+    let place = match bounds.place(http2, || worker.http.take(&key, terms)).await {
+        Ok(Ok(lease)) => return Ok(lease),
+        Ok(Err(place)) => place,
+        Err(()) => return Err(Failed { outcome: overflow("http1MaxPendingRequests"), failure: None, observation: None, stale: false }),
+    };
+    let traceparent = headers.get("traceparent").and_then(|value| value.to_str().ok()).map(Arc::from);
+    let behalf = OnBehalf { client: client.address, host: Some(worker.shared.service(&cluster.name.service).host), traceparent };
+    let limit = pool.connect_timeout.unwrap_or(worker.shared.connect_timeout);
+    let opened = worker.http.open(worker, pod, key, server, &behalf, terms, limit, place).await;
+    if let Some(opening) = opening {
+        opening.done(opened.as_ref().map(|_| ()).map_err(Outcome::clone));
+    }
+    opened.map_err(failed)
 }
 
 /// Whether the server can have seen nothing of it, whatever was written.
@@ -351,10 +367,11 @@ pub fn mirror(client: &Rc<Client>, plan: &Plan, target: &Target, parts: &Parts, 
     let (Target::Service { service, port, subset }, Some(body)) = (target, original.whole()) else {
         return shared.requests.mirror_skipped();
     };
-    let cluster = client.cluster(plan, service, *port, subset.as_ref()).ok().filter(|cluster| cluster.refusal().is_none());
-    let Some(cluster) = cluster else { return shared.requests.mirror_skipped() };
+    let upstream = plan.upstream(client, service, *port, subset.as_ref()).ok().filter(|upstream| upstream.cluster.refusal().is_none());
+    let Some(upstream) = upstream else { return shared.requests.mirror_skipped() };
     let (client, parts, tasks) = (client.clone(), parts.clone(), client.worker.connections.clone());
     tasks.spawn_local(async move {
+        let cluster = &upstream.cluster;
         let Some(chosen) = cluster.choose(Instant::now(), Wish { dialled: Some(client.dialled.0), ..Wish::default() }) else { return };
         let http2 = cluster.http2(client.http2);
         let mut head = parts;
@@ -362,9 +379,8 @@ pub fn mirror(client: &Rc<Client>, plan: &Plan, target: &Target, parts: &Parts, 
             return;
         }
         head.extensions.clear();
-        let bounds = cluster.bounds(&client.pod.workload.uid);
         let sent = tokio::time::timeout(MIRROR, async {
-            let mut lease = lease(&client, &cluster, &chosen.server, &bounds, http2, None).await.ok()?;
+            let mut lease = lease(&client, &upstream, &chosen.server, http2, &HeaderMap::new()).await.ok()?;
             let response = lease.send(Request::from_parts(head, RequestBody::whole(body))).await.ok()?;
             // Read to its end, so that the connection serves again.
             let read = http_body_util::BodyExt::collect(http_body_util::Limited::new(response.into_body(), MIRROR_BODY)).await;

@@ -21,6 +21,7 @@ pub mod first;
 pub mod guard;
 pub mod limit;
 pub mod matches;
+pub mod plan;
 pub mod reply;
 pub mod request;
 pub mod retry;

@@ -3,7 +3,6 @@
 use std::cell::RefCell;
 use std::convert::Infallible;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{CONNECTION, HeaderValue};
@@ -129,7 +128,7 @@ async fn answer<S: Service>(service: Rc<S>, request: Request<Incoming>, http2: b
 }
 
 /// Keeps a value that is made from the configuration until that changes.
-pub struct Current<T>(RefCell<Option<(u64, Arc<T>)>>);
+pub struct Current<T>(RefCell<Option<(u64, Rc<T>)>>);
 
 impl<T> Default for Current<T> {
     fn default() -> Self {
@@ -139,13 +138,13 @@ impl<T> Default for Current<T> {
 
 impl<T> Current<T> {
     /// The value of this version.
-    pub fn get(&self, version: u64, make: impl FnOnce() -> T) -> Arc<T> {
+    pub fn get(&self, version: u64, make: impl FnOnce() -> T) -> Rc<T> {
         if let Some((of, value)) = &*self.0.borrow()
             && *of == version
         {
             return value.clone();
         }
-        let value = Arc::new(make());
+        let value = Rc::new(make());
         *self.0.borrow_mut() = Some((version, value.clone()));
         value
     }

@@ -1,7 +1,7 @@
 //! A Service's port, or a subset of its pods, as somewhere that requests can be sent: who is there, how loaded and how well each is, and what
 //! bounds hold. One for all workers; rebuilt when the endpoints or the policy change, with what was learnt of those that stay.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -312,10 +312,16 @@ impl Clusters {
         Ok(cluster)
     }
 
-    /// Lets go of what no longer exists.
+    /// Lets go of what no longer exists, or is under a policy that nobody has any more while another has taken its place. What nobody has
+    /// asked for since the last configuration stays: who is ejected, slow or new is not forgotten because something else was changed.
     pub fn sweep(&self, snapshot: &Snapshot) {
-        self.slots.write().retain(|(name, _), slot| {
-            snapshot.service(&name.service).is_some() && (slot.version == snapshot.version() || Arc::strong_count(&slot.cluster) > 1)
+        let mut slots = self.slots.write();
+        let current: HashSet<ClusterName> =
+            slots.iter().filter(|(_, slot)| slot.version == snapshot.version()).map(|((name, _), _)| name.clone()).collect();
+        slots.retain(|(name, _), slot| {
+            let in_force = Arc::strong_count(&slot.cluster.policy) > 1 || !current.contains(name);
+            let wanted = slot.version == snapshot.version() || Arc::strong_count(&slot.cluster) > 1 || in_force;
+            snapshot.service(&name.service).is_some() && wanted
         });
     }
 

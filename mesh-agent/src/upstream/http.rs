@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use mesh_model::service::NamespacedName;
 use mesh_model::workload::{Workload, WorkloadUid};
 use tokio_util::sync::CancellationToken;
 
@@ -25,6 +26,10 @@ use crate::tunnel::{OpenRequest, PoolKey};
 use crate::upstream::bounds::Place;
 use crate::upstream::cluster::Clusters;
 use crate::upstream::{connect, copy};
+
+pub mod opening;
+
+use opening::{Opening, Openings, Turn};
 
 /// How long an unused connection is kept where no DestinationRule says otherwise: less than servers usually do.
 pub const IDLE: Duration = Duration::from_secs(55);
@@ -57,6 +62,8 @@ pub struct ConnectionKey {
     pub workload: Option<WorkloadUid>,
     /// HTTP/2 with prior knowledge.
     pub http2: bool,
+    /// The Service that it was opened for, which the tunnel names to the server's agent for its records.
+    pub service: Option<NamespacedName>,
 }
 
 /// Whom to connect to.
@@ -113,6 +120,7 @@ struct Idle {
 pub struct HttpPools {
     idle: RefCell<HashMap<ConnectionKey, Vec<Idle>>>,
     shared: RefCell<HashMap<ConnectionKey, Shared>>,
+    openings: Rc<Openings>,
     closed: Cell<bool>,
 }
 
@@ -153,8 +161,10 @@ pub struct SendFailure {
     pub unsent: Option<Request<RequestBody>>,
     /// What is known of it.
     pub outcome: Outcome,
-    /// The server refused the stream before it looked at it (REFUSED_STREAM, GOAWAY).
+    /// The server refused the stream before it looked at it (REFUSED_STREAM, or GOAWAY with a lower number: RFC 9113, 6.8 and 8.7).
     pub refused: bool,
+    /// It did so because it is about to close the connection (GOAWAY): over another the request may be sent at once.
+    pub leaving: bool,
 }
 
 impl HttpPools {
@@ -224,6 +234,26 @@ impl HttpPools {
             }
         }
         None
+    }
+
+    /// A connection that is there already, or soon: one for many requests is awaited if it is being opened. If none is, the caller opens
+    /// it, and of such a one the others wait for it.
+    ///
+    /// # Errors
+    /// What the one failed with who opened it.
+    pub async fn taken_or_opening(self: &Rc<Self>, key: &ConnectionKey, terms: Terms) -> Result<Result<Lease, Option<Opening>>, Outcome> {
+        loop {
+            if let Some(lease) = self.take(key, terms) {
+                return Ok(Ok(lease));
+            }
+            // One that is soon used up is not worth waiting for.
+            if !key.http2 || terms.max_requests.is_some() || self.closed.get() {
+                return Ok(Err(None));
+            }
+            if let Turn::Mine(opening) = self.openings.turn(key).await? {
+                return Ok(Err(Some(opening)));
+            }
+        }
     }
 
     /// Opens a connection.
@@ -369,7 +399,12 @@ impl Lease {
     /// Sends a request and waits for the head of its response.
     pub async fn send(&mut self, request: Request<RequestBody>) -> Result<Response<Incoming>, SendFailure> {
         let Some(connection) = &mut self.connection else {
-            return Err(SendFailure { unsent: Some(request), outcome: Outcome::internal("a connection was used twice"), refused: false });
+            return Err(SendFailure {
+                unsent: Some(request),
+                outcome: Outcome::internal("a connection was used twice"),
+                refused: false,
+                leaving: false,
+            });
         };
         connection.served += 1;
         let sent = match &mut connection.sender {
@@ -398,6 +433,10 @@ impl Lease {
         let Terms { idle, max_requests, max_age } = self.terms;
         let old = max_age.is_some_and(|age| connection.opened.elapsed() > age);
         if self.pools.closed.get() || old || max_requests.is_some_and(|most| connection.served >= most) {
+            return;
+        }
+        // One for many requests is in the pool as long as it lives.
+        if matches!(connection.sender, Sender::Http2(_)) {
             return;
         }
         let (pools, key) = (self.pools.clone(), self.key.clone());
@@ -440,8 +479,10 @@ async fn give_way(pools: std::rc::Weak<HttpPools>, key: ConnectionKey, place: st
 }
 
 fn failure(fate: &Fate, unsent: Option<Request<RequestBody>>, error: &hyper::Error) -> SendFailure {
-    let reason = std::error::Error::source(error).and_then(|source| source.downcast_ref::<h2::Error>()).and_then(h2::Error::reason);
-    let refused = matches!(reason, Some(h2::Reason::REFUSED_STREAM));
+    let of_http2 = std::error::Error::source(error).and_then(|source| source.downcast_ref::<h2::Error>());
+    // The library ends with a GOAWAY of the server only the streams that this says were not looked at.
+    let leaving = of_http2.is_some_and(|error| error.is_go_away() && error.is_remote());
+    let refused = leaving || of_http2.and_then(h2::Error::reason) == Some(h2::Reason::REFUSED_STREAM);
     let outcome = match fate.borrow().clone() {
         // The tunnel knows better than HTTP why there was no answer.
         Some(outcome) if !matches!(outcome, Outcome::Completed | Outcome::ClientReset | Outcome::ServerReset) => outcome,
@@ -451,5 +492,5 @@ fn failure(fate: &Fate, unsent: Option<Request<RequestBody>>, error: &hyper::Err
             Outcome::Request(RequestFailure::UpstreamClosed { detail: detail.into() })
         }
     };
-    SendFailure { unsent, outcome, refused }
+    SendFailure { unsent, outcome, refused, leaving }
 }

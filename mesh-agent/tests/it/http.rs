@@ -11,10 +11,13 @@ use serde_json::{Value, json};
 use crate::world::*;
 
 mod balance;
+mod calls;
+mod clients;
 mod hostile;
 mod limit;
 mod policy;
 mod routing;
+mod traffic;
 mod wire;
 
 /// The mesh that these tests share, with an HTTP server in each pod but the clients.

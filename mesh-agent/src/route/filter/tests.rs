@@ -89,7 +89,7 @@ fn headers_are_removed_set_and_added_in_this_order() {
 fn headers_of_one_hop_go_no_further() {
     let mut headers = HeaderMap::new();
     for (name, value) in [
-        ("connection", "close, x-private, host"),
+        ("connection", "close, x-private, host, TE"),
         ("x-private", "1"),
         ("keep-alive", "timeout=5"),
         ("upgrade", "websocket"),

@@ -58,6 +58,30 @@ fn what_was_learnt_outlives_a_configuration_that_says_the_same() {
 }
 
 #[test]
+fn what_was_learnt_outlives_a_configuration_in_which_nobody_asked() {
+    let clusters = Clusters::default();
+    let now = Instant::now();
+    let first = mesh(None, &[1, 2]);
+    let bad = cluster(&clusters, &first, "client").choose(now, Wish::default()).unwrap();
+    for _ in 0..2 {
+        bad.observe(now, Observation::Status(503));
+    }
+    drop(bad);
+    let mut snapshot = first;
+    for servers in [&[1, 2][..], &[1, 2, 3]] {
+        snapshot = mesh(Some(&snapshot), servers);
+        clusters.sweep(&snapshot);
+    }
+    let after = cluster(&clusters, &snapshot, "client");
+    assert_eq!(after.counts(now), (2, 1), "who is ejected stays so");
+    assert_eq!(after.members.iter().filter(|member| member.since.is_some()).count(), 1, "who joins later is new");
+    drop(after);
+    let empty = Snapshot::build(&[], Vec::new(), Some(&snapshot));
+    clusters.sweep(&empty);
+    assert!(clusters.slots.read().is_empty(), "of what is gone nothing stays");
+}
+
+#[test]
 fn what_is_not_there_is_told() {
     let snapshot = mesh(None, &[1]);
     let client = snapshot.workloads().find(|workload| &*workload.name == "client").unwrap();

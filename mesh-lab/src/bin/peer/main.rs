@@ -2,12 +2,14 @@
 
 mod bulk;
 mod connect;
+mod grpc;
 mod hold;
 mod http;
 mod repeat;
 mod serve;
 mod throw;
 mod udp;
+mod web_socket;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -39,6 +41,14 @@ enum Command {
     Throw(throw::Arguments),
     /// An HTTP server that tells what it was asked.
     Http(http::Arguments),
+    /// A gRPC server that does as its calls ask.
+    GrpcServe(grpc::ServeArguments),
+    /// gRPC calls on one connection.
+    GrpcCall(grpc::CallArguments),
+    /// A WebSocket server that sends back what it gets.
+    WsServe(web_socket::ServeArguments),
+    /// One WebSocket.
+    WsCall(web_socket::CallArguments),
     /// A UDP server that sends back what it gets.
     UdpEcho(udp::EchoArguments),
     /// One datagram and its answer.
@@ -61,6 +71,10 @@ fn main() -> ExitCode {
         Command::Hold(arguments) => hold::run(&arguments),
         Command::Throw(arguments) => throw::run(&arguments),
         Command::Http(arguments) => http::run(&arguments),
+        Command::GrpcServe(arguments) => grpc::serve(&arguments),
+        Command::GrpcCall(arguments) => grpc::call(&arguments),
+        Command::WsServe(arguments) => web_socket::serve(&arguments),
+        Command::WsCall(arguments) => web_socket::call(&arguments),
         Command::UdpEcho(arguments) => udp::echo(&arguments),
         Command::Udp(arguments) => udp::run(&arguments),
         Command::Guard { directory } => mesh_lab::world::guard(&directory),
