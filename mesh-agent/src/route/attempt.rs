@@ -14,6 +14,7 @@ use mesh_model::traffic::HashKey;
 use mesh_model::workload::Workload;
 
 use super::body::{Original, RequestBody, grpc_status};
+use super::counters::RetryBound;
 use super::exchange::{Client, Plan, left};
 use super::retry::{Failure, Next, RetryState, is_retriable};
 use super::{request, session};
@@ -88,6 +89,9 @@ impl Attempts<'_> {
         let bounds = self.cluster.bounds(&self.client.pod.workload.uid);
         let place = bounds.circuit.try_request().map_err(|_| overflow("http2MaxRequests"))?;
         let mut retries = RetryState::new(self.policy, self.deadline);
+        if let Some(budget) = &self.cluster.budget {
+            budget.request(Instant::now());
+        }
         let mut tried: Vec<usize> = Vec::new();
         let mut stale = 0;
         let mut retrying: Option<Guard> = None;
@@ -153,9 +157,13 @@ impl Attempts<'_> {
                 drop(chosen);
                 drop(retrying.take());
                 let Ok(guard) = bounds.circuit.try_retry() else {
-                    worker.shared.requests.retry_refused();
+                    worker.shared.requests.retry_refused(RetryBound::MaxRetries);
                     return Err(overflow("maxRetries"));
                 };
+                if self.cluster.budget.as_ref().is_some_and(|budget| !budget.try_retry(now)) {
+                    worker.shared.requests.retry_refused(RetryBound::Budget);
+                    return Err(Outcome::Request(RequestFailure::RetryBudget));
+                }
                 retrying = Some(guard);
                 worker.shared.requests.retried();
                 tokio::time::sleep(left(at)).await;

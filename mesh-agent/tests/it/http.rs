@@ -14,6 +14,7 @@ mod balance;
 mod limit;
 mod policy;
 mod routing;
+mod trace;
 mod wire;
 
 /// The mesh that these tests share, with an HTTP server in each pod but the clients.
