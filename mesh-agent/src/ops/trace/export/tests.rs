@@ -1,10 +1,14 @@
 use std::path::Path;
 
 use http::HeaderMap;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use mesh_model::document::parse_documents;
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{TraceService, TraceServiceServer};
 use opentelemetry_proto::tonic::collector::trace::v1::{ExportTracePartialSuccess, ExportTraceServiceResponse};
 use parking_lot::Mutex;
+use tonic::codegen::Service as _;
 use tonic::{Request, Response};
 
 use super::*;
@@ -42,8 +46,14 @@ impl Collector {
     async fn serve(&self) -> String {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
-        let incoming = tonic::transport::server::TcpIncoming::from(listener);
-        tokio::spawn(tonic::transport::Server::builder().add_service(TraceServiceServer::new(self.clone())).serve_with_incoming(incoming));
+        let service = TraceServiceServer::new(self.clone());
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let service = service.clone();
+                let answer = service_fn(move |request| service.clone().call(request));
+                tokio::spawn(http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), answer));
+            }
+        });
         endpoint
     }
 
