@@ -83,10 +83,10 @@ impl Way<'_> {
 
     /// A Service for which some object asks for more than the kernel can do.
     fn asked(&self, asked: &Asked, v4: bool, (steps, backends): Ways<'_>) {
-        let why = match (&asked.table, self.snapshot.destination_rule(self.client, &asked.service)) {
+        let why = match (&asked.table, self.snapshot.backend_session(&asked.service)) {
             (Some(_), _) => "it has routes",
-            (None, Some(_)) => "it has a DestinationRule",
-            (None, None) => "its XBackendTrafficPolicy keeps sessions",
+            (None, None) => "it has a DestinationRule",
+            (None, Some(_)) => "its XBackendTrafficPolicy keeps sessions",
         };
         steps.push(Step::good(At::Capture, format!("the client's agent takes connections to Service {}: {why}", asked.service)));
         let whole = |what: &str| Step::good(At::Protocol, format!("{what}, so connections go as a whole"));

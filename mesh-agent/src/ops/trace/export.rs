@@ -176,13 +176,10 @@ impl Work {
     }
 }
 
-/// As OTLP says: what may be gone tomorrow.
+/// As OTLP says; of a connection that broke the library says that it is unknown why.
 fn may_be_sent_again(status: &Status) -> bool {
     use Code as C;
-    matches!(
-        status.code(),
-        C::Cancelled | C::DeadlineExceeded | C::Aborted | C::OutOfRange | C::Unavailable | C::DataLoss | C::ResourceExhausted | C::Unknown
-    )
+    matches!(status.code(), C::Cancelled | C::DeadlineExceeded | C::Aborted | C::OutOfRange | C::Unavailable | C::DataLoss | C::Unknown)
 }
 
 /// The spans by on whose behalf they were made.
