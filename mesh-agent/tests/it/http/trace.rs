@@ -175,9 +175,6 @@ fn a_request_across_nodes_is_a_tree_of_spans() {
     }
     assert_eq!((far.word("client.address"), far.word("nodemesh.source.workload")), (&*client.ipv4().to_string(), "client"), "{far:?}");
     assert!(!format!("{near:?}{far:?}").contains("secret"), "{near:?} {far:?}");
-    assert!(
-        near.span.start_time_unix_nano <= far.span.start_time_unix_nano && near.span.end_time_unix_nano >= far.span.start_time_unix_nano
-    );
     // The log names the same trace.
     let line = cluster.access("n2", &[("direction", "inbound"), ("path", "/begun")]);
     assert_eq!(text(&line, "trace_id"), hex(&far.span.trace_id), "{line}");
