@@ -25,6 +25,7 @@ use crate::ops::metrics::server::MetricsEndpoint;
 use crate::ops::metrics::{Kind, Metrics, MetricsConfig};
 use crate::ops::ready::Readiness;
 use crate::ops::record::Telemetry;
+use crate::ops::trace::export::Exporter;
 use crate::ops::{drain, http};
 use crate::outcome::Outcome;
 use crate::shared::Shared;
@@ -111,7 +112,7 @@ pub async fn run(config: Config, log: LogControl) -> Result<(), AgentError> {
     if !lacks.is_empty() {
         return Err(AgentError::Lacks(lacks.iter().map(|lack| format!("- {lack}")).collect::<Vec<_>>().join("\n")));
     }
-    let descriptors = raise_descriptor_limit();
+    let descriptors = budget::raise_descriptor_limit();
     let pod_limit = config.max_connections_per_pod.unwrap_or_else(|| budget::default_limit(descriptors));
     tracing::info!(descriptors, connections = pod_limit, "limits of this process and of one pod");
     let config = Config { max_connections_per_pod: Some(pod_limit), ..config };
@@ -129,18 +130,6 @@ pub async fn run(config: Config, log: LogControl) -> Result<(), AgentError> {
             Err(error)
         }
     }
-}
-
-/// Every pod costs sockets, every connection two: the soft limit of a shell (1024) is not enough. Returns what is in force, `None` for no
-/// limit.
-fn raise_descriptor_limit() -> Option<u64> {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        tracing::warn!(%error, "cannot raise the limit of open files to the hard limit");
-    }
-    getrlimit(Resource::Nofile).current
 }
 
 /// What the container runtime says and nobody has taken up yet, at most; then it waits.
@@ -187,6 +176,9 @@ impl Agent {
         let (tell, told) = mpsc::channel(TOLD);
         let source = crate::sources::start(&required.source, node, told, &mut tasks, &metrics, &blocker).await?;
         drop(blocker);
+
+        let exporter = Exporter { cluster: config.cluster.as_str().into(), node: config.node.as_str().into() };
+        spawn(&mut tasks, "the exporter of spans", exporter.run(telemetry.spans().clone(), source.snapshots.clone()));
 
         let secrets = identity::start(&config, &required.ca, &mut tasks, &metrics)?;
         let mut kernel = Kernel::load(&config, &required.pods_cgroup)?;
@@ -326,6 +318,7 @@ impl Agent {
             workers.join();
         }
         telemetry.access().flush(Duration::from_secs(1));
+        telemetry.spans().flush(Duration::from_secs(1)).await;
         course.is_released()
     }
 }

@@ -56,8 +56,8 @@ fn target(worker: &Worker, origin: &Origin) -> Result<Target, Outcome> {
 }
 
 async fn tunnel(worker: &Worker, pod: &LocalPod, application: TcpStream, client: ClientAddr, target: Target) {
-    let (trace_id, traceparent) = trace::new(rand::random(), rand::random());
-    let connection = Connection { trace_id: Some(trace_id), ..connection(worker, pod, client, None, Some(&target)) };
+    let trace = trace::TraceParent::new(rand::random(), rand::random());
+    let connection = Connection { trace_id: Some(trace.trace_id()), ..connection(worker, pod, client, None, Some(&target)) };
     let recorder = worker.shared.telemetry.open(connection);
     let Some(local) = pod.address(target.server.0.ip()) else {
         reset(application);
@@ -76,7 +76,7 @@ async fn tunnel(worker: &Worker, pod: &LocalPod, application: TcpStream, client:
         client: Some(client),
         host: target.service.as_ref().map(|service| worker.shared.service(service).host),
         baggage: Some(worker.shared.baggage(pod)),
-        traceparent: Some(traceparent),
+        traceparent: Some(trace.to_string().into()),
     };
     let stream = match worker.pools.open(key, request).await {
         Ok(stream) => stream,

@@ -4,6 +4,7 @@
 //! text ─ document ─► objects with their lines ─ convert ─► values ─ snapshot ─► the mesh at one moment ─ policy::compile ─► programs
 //! ```
 
+pub mod backend;
 pub mod convert;
 #[cfg(any(test, feature = "crd"))]
 pub mod crd;

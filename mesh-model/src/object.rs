@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::backend::BackendTrafficPolicy;
 use crate::gateway::RouteObject;
 use crate::limit::RateLimit;
 use crate::policy::{AuthorizationPolicy, PeerAuthentication, RequestAuthentication};
@@ -52,11 +53,13 @@ pub enum Kind {
     DestinationRule,
     /// `nodemesh.dev/v1alpha1`
     RateLimit,
+    /// `gateway.networking.x-k8s.io/v1alpha1`
+    XBackendTrafficPolicy,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 17] = [
+    pub const ALL: [Kind; 18] = [
         Kind::Namespace,
         Kind::Node,
         Kind::ServiceAccount,
@@ -74,6 +77,7 @@ impl Kind {
         Kind::VirtualService,
         Kind::DestinationRule,
         Kind::RateLimit,
+        Kind::XBackendTrafficPolicy,
     ];
 
     /// From `kind` alone, for documents of which nothing else could be read.
@@ -96,6 +100,7 @@ impl Kind {
             "VirtualService" => Kind::VirtualService,
             "DestinationRule" => Kind::DestinationRule,
             "RateLimit" => Kind::RateLimit,
+            "XBackendTrafficPolicy" => Kind::XBackendTrafficPolicy,
             _ => return None,
         })
     }
@@ -109,6 +114,7 @@ impl Kind {
                 &["security.istio.io/v1", "security.istio.io/v1beta1"]
             }
             Kind::Mesh | Kind::RateLimit => &["nodemesh.dev/v1alpha1"],
+            Kind::XBackendTrafficPolicy => &["gateway.networking.x-k8s.io/v1alpha1"],
             Kind::HttpRoute | Kind::GrpcRoute => &["gateway.networking.k8s.io/v1"],
             Kind::TlsRoute => &["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1alpha3", "gateway.networking.k8s.io/v1alpha2"],
             Kind::TcpRoute => &["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1alpha2"],
@@ -153,6 +159,7 @@ impl Kind {
             Kind::VirtualService => "VirtualService",
             Kind::DestinationRule => "DestinationRule",
             Kind::RateLimit => "RateLimit",
+            Kind::XBackendTrafficPolicy => "XBackendTrafficPolicy",
         }
     }
 }
@@ -214,6 +221,8 @@ pub enum Object {
     DestinationRule(Arc<DestinationRule>),
     /// How many requests a workload takes.
     RateLimit(Arc<RateLimit>),
+    /// How requests to a Service are treated by whatever route.
+    BackendTrafficPolicy(Arc<BackendTrafficPolicy>),
 }
 
 /// What a label or annotation that switches something says.

@@ -33,6 +33,15 @@ pub enum UnknownPods {
     Pass,
 }
 
+/// Spans of requests, and where they go.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Tracing {
+    /// The collector, as `http://collector.observability:4317`: it takes OTLP over gRPC.
+    pub endpoint: Arc<str>,
+    /// Of a million traces that begin in the mesh so many are sampled. Whether one that has begun elsewhere is, its beginner decides.
+    pub sampling_ppm: u32,
+}
+
 /// Settings of the mesh.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct MeshSettings {
@@ -50,6 +59,8 @@ pub struct MeshSettings {
     pub excluded_cidrs: BTreeSet<IpNet>,
     /// What becomes of connections from pods that are not known.
     pub unknown_pods: UnknownPods,
+    /// Spans of requests; none are made where this is absent.
+    pub tracing: Option<Arc<Tracing>>,
 }
 
 impl Default for MeshSettings {
@@ -62,6 +73,7 @@ impl Default for MeshSettings {
             excluded_ports: BTreeSet::new(),
             excluded_cidrs: BTreeSet::new(),
             unknown_pods: UnknownPods::Deny,
+            tracing: None,
         }
     }
 }

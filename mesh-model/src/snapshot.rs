@@ -16,6 +16,7 @@ use crate::service::{NamespacedName, Service, ServicePort};
 use crate::settings::{MeshSettings, SameNode};
 use crate::workload::{Workload, WorkloadUid};
 
+mod backends;
 mod build;
 mod endpoints;
 mod limits;
@@ -64,6 +65,7 @@ pub struct Snapshot {
     routes: HashMap<(NamespacedName, u16), PortRoutes>,
     route_statuses: Vec<ParentStatus>,
     destination_rules: traffic::Rules,
+    backends: backends::Backends,
     /// By the workload that they hold for, in the order of their names.
     limits: HashMap<WorkloadUid, Vec<AppliedLimit>>,
     problems: Vec<Problem>,
@@ -142,7 +144,7 @@ impl Snapshot {
 
     /// Whether the agent has to take connections to a Service's port: some object asks for more there than the kernel can do.
     pub fn is_routed(&self, service: &NamespacedName, port: u16) -> bool {
-        self.routes(service, port).is_some() || self.has_traffic(service)
+        self.routes(service, port).is_some() || self.has_traffic(service) || self.backend_session(service).is_some()
     }
 
     /// How pods of one node talk when one of them is of this namespace. Either side's [`SameNode::Encrypt`] holds for both.

@@ -168,6 +168,9 @@ impl Service for Requests {
         let refused = match admitted {
             Ok(_permit) => {
                 let protocol = request::strip(&mut parts.headers);
+                if let Some(span) = &record.span {
+                    span.hop.write(&mut parts.headers);
+                }
                 // An application that ends a connection of HTTP/2 says what it has not looked at: that is sent again.
                 let idle = self.judged.inbound.worker.shared.http_body_idle_timeout;
                 let original = Original::new(body, seen.clone(), self.http2, idle);
@@ -199,8 +202,11 @@ impl Service for Requests {
 impl Requests {
     fn record(&self, parts: &Parts, grpc: bool) -> RequestRecorder {
         let mut connection = self.judged.connection.clone();
-        let traceparent = parts.headers.get("traceparent").and_then(|value| value.to_str().ok());
-        connection.trace_id = traceparent.and_then(trace::trace_id).or(connection.trace_id);
+        let telemetry = &self.judged.inbound.worker.shared.telemetry;
+        let hop = trace::Hop::of(&parts.headers, telemetry.spans().sampler(), || (rand::random(), rand::random()));
+        if hop.is_sampled() || hop.has_begun() {
+            connection.trace_id = Some(hop.trace_id());
+        }
         let line = RequestLine {
             method: parts.method.as_str().into(),
             path: parts.uri.path().into(),
@@ -211,7 +217,9 @@ impl Requests {
             route: None,
             attempts: 1,
         };
-        RequestRecorder::new(&self.judged.inbound.worker.shared.telemetry, connection, line)
+        let mut record = RequestRecorder::new(telemetry, connection, line);
+        record.span = trace::Open::of(hop, &parts.headers, self.http2);
+        record
     }
 
     /// Policy.

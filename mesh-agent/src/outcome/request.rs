@@ -35,6 +35,8 @@ pub enum RequestFailure {
         /// Which.
         bound: &'static str,
     },
+    /// The retry that it needed is more than the Service's retry budget (XBackendTrafficPolicy) has left.
+    RetryBudget,
     /// It took longer than the rule, or the client's `grpc-timeout`, allows.
     TimedOut,
     /// The server, or the connection to it, ended without an answer.
@@ -89,7 +91,10 @@ impl RequestFailure {
         match self {
             RequestFailure::NoRoute => StatusCode::NOT_FOUND,
             RequestFailure::InvalidRoute { .. } => StatusCode::INTERNAL_SERVER_ERROR,
-            RequestFailure::Overflow { .. } | RequestFailure::UpstreamClosed { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            // The Gateway API's word for the budget, whatever the last attempt was answered.
+            RequestFailure::Overflow { .. } | RequestFailure::RetryBudget | RequestFailure::UpstreamClosed { .. } => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             RequestFailure::UpstreamProtocol { .. } => StatusCode::BAD_GATEWAY,
             RequestFailure::TimedOut => StatusCode::GATEWAY_TIMEOUT,
             RequestFailure::RetriesUsedUp { status } | RequestFailure::FaultInjected { status, .. } => {
@@ -129,6 +134,12 @@ impl RequestFailure {
                 F::UpstreamOverflow,
                 Blame::User,
                 "A bound of the DestinationRule's connectionPool was reached: the servers are too slow or too few, or the bound is too low.",
+            ),
+            RequestFailure::RetryBudget => (
+                "retry_budget",
+                F::UpstreamOverflow,
+                Blame::User,
+                "So many requests fail that retries have used up the budget of the Service's XBackendTrafficPolicy: look at the servers first.",
             ),
             RequestFailure::TimedOut => (
                 "request_timeout",
@@ -190,6 +201,7 @@ impl fmt::Display for RequestFailure {
             RequestFailure::InvalidRoute { detail } => write!(f, "the route leads nowhere: {detail}"),
             RequestFailure::FaultInjected { rule, .. } => write!(f, "an error that {rule} injects"),
             RequestFailure::Overflow { bound } => write!(f, "bound reached: {bound}"),
+            RequestFailure::RetryBudget => write!(f, "an attempt failed, and the Service's retry budget is used up"),
             RequestFailure::TimedOut => write!(f, "the request took too long"),
             RequestFailure::UpstreamClosed { detail } => write!(f, "the server gave no answer: {detail}"),
             RequestFailure::UpstreamProtocol { detail } => write!(f, "the server's answer is no HTTP: {detail}"),

@@ -45,7 +45,9 @@ impl Asked {
             return None;
         }
         let table = snapshot.routes(&service.name, port.port).and_then(|routes| routes.table(&client.namespace)).cloned();
-        let of_others = table.is_none() && snapshot.traffic(client, &service.name, port.port, None).is_none();
+        let nothing =
+            || snapshot.traffic(client, &service.name, port.port, None).is_none() && snapshot.backend_session(&service.name).is_none();
+        let of_others = table.is_none() && nothing();
         let declared = Declared::of(&port.app_protocol, &port.name);
         Some(Asked { service: service.name.clone(), port: port.port, declared, table, of_others })
     }

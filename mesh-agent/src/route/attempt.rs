@@ -14,6 +14,7 @@ use mesh_model::traffic::HashKey;
 use mesh_model::workload::Workload;
 
 use super::body::{Original, RequestBody, grpc_status};
+use super::counters::RetryBound;
 use super::exchange::{Client, left};
 use super::plan::{Plan, Upstream};
 use super::retry::{Failure, Next, RetryState, is_retriable};
@@ -90,6 +91,9 @@ impl Attempts<'_> {
         let Upstream { cluster, bounds, .. } = self.upstream;
         let place = bounds.circuit.try_request().map_err(|_| overflow("http2MaxRequests"))?;
         let mut retries = RetryState::new(self.policy, self.deadline);
+        if let Some(budget) = &cluster.budget {
+            budget.request(Instant::now());
+        }
         let mut tried: Vec<usize> = Vec::new();
         let mut stale = 0;
         let mut retrying: Option<Guard> = None;
@@ -156,9 +160,13 @@ impl Attempts<'_> {
                 drop(chosen);
                 drop(retrying.take());
                 let Ok(guard) = bounds.circuit.try_retry() else {
-                    worker.shared.requests.retry_refused();
+                    worker.shared.requests.retry_refused(RetryBound::MaxRetries);
                     return Err(overflow("maxRetries"));
                 };
+                if self.cluster.budget.as_ref().is_some_and(|budget| !budget.try_retry(now)) {
+                    worker.shared.requests.retry_refused(RetryBound::Budget);
+                    return Err(Outcome::Request(RequestFailure::RetryBudget));
+                }
                 retrying = Some(guard);
                 worker.shared.requests.retried();
                 tokio::time::sleep(left(at)).await;

@@ -12,12 +12,22 @@ use crate::upstream::health::Reason;
 #[derive(Default)]
 pub struct RequestCounters {
     retries: AtomicU64,
-    retry_refusals: AtomicU64,
+    retry_refusals: [AtomicU64; RETRY_BOUNDS.len()],
     mirrors: [AtomicU64; 3],
     ejections: [AtomicU64; 3],
     refusals: [AtomicU64; REFUSALS.len()],
 }
 
+/// What can keep an attempt from being made again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RetryBound {
+    /// `maxRetries` of a DestinationRule.
+    MaxRetries,
+    /// The retry budget of an XBackendTrafficPolicy.
+    Budget,
+}
+
+const RETRY_BOUNDS: [(RetryBound, &str); 2] = [(RetryBound::MaxRetries, "maxRetries"), (RetryBound::Budget, "budget")];
 const MIRROR_RESULTS: [&str; 3] = ["sent", "failed", "skipped"];
 /// Why bytes of an HTTP/1 client are refused before there is a request ([`Violation`](super::guard::Violation)), and what takes too long.
 const REFUSALS: [&str; 10] = [
@@ -45,8 +55,10 @@ impl RequestCounters {
     }
 
     /// An attempt is not made again because a bound does not let it.
-    pub fn retry_refused(&self) {
-        add(&self.retry_refusals);
+    pub fn retry_refused(&self, by: RetryBound) {
+        if let Some((_, counter)) = RETRY_BOUNDS.iter().zip(&self.retry_refusals).find(|((bound, _), _)| *bound == by) {
+            add(counter);
+        }
     }
 
     /// A copy was answered.
@@ -102,9 +114,11 @@ pub fn collect(metrics: &Metrics, counters: &Arc<RequestCounters>, clusters: &Ar
         samples
             .family("nodemesh_request_retries", "Attempts of requests beyond the first.", Kind::Counter)
             .sample(&[], counters.retries.load(Ordering::Relaxed) as f64);
-        samples
-            .family("nodemesh_request_retry_refusals", "Attempts that the bound maxRetries did not let be made.", Kind::Counter)
-            .sample(&[], counters.retry_refusals.load(Ordering::Relaxed) as f64);
+        let help = "Attempts that were not made again because of a bound: maxRetries of a DestinationRule, or a retry budget.";
+        let mut family = samples.family("nodemesh_request_retry_refusals", help, Kind::Counter);
+        for ((_, bound), counter) in RETRY_BOUNDS.iter().zip(&counters.retry_refusals) {
+            family.sample(&[("bound", bound)], counter.load(Ordering::Relaxed) as f64);
+        }
         let mut family = samples.family("nodemesh_request_mirrors", "Copies of requests, by what came of them.", Kind::Counter);
         for (result, counter) in MIRROR_RESULTS.iter().zip(&counters.mirrors) {
             family.sample(&[("result", result)], counter.load(Ordering::Relaxed) as f64);

@@ -24,7 +24,7 @@ use super::{filter, reply, request, session};
 use crate::agent::pods::LocalPod;
 use crate::conn::{ClientAddr, OrigDst};
 use crate::ops::metrics::requests::RequestProtocol;
-use crate::ops::{Connection, RequestLine, RequestRecorder};
+use crate::ops::{Connection, RequestLine, RequestRecorder, trace};
 use crate::outcome::{Outcome, RequestFailure};
 use crate::shared::Worker;
 
@@ -97,6 +97,7 @@ pub struct Exchange {
     pub parts: Parts,
     /// Its record.
     pub record: RequestRecorder,
+    hop: trace::Hop,
     seen: Rc<Seen>,
     grpc: bool,
     changes: ResponseChanges,
@@ -132,10 +133,14 @@ impl Exchange {
             route: None,
             attempts: 0,
         };
-        let record = RequestRecorder::new(&client.worker.shared.telemetry, client.connection.clone(), line);
+        let telemetry = &client.worker.shared.telemetry;
+        let hop = trace::Hop::of(&parts.headers, telemetry.spans().sampler(), || (rand::random(), rand::random()));
+        let mut record = RequestRecorder::new(telemetry, client.connection.clone(), line);
+        record.connection.trace_id = Some(hop.trace_id());
+        record.span = trace::Open::of(hop, &parts.headers, client.http2);
         let upgrade = filter::upgrade_of(&parts.headers).map(|to| (to, upgrade));
         let seen = Seen::new(grpc);
-        (Exchange { parts, record, seen, grpc, changes: ResponseChanges::default(), upgrade, mirrors: Vec::new() }, body)
+        (Exchange { parts, record, hop, seen, grpc, changes: ResponseChanges::default(), upgrade, mirrors: Vec::new() }, body)
     }
 
     async fn run(mut self, client: &Rc<Client>, body: Incoming) -> Response<ReplyBody> {
@@ -222,8 +227,10 @@ impl Exchange {
         if self.record.connection.labels.service.as_ref().is_none_or(|known| known.name != *service) {
             self.record.connection.labels.service = Some(client.worker.shared.service(service));
         }
-        continue_trace(&mut self.parts.headers, &mut self.record);
-        let persistence = rule.and_then(|rule| rule.session.as_ref());
+        self.hop.write(&mut self.parts.headers);
+        // The rule's goes before the Service's own (GEP-1619).
+        let of_service = upstream.cluster.backend.as_ref().and_then(|backend| backend.session.as_ref());
+        let persistence = rule.and_then(|rule| rule.session.as_ref()).or(of_service);
         let now_unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let kept = persistence.and_then(|by| session::endpoint(by, &self.parts.headers, now_unix));
         let hash = attempt::hash(&upstream.cluster, &self.parts, client.address.0.ip(), &mut self.changes.cookies);
@@ -334,20 +341,6 @@ impl Exchange {
         };
         self.answer(answer, Some(outcome))
     }
-}
-
-/// Continues the client's trace, or begins one (W3C Trace Context).
-fn continue_trace(headers: &mut HeaderMap, record: &mut RequestRecorder) {
-    const NAME: HeaderName = HeaderName::from_static("traceparent");
-    if let Some(id) = headers.get(NAME).and_then(|value| value.to_str().ok()).and_then(crate::ops::trace::trace_id) {
-        record.connection.trace_id = Some(id);
-        return;
-    }
-    let (id, parent) = crate::ops::trace::new(rand::random(), rand::random());
-    if let Ok(value) = HeaderValue::from_str(&parent) {
-        headers.insert(NAME, value);
-    }
-    record.connection.trace_id = Some(id);
 }
 
 /// Draws `share.0` of `share.1`.

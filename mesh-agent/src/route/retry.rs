@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use mesh_model::route::{RetryOn, RetryPolicy};
 
+pub mod budget;
 #[cfg(test)]
 mod tests;
 

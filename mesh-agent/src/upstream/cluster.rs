@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use mesh_model::backend::BackendTrafficPolicy;
 use mesh_model::service::{NamespacedName, Service, ServicePort};
 use mesh_model::snapshot::Snapshot;
 use mesh_model::traffic::{Balancer, TrafficPolicy};
@@ -24,6 +25,7 @@ pub use super::members::{ClusterName, Missing};
 use crate::conn::ServerAddr;
 use crate::outcome::Outcome;
 use crate::route::detect::Declared;
+use crate::route::retry::budget::Budget;
 
 /// What is known of one endpoint's load.
 struct Measured {
@@ -45,6 +47,10 @@ pub struct Cluster {
     pub declared: Declared,
     /// What holds towards it.
     pub policy: Arc<TrafficPolicy>,
+    /// What holds for its Service by whatever route and for whatever client.
+    pub backend: Option<Arc<BackendTrafficPolicy>>,
+    /// The retries that requests to its Service may have, together with those of other clusters of the Service.
+    pub budget: Option<Arc<Budget>>,
     members: Vec<Member>,
     picker: Picker,
     health: Option<Arc<Health<SocketAddr>>>,
@@ -74,7 +80,7 @@ pub struct Wish<'a> {
 
 impl Cluster {
     fn build(snapshot: &Snapshot, spec: &Spec<'_>, previous: Option<&Cluster>, now: Instant) -> Cluster {
-        let Spec { name, port, policy, labels, from } = spec;
+        let Spec { name, port, policy, backend, budget, labels, from } = spec;
         let known = |address: &SocketAddr| previous.and_then(|previous| previous.members.iter().find(|m| m.server.address.0 == *address));
         let mut members = Vec::new();
         let mut candidates = Vec::new();
@@ -117,6 +123,8 @@ impl Cluster {
             name: (*name).clone(),
             declared: Declared::of(&port.app_protocol, &port.name),
             policy: (*policy).clone(),
+            backend: backend.cloned(),
+            budget: budget.clone(),
             members,
             picker,
             health,
@@ -247,6 +255,8 @@ struct Spec<'a> {
     name: &'a ClusterName,
     port: &'a ServicePort,
     policy: &'a Arc<TrafficPolicy>,
+    backend: Option<&'a Arc<BackendTrafficPolicy>>,
+    budget: Option<Arc<Budget>>,
     labels: &'a std::collections::BTreeMap<String, String>,
     from: &'a LocalityName,
 }
@@ -266,6 +276,8 @@ struct Slot {
 pub struct Clusters {
     slots: RwLock<HashMap<(ClusterName, usize), Slot>>,
     none: Arc<TrafficPolicy>,
+    /// By Service: its clusters share one.
+    budgets: Mutex<HashMap<NamespacedName, Arc<Budget>>>,
 }
 
 impl Clusters {
@@ -295,12 +307,14 @@ impl Clusters {
             && Arc::ptr_eq(&slot.service, service)
             && slot.labels == *labels
             && slot.from == from
+            && slot.cluster.backend.as_ref() == snapshot.backend_policy(&name.service)
             && slot.cluster.is_current(snapshot)
         {
             slot.version = snapshot.version();
             return Ok(slot.cluster.clone());
         }
-        let spec = Spec { name, port, policy: &policy, labels, from: &from };
+        let (backend, budget) = (snapshot.backend_policy(&name.service), self.budget(snapshot, &name.service, Instant::now()));
+        let spec = Spec { name, port, policy: &policy, backend, budget, labels, from: &from };
         // A policy that was read anew is another pointer and says the same: what was learnt under it goes on. Under another policy at least
         // the endpoints are known.
         let named = || slots.iter().filter(|((other, _), _)| other == name).map(|(_, slot)| &slot.cluster);
@@ -312,9 +326,22 @@ impl Clusters {
         Ok(cluster)
     }
 
+    /// The retry budget of a Service: the same while it says the same.
+    fn budget(&self, snapshot: &Snapshot, service: &NamespacedName, now: Instant) -> Option<Arc<Budget>> {
+        let settings = snapshot.retry_budget(service)?;
+        let mut budgets = self.budgets.lock();
+        if let Some(budget) = budgets.get(service).filter(|budget| budget.settings() == settings) {
+            return Some(budget.clone());
+        }
+        let budget = Arc::new(Budget::new(settings.clone(), now));
+        budgets.insert(service.clone(), budget.clone());
+        Some(budget)
+    }
+
     /// Lets go of what no longer exists, or is under a policy that nobody has any more while another has taken its place. What nobody has
     /// asked for since the last configuration stays: who is ejected, slow or new is not forgotten because something else was changed.
     pub fn sweep(&self, snapshot: &Snapshot) {
+        self.budgets.lock().retain(|service, _| snapshot.retry_budget(service).is_some());
         let mut slots = self.slots.write();
         let current: HashSet<ClusterName> =
             slots.iter().filter(|(_, slot)| slot.version == snapshot.version()).map(|((name, _), _)| name.clone()).collect();

@@ -11,12 +11,14 @@ use serde_json::{Value, json};
 use crate::world::*;
 
 mod balance;
+mod budget;
 mod calls;
 mod clients;
 mod hostile;
 mod limit;
 mod policy;
 mod routing;
+mod trace;
 mod traffic;
 mod wire;
 
@@ -39,11 +41,12 @@ static HTTP: LazyLock<Cluster> = LazyLock::new(|| {
             ("n2", PodSpec::new("shop", "keyed")),
             ("n2", PodSpec::new("shop", "tcp-limited")),
             ("n1", PodSpec::new("shop", "tcp-near")),
+            ("n2", PodSpec::new("shop", "budgeted").label("app", "budgeted")),
         ],
     );
     ground.put("services", &services());
     let cluster = ground.start();
-    for name in ["v1", "v2", "v3", "stranger", "guarded", "neighbour", "limited", "limited-near", "keyed"] {
+    for name in ["v1", "v2", "v3", "stranger", "guarded", "neighbour", "limited", "limited-near", "keyed", "budgeted"] {
         let server = cluster.pod(name).serve_http(name, 8080).expect("a server");
         // It ends with the world.
         std::mem::forget(server);
@@ -57,7 +60,8 @@ fn services() -> Vec<Value> {
     for (index, name) in PARENTS.iter().enumerate() {
         all.push(service("shop", name, &[&ip(index), &ip6(index)], "echo", &[("http", 80, 8080), ("web", 8080, 8080), ("raw", 90, 7070)]));
     }
-    let pods = [("one", "v1"), ("two", "v2"), ("three", "v3"), ("guarded", "guarded"), ("neighbour", "neighbour")];
+    let pods =
+        [("one", "v1"), ("two", "v2"), ("three", "v3"), ("guarded", "guarded"), ("neighbour", "neighbour"), ("budgeted", "budgeted")];
     for (index, (name, pod)) in pods.iter().enumerate() {
         let mut one = service("shop", name, &[&format!("10.97.1.{index}"), &format!("fd00:97::1:{index}")], "", &[("http", 80, 8080)]);
         let selector = if pod.starts_with('v') { json!({ "version": pod }) } else { json!({ "app": pod }) };
@@ -70,9 +74,9 @@ fn services() -> Vec<Value> {
 }
 
 /// The Services that routes are made for.
-const PARENTS: [&str; 14] = [
+const PARENTS: [&str; 16] = [
     "matching", "filters", "mirror", "timeout", "retry", "session", "upgrade", "grpc", "weights", "consumer", "opaque", "changing",
-    "breaker", "hash",
+    "breaker", "hash", "budget", "sticky",
 ];
 
 fn ip(index: usize) -> String {

@@ -1,5 +1,6 @@
 //! What became of the users' objects, said in their status.
 
+pub mod backends;
 pub mod conditions;
 pub mod features;
 pub mod routes;

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::conditions::{self, Found, KINDS};
-use super::{features, routes};
+use super::{backends, features, routes};
 use crate::config::LeaseName;
 use crate::metrics::Metrics;
 
@@ -149,7 +149,7 @@ impl Statuses {
     async fn reconcile(&self, snapshot: &Snapshot, seen: &mut Seen, now: Instant) -> Result<bool, kube::Error> {
         let (mut unripe, mut failed) = (false, None);
         seen.begin();
-        for kind in KINDS.into_iter().chain(routes::KINDS) {
+        for kind in KINDS.into_iter().chain(routes::KINDS).chain(backends::KINDS) {
             for resource in mesh_sources::kube::resources(kind) {
                 match self.of_kind(kind, &resource, snapshot, seen, now).await {
                     // Not served in this version, or not at all.
@@ -297,6 +297,8 @@ impl Seen {
 fn patch(kind: Kind, object: &Value, snapshot: &Snapshot, now: SystemTime) -> Option<Value> {
     if routes::KINDS.contains(&kind) {
         routes::patch(object, &routes::said(object, snapshot)?, now)
+    } else if backends::KINDS.contains(&kind) {
+        backends::patch(object, &backends::said(object, snapshot)?, now)
     } else {
         conditions::patch(kind, object, &found(kind, object, snapshot), now)
     }

@@ -8,6 +8,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+mod tracing;
+
 use super::peer_authentication::{Mtls, mode};
 use super::{Input, Reading, UNKNOWN_FIELD, port, typed};
 use crate::object::Object;
@@ -33,6 +35,7 @@ struct SpecWire {
     excluded_ports: Option<Value>,
     excluded_cidrs: Option<Value>,
     unknown_pods: Option<Value>,
+    tracing: Option<Value>,
 }
 
 pub(super) fn convert(input: &mut Input<'_>) -> Reading {
@@ -86,6 +89,7 @@ pub(super) fn convert(input: &mut Input<'_>) -> Reading {
         };
         Ok(())
     });
+    settings.tracing = spec.tracing.as_ref().and_then(|value| tracing::read(input, value)).map(Arc::new);
     let object = Object::Mesh { name: input.name.name.clone(), settings: Arc::new(settings) };
     if input.failed() { Reading::Cautious(object) } else { Reading::Good(object) }
 }

@@ -23,6 +23,7 @@ fn every_field_of_the_schema_is_one_that_is_read() {
         excluded_ports: Some(vec![22]),
         excluded_cidrs: Some(vec!["10.0.0.0/8".into()]),
         unknown_pods: Some(UnknownPodsSpec::Pass),
+        tracing: Some(TracingSpec { endpoint: "http://collector.observability:4317".into(), sampling: Some(12.5) }),
     };
     let converted = convert(&mesh(&spec));
     assert_eq!(converted.findings, []);
@@ -30,6 +31,8 @@ fn every_field_of_the_schema_is_one_that_is_read() {
     assert_eq!(settings.trust_domain.to_string(), "example.org");
     assert_eq!((&*settings.root_namespace, settings.mtls), ("mesh", MtlsMode::Strict));
     assert_eq!((settings.same_node, settings.unknown_pods), (SameNode::Encrypt, UnknownPods::Pass));
+    let tracing = settings.tracing.as_ref().unwrap();
+    assert_eq!((&*tracing.endpoint, tracing.sampling_ppm), ("http://collector.observability:4317", 125_000));
     assert_eq!((settings.excluded_ports.len(), settings.excluded_cidrs.len()), (1, 1));
 }
 

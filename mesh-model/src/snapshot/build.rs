@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use super::{Snapshot, endpoints, limits, policies, routes, traffic, virtual_services, workloads};
+use super::{Snapshot, backends, endpoints, limits, policies, routes, traffic, virtual_services, workloads};
 use crate::convert::Reading;
 use crate::document::Document;
 use crate::object::{Kind, Object, ObjectKey};
@@ -66,6 +66,7 @@ impl Snapshot {
         limits::join(&mut snapshot, &mut sorted, &members);
         routes::join(&mut snapshot, &mut sorted, previous);
         traffic::join(&mut snapshot, &mut sorted, previous);
+        backends::join(&mut snapshot, &mut sorted, previous);
         virtual_services::join(&mut snapshot, &mut sorted, previous);
         snapshot.problems.append(&mut sorted.problems);
         snapshot.problems.sort();

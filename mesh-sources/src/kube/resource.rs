@@ -5,7 +5,7 @@ use kube::runtime::watcher;
 use mesh_model::object::Kind;
 
 /// The kinds that are watched. ServiceAccounts are not: an identity is made of the name that a pod bears.
-pub(super) const WATCHED: [Kind; 16] = [
+pub(super) const WATCHED: [Kind; 17] = [
     Kind::Namespace,
     Kind::Node,
     Kind::Pod,
@@ -22,6 +22,7 @@ pub(super) const WATCHED: [Kind; 16] = [
     Kind::VirtualService,
     Kind::DestinationRule,
     Kind::RateLimit,
+    Kind::XBackendTrafficPolicy,
 ];
 
 /// How a kind's first list is fetched.
@@ -80,6 +81,7 @@ pub(super) fn plural(kind: Kind) -> &'static str {
         Kind::VirtualService => "virtualservices",
         Kind::DestinationRule => "destinationrules",
         Kind::RateLimit => "ratelimits",
+        Kind::XBackendTrafficPolicy => "xbackendtrafficpolicies",
     }
 }
 

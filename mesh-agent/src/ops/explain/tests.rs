@@ -220,6 +220,24 @@ fn a_destination_rule_and_its_subset_are_told() {
 }
 
 #[test]
+fn the_services_own_policy_is_told_where_requests_are_seen() {
+    let targets = "targetRefs: [{group: '', kind: Service, name: web}]";
+    let policy =
+        |spec: &str| object("gateway.networking.x-k8s.io/v1alpha1", "XBackendTrafficPolicy", "shop/web", &format!("{{{targets}, {spec}}}"));
+    let budget = policy("retryConstraint: {budget: {percent: 7}}");
+    let answer = asked(&mesh(&[budget.clone()]), "from=shop/client&to=shop/web&path=/");
+    assert_eq!(object_at(&answer, "traffic"), None, "nobody looks into the connection: {answer:#}");
+    let answer =
+        asked(&mesh(&[budget, route("shop/web", "{backendRefs: [{name: web, port: 80}]}")]), "from=shop/client&to=shop/web&path=/");
+    assert_eq!(object_at(&answer, "traffic").as_deref(), Some("XBackendTrafficPolicy shop/web"), "{answer:#}");
+    assert!(answer["steps"].to_string().contains("7%"), "{answer:#}");
+    let session = policy("sessionPersistence: {type: Cookie}");
+    let answer = asked(&mesh(&[session]), "from=shop/client&to=shop/web&path=/");
+    assert!(answer["steps"].to_string().contains("keeps sessions"), "{answer:#}");
+    assert_eq!(object_at(&answer, "traffic").as_deref(), Some("XBackendTrafficPolicy shop/web"), "{answer:#}");
+}
+
+#[test]
 fn plaintext_from_outside_is_refused_where_strict_holds() {
     let query = "from=shop/plain&to=shop/web";
     let answer = asked(&mesh(&[]), query);

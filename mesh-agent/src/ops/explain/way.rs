@@ -1,6 +1,7 @@
 //! The way of a client in the mesh: what its agent, or the kernel, does with what it dials.
 
 use http::request::Parts;
+use mesh_model::backend::BackendTrafficPolicy;
 use mesh_model::route::{Backend as Share, HttpRule, RouteTable, Target};
 use mesh_model::service::NamespacedName;
 use mesh_model::snapshot::Snapshot;
@@ -82,7 +83,11 @@ impl Way<'_> {
 
     /// A Service for which some object asks for more than the kernel can do.
     fn asked(&self, asked: &Asked, v4: bool, (steps, backends): Ways<'_>) {
-        let why = if asked.table.is_some() { "it has routes" } else { "it has a DestinationRule" };
+        let why = match (&asked.table, self.snapshot.backend_session(&asked.service)) {
+            (Some(_), _) => "it has routes",
+            (None, None) => "it has a DestinationRule",
+            (None, Some(_)) => "its XBackendTrafficPolicy keeps sessions",
+        };
         steps.push(Step::good(At::Capture, format!("the client's agent takes connections to Service {}: {why}", asked.service)));
         let whole = |what: &str| Step::good(At::Protocol, format!("{what}, so connections go as a whole"));
         if !asked.is_looked_into() {
@@ -243,6 +248,10 @@ impl Way<'_> {
                 return done(steps, Vec::new());
             }
         }
+        if let Some(policy) = self.snapshot.backend_policy(service).filter(|_| answered) {
+            let step = Step::good(At::Traffic, describe_backend(policy));
+            steps.push(step.by(Object::new("XBackendTrafficPolicy", &policy.name)));
+        }
         let of = |v4| members(self.snapshot, found.port, found.labels, v4).collect::<Vec<_>>();
         let mut there = of(v4);
         if let (true, true, Some(other)) = (there.is_empty(), answered, other_family(self.client, v4)) {
@@ -330,4 +339,15 @@ fn describe(policy: &TrafficPolicy) -> String {
     let bounds: Vec<String> = bounds.iter().filter_map(|(what, bound)| Some(format!("at most {} {what}", (*bound)?))).collect();
     let bounds = if bounds.is_empty() { String::new() } else { format!("; {}", bounds.join(", ")) };
     format!("{balancer}{outlier}{bounds}")
+}
+
+/// What a client may notice of a Service's own policy.
+fn describe_backend(policy: &BackendTrafficPolicy) -> String {
+    let budget = policy.retry_budget.as_ref().map(|budget| {
+        let (percent, interval, minimum, each) = (budget.percent, budget.interval, budget.minimum, budget.minimum_interval);
+        format!("retries are at most {percent}% of the requests of {interval:?}, or {minimum} in {each:?}, of all clients of the node")
+    });
+    let session = policy.session.as_ref().map(|_| "requests of one session go to one endpoint, unless the rule says otherwise".to_owned());
+    let told: Vec<String> = budget.into_iter().chain(session).collect();
+    if told.is_empty() { "nothing changes".to_owned() } else { told.join("; ") }
 }

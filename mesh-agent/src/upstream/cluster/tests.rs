@@ -6,6 +6,11 @@ use super::*;
 
 /// A client in each of two namespaces and two servers; the DestinationRule is for the one namespace alone.
 fn mesh(previous: Option<&Snapshot>, servers: &[u8]) -> Snapshot {
+    mesh_and(previous, servers, "")
+}
+
+/// With more objects.
+fn mesh_and(previous: Option<&Snapshot>, servers: &[u8], more: &str) -> Snapshot {
     let pod = |namespace: &str, name: &str, ip: &str| {
         format!(
             "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: {namespace}, labels: {{app: {name}}}}}\n\
@@ -20,6 +25,7 @@ fn mesh(previous: Option<&Snapshot>, servers: &[u8]) -> Snapshot {
              spec: {clusterIP: 10.96.0.1, selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}\n\
              ---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: web, namespace: shop}\n\
              spec: {host: web, exportTo: ['.'], trafficPolicy: {outlierDetection: {consecutiveGatewayErrors: 2, maxEjectionPercent: 50}}}\n";
+    text += more;
     let parsed = parse_documents(Path::new("mesh.yaml"), &text);
     Snapshot::build(&parsed.documents, parsed.problems, previous)
 }
@@ -94,4 +100,31 @@ fn what_is_not_there_is_told() {
     let clusters = Clusters::default();
     assert!(matches!(clusters.get(&snapshot, client, &name("nobody", None)), Err(Missing::Service { .. })));
     assert!(matches!(clusters.get(&snapshot, client, &name("web", Some("v9"))), Err(Missing::Subset { .. })));
+}
+
+#[test]
+fn clusters_of_a_service_share_its_retry_budget() {
+    let budgeted = |percent: u32, previous: Option<&Snapshot>| {
+        let policy = format!(
+            "---\napiVersion: gateway.networking.x-k8s.io/v1alpha1\nkind: XBackendTrafficPolicy\nmetadata: {{name: web, namespace: shop}}\n\
+             spec: {{targetRefs: [{{group: '', kind: Service, name: web}}], retryConstraint: {{budget: {{percent: {percent}}}}}}}\n"
+        );
+        mesh_and(previous, &[1], &policy)
+    };
+    let clusters = Clusters::default();
+    let none = mesh(None, &[1]);
+    assert!(cluster(&clusters, &none, "client").budget.is_none());
+    let first = budgeted(20, Some(&none));
+    let budget = cluster(&clusters, &first, "client").budget.clone().unwrap();
+    assert!(Arc::ptr_eq(&budget, cluster(&clusters, &first, "visitor").budget.as_ref().unwrap()), "clients with policies of their own too");
+    // What says the same goes on counting; what says something else begins anew; none is none.
+    let second = budgeted(20, Some(&first));
+    assert!(Arc::ptr_eq(&budget, cluster(&clusters, &second, "client").budget.as_ref().unwrap()));
+    let third = budgeted(50, Some(&second));
+    let changed = cluster(&clusters, &third, "client").budget.clone().unwrap();
+    assert!(!Arc::ptr_eq(&budget, &changed) && changed.settings().percent == 50);
+    let fourth = mesh(Some(&third), &[1]);
+    assert!(cluster(&clusters, &fourth, "client").budget.is_none());
+    clusters.sweep(&fourth);
+    assert!(clusters.budgets.lock().is_empty());
 }

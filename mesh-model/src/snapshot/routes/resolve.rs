@@ -129,6 +129,11 @@ impl Resolver<'_> {
         for (i, filter) in filters.iter().enumerate() {
             match filter {
                 RouteFilter::Ready(filter) => found.push(filter.clone()),
+                RouteFilter::Extension { to, why } => {
+                    let message = format!("leads to {to}, which is no filter that the mesh knows; its requests are answered with 500");
+                    self.broken.push(Broken { reason: "InvalidKind", field: format!("{at}[{i}].extensionRef"), message });
+                    found.push(Filter::Refuse(why.clone()));
+                }
                 RouteFilter::Mirror { to, share } => match self.target(to) {
                     Ok(target) => found.push(Filter::Mirror { target, share: *share }),
                     Err((reason, message)) => {
