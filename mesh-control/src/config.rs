@@ -87,10 +87,14 @@ pub struct Flags {
     /// ConfigMap beside it in which the roots are published, for the agents' --ca-root.
     #[arg(long, env = "NODEMESH_CONTROL_BUNDLE_CONFIG_MAP", default_value = "nodemesh-ca-roots", value_name = "NAME")]
     pub bundle_config_map: String,
-    /// Lease by which replicas agree which of them writes the status of policies, in the namespace of --agent-namespace; it must exist. Without
-    /// it no status is written. Needs --kubernetes.
+    /// Lease by which replicas agree which of them leads, in the namespace of --agent-namespace; it must exist. The one that leads writes the
+    /// status of objects and lends the budgets of RateLimits. Without it no status is written, and budgets are lent as by an only replica.
+    /// Needs --kubernetes.
     #[arg(long, env = "NODEMESH_CONTROL_LEASE", value_name = "NAME")]
     pub lease: Option<String>,
+    /// Where agents reach this replica and no other, address and port: the replicas that do not lead send agents to the one that does.
+    #[arg(long, env = "NODEMESH_CONTROL_ADVERTISE", value_name = "ADDRESS")]
+    pub advertise: Option<String>,
     /// Where to write the roots in PEM, for the agents' --ca-root.
     #[arg(long, env = "NODEMESH_CONTROL_BUNDLE_OUT", value_name = "FILE")]
     pub bundle_out: Option<String>,
@@ -149,8 +153,10 @@ pub struct Config {
     pub source: CaSource,
     /// Objects of the cluster that keep the authority instead.
     pub objects: Option<ObjectNames>,
-    /// Which Lease tells who writes the status of objects.
+    /// Which Lease tells who leads.
     pub lease: Option<LeaseName>,
+    /// Where agents reach this replica.
+    pub advertise: Option<SocketAddr>,
     /// Where the roots are written.
     pub bundle_out: Option<PathBuf>,
     /// Lifetimes of workloads' certificates.
@@ -228,6 +234,8 @@ impl Config {
             }
             LeaseName { namespace: own.clone(), name: name.into() }
         });
+        let advertise = flags.advertise.filter(|text| !text.is_empty());
+        let advertise = advertise.and_then(|text| errors.parsed("--advertise", &text, "write e.g. 10.0.0.7:15012"));
         let default = errors.lifetime("--default-lifetime", &flags.default_lifetime);
         let max = errors.lifetime("--max-lifetime", &flags.max_lifetime);
         if let (Some(default), Some(max)) = (default, max)
@@ -253,6 +261,7 @@ impl Config {
             names,
             objects,
             lease,
+            advertise,
             source: CaSource { files, state_dir: flags.state_dir.map(PathBuf::from) },
             bundle_out: flags.bundle_out.map(PathBuf::from),
             lifetimes: Lifetimes { default, max },

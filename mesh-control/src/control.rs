@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use mesh_model::snapshot::Snapshot;
+use mesh_proto::ca::istio_certificate_service_server::IstioCertificateServiceServer;
 use mesh_sources::{OpenError, Source, SourceSettings, SourceStatus};
 use rcgen::KeyPair;
 use rustls::server::{ClientHello, ResolvesServerCert};
@@ -28,9 +29,10 @@ use crate::ca::objects::ObjectError;
 use crate::ca::{Authenticator, Authority, CaService, Keeper, MeshInventory, NodeTokens, Objects, TokenReviews};
 use crate::config::{AgentProof, Config};
 use crate::files;
+use crate::leadership::{Election, Leadership};
 use crate::metrics::Metrics;
 use crate::ready::Readiness;
-use crate::server;
+use crate::server::{self, Services};
 use crate::status::Statuses;
 
 /// How often the tokens' files are looked at.
@@ -155,11 +157,20 @@ impl Control {
             }
         };
         note_expiry(&metrics, &keeper, &serving);
-        let service = CaService::new(keeper.clone(), authenticator, inventory.clone(), config.lifetimes, config.service, metrics.clone());
+        let ca = CaService::new(keeper.clone(), authenticator, inventory.clone(), config.lifetimes, config.service, metrics.clone());
+        // Whoever is alone leads.
+        let (said, leadership) = watch::channel(match &config.lease {
+            Some(_) => Leadership::Follows(None),
+            None => Leadership::Leads(std::time::Instant::now()),
+        });
+        let ca = IstioCertificateServiceServer::new(ca)
+            .max_decoding_message_size(config.server.message)
+            .max_encoding_message_size(server::MAX_ANSWER);
+        let services = Services::default().and(ca);
         let stopping = CancellationToken::new();
         let (limits, counted, stop) = (config.server, metrics.clone(), stopping.clone());
         tasks.spawn(async move {
-            let served = server::serve(ca_listener, tls, service, limits, counted, stop.cancelled()).await;
+            let served = server::serve(ca_listener, tls, services, limits, counted, stop.cancelled()).await;
             ("the certificate service", served.map_err(|error| error.to_string()))
         });
         tasks.spawn(await_source(snapshots.clone(), status, ready.clone()));
@@ -172,7 +183,10 @@ impl Control {
         });
         if let Some(lease) = config.lease {
             let (client, _) = mesh_sources::kube::client(kubeconfig).await.map_err(OpenError::from)?;
-            let statuses = Statuses { client, lease, snapshots: snapshots.clone(), metrics: metrics.clone() };
+            let election =
+                Election { client: client.clone(), lease: lease.clone(), advertised: config.advertise, metrics: metrics.clone() };
+            tasks.spawn(election.run(said));
+            let statuses = Statuses { client, lease, leadership, snapshots: snapshots.clone(), metrics: metrics.clone() };
             tasks.spawn(statuses.run());
         }
         tasks.spawn(take_snapshots(snapshots, inventory, metrics.clone()));

@@ -33,6 +33,7 @@ fn config(dir: &Path) -> Config {
     Config {
         objects: None,
         lease: None,
+        advertise: None,
         listen: "127.0.0.1:0".parse().unwrap(),
         admin: "127.0.0.1:0".parse().unwrap(),
         agents: AgentProof::NodeTokens(dir.join("tokens")),

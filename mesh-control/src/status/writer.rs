@@ -1,4 +1,4 @@
-//! Writes the conditions: by one replica, and a Lease tells which.
+//! Writes the conditions: by the replica that leads.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,7 +7,6 @@ use std::time::{Duration, Instant, SystemTime};
 use kube::Client;
 use kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::core::ApiResource;
-use kube_lease_manager::{LeaseCreateMode, LeaseManager, LeaseManagerBuilder, LeaseManagerError};
 use mesh_model::convert::{Provenance, convert_from};
 use mesh_model::object::Kind;
 use mesh_model::problem::Origin;
@@ -18,12 +17,10 @@ use tokio::sync::watch;
 use super::conditions::{self, Found, KINDS};
 use super::{features, routes};
 use crate::config::LeaseName;
+use crate::leadership::Leadership;
 use crate::metrics::Metrics;
 
-/// How long a replica leads without renewing, and how long before that it renews, seconds.
-const DURATION: u64 = 15;
-const GRACE: u64 = 5;
-/// Before the next attempt at a Lease that cannot be had.
+/// Before the next attempt at what could not be written.
 const AGAIN: Duration = Duration::from_secs(10);
 /// Quiet time after a change.
 const QUIET: Duration = Duration::from_millis(500);
@@ -42,63 +39,27 @@ const CONFLICT: u16 = 409;
 pub struct Statuses {
     /// The API server's.
     pub client: Client,
-    /// Who holds it writes.
+    /// Who holds it leads.
     pub lease: LeaseName,
+    /// Who leads writes.
+    pub leadership: watch::Receiver<Leadership>,
     /// The mesh: what other objects make of one.
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
-    /// Where leadership and writes are counted.
+    /// Where writes are counted.
     pub metrics: Arc<Metrics>,
 }
 
 impl Statuses {
-    /// Runs as long as the process.
+    /// Runs as long as the process; writes while this replica leads.
     pub async fn run(mut self) -> (&'static str, Result<(), String>) {
-        let mut complaint = String::new();
+        let mut leadership = self.leadership.clone();
         loop {
-            match self.manager().await {
-                Ok(manager) => {
-                    complaint.clear();
-                    self.follow(manager).await;
-                }
-                Err(error) => {
-                    let error = error.to_string();
-                    if error != complaint {
-                        tracing::warn!(%error, lease = %self.lease, "nobody is elected to write the status of objects; all else goes on");
-                        complaint = error;
-                    }
-                }
-            }
-            self.metrics.leader.set(0);
-            tokio::time::sleep(AGAIN).await;
-        }
-    }
-
-    async fn manager(&self) -> Result<LeaseManager, LeaseManagerError> {
-        let builder = LeaseManagerBuilder::new(self.client.clone(), &*self.lease.name)
-            .with_namespace(&*self.lease.namespace)
-            .with_create_mode(LeaseCreateMode::UseExistent)
-            .with_duration(DURATION)
-            .with_grace(GRACE);
-        // A pod's name; elsewhere the library makes one up.
-        match std::env::var("HOSTNAME") {
-            Ok(name) if !name.is_empty() => builder.with_identity(name).build().await,
-            _ => builder.build().await,
-        }
-    }
-
-    /// Until the election itself ends.
-    async fn follow(&mut self, manager: LeaseManager) {
-        let (mut leads, _task) = manager.watch().await;
-        loop {
-            let leader = *leads.borrow_and_update();
-            if self.metrics.leader.set(i64::from(leader)) != i64::from(leader) {
-                tracing::info!(leader, "who writes the status of objects has changed");
-            }
-            let work = async { if leader { self.write().await } else { std::future::pending().await } };
+            let own = leadership.borrow_and_update().is_own();
+            let work = async { if own { self.write().await } else { std::future::pending().await } };
             tokio::select! {
-                changed = leads.changed() => {
+                changed = leadership.changed() => {
                     if changed.is_err() {
-                        return;
+                        return ("the writer of statuses", Err("nobody says who leads".into()));
                     }
                 }
                 () = work => {}
