@@ -36,6 +36,7 @@ pub mod directory;
 pub mod ended;
 pub mod handover;
 pub mod kernel;
+mod keys;
 pub mod lock;
 mod pages;
 pub mod pods;
@@ -190,11 +191,17 @@ impl Agent {
 
         let link = Arc::new(Link::new(config.link(&required.ca))?);
         let secrets = identity::start(&config, &required.ca, &link, &mut tasks, &metrics);
+        let issuers = keys::start(link.clone(), &mut tasks, &metrics);
+        issuers.expect(keys::needed(&source.first, &config.node));
         let mut kernel = Kernel::load(&config, &required.pods_cgroup)?;
         let (lock, predecessor) = match place {
-            Place::Free(lock) => (lock, None),
+            Place::Free(lock) => {
+                keys::at_hand(&issuers).await;
+                (lock, None)
+            }
             Place::Taken(predecessor) => {
-                let taken = succeed(predecessor, directory, &secrets, Pods::of(&config, Arc::default()).identities(&source.first)).await?;
+                let identities = Pods::of(&config, Arc::default(), Arc::default()).identities(&source.first);
+                let taken = succeed(predecessor, directory, &secrets, identities, &issuers).await?;
                 let listener = bind(config.metrics_listen, "--metrics-listen", handover::PATIENCE).await?;
                 page(&mut tasks, "metrics endpoint", listener, endpoint, &pages);
                 taken
@@ -202,7 +209,7 @@ impl Agent {
         };
         let (door, events) = Door::open(directory)?;
         kernel.take_over(predecessor.is_some())?;
-        let shared = Arc::new(Shared::new(&config, source.first, telemetry.clone(), secrets.clone(), kernel.pins()));
+        let shared = Arc::new(Shared::new(&config, source.first, telemetry.clone(), secrets.clone(), issuers, kernel.pins()));
         shared.collect(&metrics);
         let count = config.workers.map_or_else(default_workers, usize::from);
         let (workers, workers_ended) = Workers::start(count, &shared, &drain).map_err(|e| AgentError::System("starting workers", e))?;

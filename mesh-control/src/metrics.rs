@@ -62,6 +62,7 @@ pub struct Metrics {
     pub leader: Gauge,
     statuses: Family<ResultLabel, Counter>,
     calls: Family<Call, Counter>,
+    jwks: Family<ResultLabel, Counter>,
 }
 
 impl Default for Metrics {
@@ -85,8 +86,10 @@ impl Metrics {
             leader: Gauge::default(),
             statuses: Family::default(),
             calls: Family::default(),
+            jwks: Family::default(),
         };
-        let Metrics { registry, issued, refused, connections, expiry, open, nodes, identities, leader, statuses, calls } = &mut metrics;
+        let Metrics { registry, issued, refused, connections, expiry, open, nodes, identities, leader, statuses, calls, jwks } =
+            &mut metrics;
         registry.register(
             "nodemesh_control_leader",
             "Whether this replica leads, which writes the status of objects and lends budgets: 1 or 0",
@@ -97,6 +100,7 @@ impl Metrics {
             "Calls of agents to services beside the certificate authority, by what came of them",
             calls.clone(),
         );
+        registry.register("nodemesh_control_jwks_fetches", "Fetches of keys from issuers of tokens, by what came of them", jwks.clone());
         registry.register("nodemesh_control_status_writes", "Writes of the status of objects, by what came of them", statuses.clone());
         registry.register("nodemesh_ca_certificates_issued", "Certificates issued to workloads", issued.clone());
         registry.register("nodemesh_ca_requests_refused", "Requests for a certificate that were refused, by reason", refused.clone());
@@ -154,6 +158,21 @@ impl Metrics {
     /// How many calls came to this.
     pub fn calls(&self, service: &'static str, result: &'static str) -> u64 {
         self.calls.get_or_create(&Call { service, result }).get()
+    }
+
+    /// Shows what another part collects, at each scrape.
+    pub fn collect(&mut self, collector: Box<dyn Collector>) {
+        self.registry.register_collector(collector);
+    }
+
+    /// Counts a fetch of an issuer's keys; the result is a name that this program chose.
+    pub fn jwks_fetched(&self, result: &'static str) {
+        self.jwks.get_or_create(&ResultLabel { result }).inc();
+    }
+
+    /// How many fetches came to this.
+    pub fn jwks_fetches(&self, result: &'static str) -> u64 {
+        self.jwks.get_or_create(&ResultLabel { result }).get()
     }
 
     /// Counts a write of an object's status.

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::world::*;
 
 mod balance;
+mod jwks;
 mod limit;
 mod policy;
 mod routing;

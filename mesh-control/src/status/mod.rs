@@ -2,6 +2,7 @@
 
 pub mod conditions;
 pub mod features;
+pub mod keys;
 pub mod routes;
 pub mod writer;
 

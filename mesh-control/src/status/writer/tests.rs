@@ -81,6 +81,7 @@ fn statuses(server: &Arc<Server>) -> Statuses {
         lease: LeaseName { namespace: "mesh".into(), name: "lease".into() },
         leadership: watch::channel(Leadership::Leads(Instant::now())).1,
         snapshots: watch::channel(Arc::new(snapshot(Vec::new()))).1,
+        book: watch::channel(Arc::default()).1,
         metrics: Arc::new(Metrics::new()),
     }
 }
