@@ -196,7 +196,7 @@ impl Agent {
         let mut kernel = Kernel::load(&config, &required.pods_cgroup)?;
         let (lock, predecessor) = match place {
             Place::Free(lock) => {
-                keys::at_hand(&issuers).await;
+                keys::at_hand(&issuers, keys::AT_START).await;
                 (lock, None)
             }
             Place::Taken(predecessor) => {

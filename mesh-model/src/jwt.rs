@@ -38,8 +38,10 @@ pub trait KeyRing: fmt::Debug + Send + Sync {
     fn keys(&self) -> Result<Arc<Jwks>, Arc<str>>;
 }
 
-/// Keys that stand in the rule itself, or why they are none.
-impl KeyRing for Result<Arc<Jwks>, Arc<str>> {
+/// Keys that do not change: those that stand in the rule itself, or why they are none.
+pub type FixedKeys = Result<Arc<Jwks>, Arc<str>>;
+
+impl KeyRing for FixedKeys {
     fn keys(&self) -> Result<Arc<Jwks>, Arc<str>> {
         self.clone()
     }

@@ -38,8 +38,9 @@ const AGAIN: Duration = Duration::from_millis(500);
 const SLOWEST: Duration = Duration::from_secs(10);
 /// After a call to an authority that has no keys to give.
 const ELSEWHERE: Duration = Duration::from_secs(300);
-/// How long keys are waited for when the agent starts. Without them tokens are refused, and all else works.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long keys are waited for where no agent serves the node, and where one does. Without them tokens are refused, and all else works.
+pub(super) const AT_START: Duration = Duration::from_secs(2);
+pub(super) const AT_HANDOVER: Duration = Duration::from_secs(6);
 
 /// What came of calls.
 #[derive(Default)]
@@ -77,8 +78,8 @@ pub(super) fn needed(snapshot: &Snapshot, node: &str) -> Vec<KeyLocation> {
 
 /// Waits for the keys that policies are about to need, for a while: an agent that takes another's place must not refuse what that one let
 /// through.
-pub(super) async fn at_hand(store: &KeyStore) {
-    if tokio::time::timeout(PATIENCE, store.settled()).await.is_err() {
+pub(super) async fn at_hand(store: &KeyStore, limit: Duration) {
+    if tokio::time::timeout(limit, store.settled()).await.is_err() {
         tracing::warn!("mesh-control has not said which keys issuers have: until it does, no token of theirs is believed");
     }
 }
@@ -96,9 +97,11 @@ async fn follow(link: &Link, store: &KeyStore, calls: &Calls) {
             continue;
         }
         let begun = Instant::now();
-        let method = |channel, request| async move { KeysClient::new(channel).max_decoding_message_size(MAX_ANSWER).fetch(request).await };
+        let call = link.call(WAIT + ANSWER, request(&slots), |channel, request| async move {
+            KeysClient::new(channel).max_decoding_message_size(MAX_ANSWER).fetch(request).await
+        });
         let answered = tokio::select! {
-            answered = link.call(WAIT + ANSWER, request(&slots), method) => answered,
+            answered = call => answered,
             _ = changes.changed() => continue,
         };
         let pause = match answered {

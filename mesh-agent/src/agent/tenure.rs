@@ -88,7 +88,7 @@ pub(super) async fn succeed(
     tracing::info!(pid = predecessor.pid, "another agent of this instance serves this node: this one takes its place once it can");
     secrets.ensure(identities.iter().cloned());
     tokio::select! {
-        _ = async { tokio::join!(certificates(secrets, &identities), keys::at_hand(issuers)) } => {}
+        _ = async { tokio::join!(certificates(secrets, &identities), keys::at_hand(issuers, keys::AT_HANDOVER)) } => {}
         () = predecessor.gone() => {}
     }
     let pid = predecessor.pid;

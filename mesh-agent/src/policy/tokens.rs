@@ -8,7 +8,7 @@ use http::header::{AUTHORIZATION, COOKIE, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Uri};
-use mesh_model::jwt::{Authenticator, Jwks, KeyRing, Place, Verified};
+use mesh_model::jwt::{Authenticator, FixedKeys, Jwks, KeyRing, Place, Verified};
 use mesh_model::policy::http::{Claims, Headers};
 use mesh_model::policy::request_authentication::{KeyLocation, KeySource};
 use mesh_model::policy::{JwtRule, RequestAuthentication};
@@ -93,7 +93,7 @@ impl Tokens {
     fn ring(&self, rule: &JwtRule) -> Arc<dyn KeyRing> {
         match rule.location().map(|location| self.fetched.get(&location)) {
             Some(Some(ring)) => ring.clone(),
-            Some(None) => Arc::new(Err(Arc::from("mesh-control is not asked for them"))),
+            Some(None) => Arc::new(FixedKeys::Err("mesh-control is not asked for them".into())),
             None => Arc::new(inline(rule)),
         }
     }
@@ -123,7 +123,7 @@ impl Tokens {
 }
 
 /// The keys that stand in a rule.
-fn inline(rule: &JwtRule) -> Result<Arc<Jwks>, Arc<str>> {
+fn inline(rule: &JwtRule) -> FixedKeys {
     let KeySource::Inline(text) = &rule.keys else { return Err("they do not stand in the rule".into()) };
     Jwks::parse(text.as_bytes()).map(Arc::new).map_err(|error| {
         tracing::error!(issuer = %rule.issuer, %error, "the keys of a RequestAuthentication are no JWKS; no token of the issuer is believed");

@@ -49,7 +49,7 @@ impl Clients {
     pub async fn current(&self) -> Result<Client, String> {
         let roots = self.roots.clone();
         let made = self.made.load_full();
-        let work = move || {
+        let work = move || -> Result<(Arc<(String, Client)>, bool), String> {
             let text = match &roots {
                 Some(path) => files::read(path).map_err(|error| wrong(path, &error.to_string()))?,
                 None => String::new(),

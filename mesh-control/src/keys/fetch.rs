@@ -216,9 +216,16 @@ fn join(from: &Uri, to: &str) -> Option<String> {
     })
 }
 
-/// A URL as it is told: without a query, which may hold a secret of a redirect's, and not too long.
+/// A URL as it is told: without what may be secret, credentials and query, and not too long.
 fn told(url: &str) -> String {
-    url.split('?').next().unwrap_or_default().chars().take(200).collect()
+    let url = url.split('?').next().unwrap_or_default();
+    match url.split_once('@') {
+        Some((_, rest)) => format!("…@{rest}"),
+        None => url.to_owned(),
+    }
+    .chars()
+    .take(200)
+    .collect()
 }
 
 /// `max-age` of `Cache-Control` (RFC 9111, 5.2.2.1).

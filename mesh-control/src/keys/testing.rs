@@ -98,10 +98,11 @@ async fn listen(tls: Option<TlsAcceptor>, answers: Arc<Mutex<HashMap<String, Ans
             let (tls, answers, asked) = (tls.clone(), answers.clone(), asked.clone());
             tokio::spawn(async move {
                 match tls {
-                    Some(tls) => match tls.accept(stream).await {
-                        Ok(stream) => serve(stream, answers, asked).await,
-                        Err(_) => {}
-                    },
+                    Some(tls) => {
+                        if let Ok(stream) = tls.accept(stream).await {
+                            serve(stream, answers, asked).await;
+                        }
+                    }
                     None => serve(stream, answers, asked).await,
                 }
             });

@@ -99,12 +99,14 @@ impl Statuses {
                 }
             }
             tokio::time::sleep(PAUSE).await;
+            let book = &mut self.book;
+            let troubled = async { book.wait_for(|book| keys::troubles(book) != told).await.is_ok() };
             tokio::select! {
                 changed = self.snapshots.changed() => match changed {
                     Ok(()) => tokio::time::sleep(QUIET).await,
                     Err(_) => std::future::pending().await,
                 },
-                changed = self.book.wait_for(|book| keys::troubles(book) != told) => if changed.is_err() { std::future::pending().await },
+                known = troubled => if !known { std::future::pending().await },
                 () = tokio::time::sleep(wait) => {}
             }
         }

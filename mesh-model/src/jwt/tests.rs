@@ -99,7 +99,7 @@ fn authenticator(rules: Vec<JwtRule>, refused: Option<&str>) -> Authenticator {
         refused: refused.map(Arc::from),
     };
     let keys = |rule: &JwtRule| -> Arc<dyn KeyRing> {
-        Arc::new(if *rule.issuer == *"keyless" { Err(Arc::from("nobody asked")) } else { Ok(KEYS.jwks.clone()) })
+        Arc::new(if *rule.issuer == *"keyless" { FixedKeys::Err("nobody asked".into()) } else { Ok(KEYS.jwks.clone()) })
     };
     Authenticator::new(&[Arc::new(policy)], keys).unwrap()
 }
@@ -264,7 +264,7 @@ fn the_samples_token_is_believed_by_the_samples_keys() {
     });
     let keys = |rule: &JwtRule| -> Arc<dyn KeyRing> {
         let KeySource::Inline(text) = &rule.keys else { panic!("{rule:?}") };
-        Arc::new(Ok(Arc::new(Jwks::parse(text.as_bytes()).unwrap())))
+        Arc::new(FixedKeys::Ok(Arc::new(Jwks::parse(text.as_bytes()).unwrap())))
     };
     let token = std::fs::read_to_string(directory.join("token.jwt")).unwrap();
     let verified = Authenticator::new(&[policy.unwrap()], keys).unwrap().verify(&bearer(token.trim()), None, NOW).unwrap().unwrap();

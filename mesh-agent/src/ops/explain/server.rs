@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::request::Parts;
-use mesh_model::jwt::KeyRing;
+use mesh_model::jwt::{FixedKeys, KeyRing};
 use mesh_model::policy::http::asks_http;
 use mesh_model::policy::request_authentication::KeyLocation;
 use mesh_model::policy::{Action, SetInterner};
@@ -110,7 +110,7 @@ impl Server<'_> {
             Some(slot) => slot,
             None => {
                 let why = format!("no policy of this node's pods needs them; ask the agent of node {}", self.workload.node);
-                Arc::new(Err(Arc::from(why)))
+                Arc::new(FixedKeys::Err(why.into()))
             }
         }
     }

@@ -33,7 +33,7 @@ impl Play {
     }
 
     fn started(&mut self) -> Vec<KeyLocation> {
-        self.schedule.start(self.now, 100).into_iter().map(|job| job.location).collect()
+        self.schedule.start(self.now, usize::MAX).into_iter().map(|job| job.location).collect()
     }
 
     /// Ends a fetch, and says when the next is due.
