@@ -173,6 +173,14 @@ impl KeyStore {
         while !self.slots().iter().all(|slot| slot.is_settled()) && told.changed().await.is_ok() {}
     }
 
+    /// What is wrong, in words: the places of which mesh-control says that there are no keys.
+    pub fn problems(&self) -> Vec<String> {
+        let wrong = |slot: Arc<Slot>| {
+            Some(format!("RequestAuthentications: no token is believed by the keys of {}: {}", slot.location(), slot.told()?))
+        };
+        self.slots().into_iter().filter_map(wrong).collect()
+    }
+
     /// For operators: what each slot holds.
     pub fn describe(&self) -> Value {
         let one = |slot: Arc<Slot>| {
