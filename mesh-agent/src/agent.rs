@@ -5,8 +5,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use mesh_model::snapshot::Snapshot;
-use mesh_sources::SourceStatus;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -17,16 +15,16 @@ use crate::capture::cni::{self, installer, server};
 use crate::capture::preflight::{self, Places};
 use crate::config::{AfterHandover, Config, ConfigError, Required};
 use crate::identity;
+use crate::link::{Link, LinkError};
 use crate::ops::access::{AccessConfig, AccessFormat, AccessLog};
-use crate::ops::admin::Admin;
 use crate::ops::clock::SystemClock;
+use crate::ops::drain;
 use crate::ops::log::{LogControl, LogFormat};
 use crate::ops::metrics::server::MetricsEndpoint;
 use crate::ops::metrics::{Kind, Metrics, MetricsConfig};
 use crate::ops::ready::Readiness;
 use crate::ops::record::Telemetry;
 use crate::ops::trace::export::Exporter;
-use crate::ops::{drain, http};
 use crate::outcome::Outcome;
 use crate::shared::Shared;
 use crate::sources::Node;
@@ -39,7 +37,9 @@ pub mod directory;
 pub mod ended;
 pub mod handover;
 pub mod kernel;
+mod keys;
 pub mod lock;
+mod pages;
 pub mod pods;
 mod reports;
 pub mod revoke;
@@ -49,6 +49,7 @@ pub mod workers;
 use control::{Control, Reins, Views};
 use handover::{Course, Door, Event, HandoverError, Place, Why};
 use kernel::{Kernel, KernelError};
+use pages::{admin, cni_pages, page};
 use pods::Pods;
 use tenure::{Tenure, succeed};
 use workers::Workers;
@@ -71,9 +72,9 @@ pub enum AgentError {
     /// The configuration.
     #[error(transparent)]
     Configuration(#[from] crate::sources::ConfigurationError),
-    /// Certificates.
+    /// mesh-control.
     #[error(transparent)]
-    Identity(#[from] identity::IssueError),
+    Link(#[from] LinkError),
     /// The CNI plug-in's socket.
     #[error("{path}: {error} (--run-dir says where)")]
     Cni {
@@ -180,12 +181,19 @@ impl Agent {
         let exporter = Exporter { cluster: config.cluster.as_str().into(), node: config.node.as_str().into() };
         spawn(&mut tasks, "the exporter of spans", exporter.run(telemetry.spans().clone(), source.snapshots.clone()));
 
-        let secrets = identity::start(&config, &required.ca, &mut tasks, &metrics)?;
+        let link = Arc::new(Link::new(config.link(&required.ca))?);
+        let secrets = identity::start(&config, &required.ca, &link, &mut tasks, &metrics);
+        let issuers = keys::start(link.clone(), &mut tasks, &metrics);
+        issuers.expect(keys::needed(&source.first, &config.node));
         let mut kernel = Kernel::load(&config, &required.pods_cgroup)?;
         let (lock, predecessor) = match place {
-            Place::Free(lock) => (lock, None),
+            Place::Free(lock) => {
+                keys::at_hand(&issuers, keys::AT_START).await;
+                (lock, None)
+            }
             Place::Taken(predecessor) => {
-                let taken = succeed(predecessor, directory, &secrets, Pods::of(&config, Arc::default()).identities(&source.first)).await?;
+                let identities = Pods::of(&config, Arc::default(), Arc::default()).identities(&source.first);
+                let taken = succeed(predecessor, directory, &secrets, identities, &issuers).await?;
                 let listener = bind(config.metrics_listen, "--metrics-listen", handover::PATIENCE).await?;
                 page(&mut tasks, "metrics endpoint", listener, endpoint, &pages);
                 taken
@@ -193,7 +201,7 @@ impl Agent {
         };
         let (door, events) = Door::open(directory)?;
         kernel.take_over(predecessor.is_some())?;
-        let shared = Arc::new(Shared::new(&config, source.first, telemetry.clone(), secrets.clone(), kernel.pins()));
+        let shared = Arc::new(Shared::new(&config, source.first, telemetry.clone(), secrets.clone(), issuers, kernel.pins()));
         shared.collect(&metrics);
         let count = config.workers.map_or_else(default_workers, usize::from);
         let (workers, workers_ended) = Workers::start(count, &shared, &drain).map_err(|e| AgentError::System("starting workers", e))?;
@@ -394,97 +402,11 @@ fn answer_cni(
     Ok(())
 }
 
-/// An endpoint for operators, until `stop` is cancelled; its task never ends then, as the agent goes on without it.
-fn page(
-    tasks: &mut JoinSet<&'static str>,
-    name: &'static str,
-    listener: TcpListener,
-    handler: Arc<dyn http::Handler>,
-    stop: &CancellationToken,
-) {
-    let stop = stop.clone();
-    spawn(tasks, name, async move {
-        http::serve(listener, http::Limits::default(), handler, stop.cancelled()).await;
-        if stop.is_cancelled() {
-            std::future::pending().await
-        }
-    });
-}
-
 fn spawn(tasks: &mut JoinSet<&'static str>, name: &'static str, task: impl Future<Output = ()> + 'static) {
     tasks.spawn_local(async move {
         task.await;
         name
     });
-}
-
-fn admin(
-    config: &Config,
-    telemetry: &Arc<Telemetry>,
-    log: LogControl,
-    shared: &Arc<Shared>,
-    status: watch::Receiver<Arc<serde_json::Value>>,
-    source: watch::Receiver<SourceStatus>,
-) -> Admin {
-    let part = |key: &'static str| {
-        let status = status.clone();
-        move || status.borrow().get(key).cloned().unwrap_or_default()
-    };
-    let secrets = shared.secrets.clone();
-    let problems = shared.clone();
-    let settings = serde_json::json!({ "flags": format!("{config:?}") });
-    let mesh = shared.clone();
-    Admin::new(telemetry.clone(), log)
-        .provide("workloads", "pods of this node and what they wait for", part("workloads"))
-        .provide("policies", "policy in force for each pod of this node", part("policies"))
-        .provide("config", "configuration in force", move || {
-            let snapshot: Arc<Snapshot> = mesh.snapshot.load_full();
-            serde_json::json!({
-                "version": snapshot.version(),
-                "mesh": format!("{:?}", snapshot.settings()),
-                "services": snapshot.services().map(|s| s.name.to_string()).collect::<Vec<_>>(),
-                "workloads": snapshot.workloads().map(|w| format!("{}/{}", w.namespace, w.name)).collect::<Vec<_>>(),
-                "agent": settings,
-            })
-        })
-        .provide("problems", "what is wrong with the configuration", move || {
-            problems.snapshot.load().problems().iter().map(ToString::to_string).collect()
-        })
-        .question("explain", crate::ops::explain::USAGE, {
-            let mesh = shared.clone();
-            move |query| crate::ops::explain::answer(&mesh.snapshot.load(), query)
-        })
-        .provide("source", "where the configuration comes from and how that fares", move || source.borrow().describe(Instant::now()))
-        .provide("certs", "certificates", move || secrets.describe())
-        .action("certs/renew", "?identity=spiffe://…: asks for a new certificate now", {
-            let secrets = shared.secrets.clone();
-            move |query| Box::pin(std::future::ready(identity::renew_action(&secrets, &query)))
-        })
-}
-
-/// The CNI plug-in's page.
-fn cni_pages(
-    admin: Admin,
-    config: &Config,
-    directory: &Path,
-    standings: watch::Receiver<Arc<Standings>>,
-    installed: watch::Receiver<installer::State>,
-) -> Admin {
-    let socket = cni::socket(directory);
-    let wanted = config.cni_places().is_some();
-    admin.provide("cni", "the CNI plug-in: where it is answered, whether it is on the node, what new pods wait for", move || {
-        let standings = standings.borrow();
-        let waiting = standings.pods.iter().filter_map(|(uid, standing)| match &standing.way {
-            cni::judge::Way::Waits(awaited) => Some((uid.to_string(), serde_json::Value::from(&**awaited))),
-            cni::judge::Way::Served | cni::judge::Way::Outside => None,
-        });
-        serde_json::json!({
-            "socket": socket,
-            "kernel": standings.unwritten,
-            "waiting": waiting.collect::<serde_json::Map<_, _>>(),
-            "plugin": if wanted { installed.borrow().describe() } else { serde_json::json!({ "state": "not asked for" }) },
-        })
-    })
 }
 
 /// Seconds since 1970.

@@ -9,6 +9,7 @@ use mesh_cni::conflist::{self, WithIstio};
 use mesh_sources::SourceSettings;
 
 use crate::capture::cni::installer::{Installer, Places};
+use crate::link::LinkSettings;
 use crate::ops::access::{AccessFormat, AccessLevel};
 use crate::ops::log::LogFormat;
 
@@ -263,6 +264,13 @@ impl Config {
             }),
             _ => Err(ConfigError(missing)),
         }
+    }
+
+    /// How mesh-control, or whoever is the authority, is called.
+    pub fn link(&self, ca: &CaSettings) -> LinkSettings {
+        let mut settings = LinkSettings::new(ca.addresses.clone(), ca.root.clone(), ca.token.clone());
+        settings.cluster = Some(self.cluster.clone()).filter(|cluster| !cluster.is_empty());
+        settings
     }
 
     /// Where the CNI plug-in goes, if it goes anywhere.

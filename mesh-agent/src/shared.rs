@@ -27,7 +27,7 @@ use crate::ops::drain::DrainWatch;
 use crate::ops::metrics::{Kind, Metrics, Refused};
 use crate::ops::record::Telemetry;
 use crate::outcome::{Outcome, Side};
-use crate::policy::limits;
+use crate::policy::{KeyStore, limits};
 use crate::route::counters::RequestCounters;
 use crate::route::serve::Manners;
 use crate::route::tables::Tables;
@@ -66,6 +66,8 @@ pub struct Shared {
     pub requests: Arc<RequestCounters>,
     /// Budgets of the RateLimits in force.
     pub limits: Arc<limits::Registry>,
+    /// Keys of issuers.
+    pub keys: Arc<KeyStore>,
     cluster: String,
     cluster_domain: String,
 }
@@ -77,7 +79,14 @@ impl Shared {
     }
 
     /// From the settings and the parts.
-    pub fn new(config: &Config, snapshot: Arc<Snapshot>, telemetry: Arc<Telemetry>, secrets: Secrets, pins: &std::path::Path) -> Self {
+    pub fn new(
+        config: &Config,
+        snapshot: Arc<Snapshot>,
+        telemetry: Arc<Telemetry>,
+        secrets: Secrets,
+        keys: Arc<KeyStore>,
+        pins: &std::path::Path,
+    ) -> Self {
         Shared {
             snapshot: ArcSwap::new(snapshot),
             telemetry,
@@ -92,6 +101,7 @@ impl Shared {
             clusters: Arc::default(),
             requests: Arc::default(),
             limits: Arc::default(),
+            keys,
             cluster: config.cluster.clone(),
             cluster_domain: config.cluster_domain.clone(),
         }

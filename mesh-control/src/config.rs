@@ -87,10 +87,14 @@ pub struct Flags {
     /// ConfigMap beside it in which the roots are published, for the agents' --ca-root.
     #[arg(long, env = "NODEMESH_CONTROL_BUNDLE_CONFIG_MAP", default_value = "nodemesh-ca-roots", value_name = "NAME")]
     pub bundle_config_map: String,
-    /// Lease by which replicas agree which of them writes the status of policies, in the namespace of --agent-namespace; it must exist. Without
-    /// it no status is written. Needs --kubernetes.
+    /// Lease by which replicas agree which of them leads, in the namespace of --agent-namespace; it must exist. The one that leads writes the
+    /// status of objects and lends the budgets of RateLimits. Without it no status is written, and budgets are lent as by an only replica.
+    /// Needs --kubernetes.
     #[arg(long, env = "NODEMESH_CONTROL_LEASE", value_name = "NAME")]
     pub lease: Option<String>,
+    /// Where agents reach this replica and no other, address and port: the replicas that do not lead send agents to the one that does.
+    #[arg(long, env = "NODEMESH_CONTROL_ADVERTISE", value_name = "ADDRESS")]
+    pub advertise: Option<String>,
     /// Where to write the roots in PEM, for the agents' --ca-root.
     #[arg(long, env = "NODEMESH_CONTROL_BUNDLE_OUT", value_name = "FILE")]
     pub bundle_out: Option<String>,
@@ -100,6 +104,13 @@ pub struct Flags {
     /// Longest lifetime of a certificate; longer ones are asked for in vain.
     #[arg(long, env = "NODEMESH_CONTROL_MAX_LIFETIME", default_value = "24h", value_name = "DURATION")]
     pub max_lifetime: String,
+    /// Roots (PEM) that may vouch for issuers of tokens, beside those that the system or Mozilla trusts: for issuers with certificates of your
+    /// own. Read for each fetch of keys.
+    #[arg(long, env = "NODEMESH_CONTROL_JWKS_ROOTS", value_name = "FILE")]
+    pub jwks_roots: Option<String>,
+    /// How often the keys of issuers that RequestAuthentications name are fetched; an issuer may ask for more by Cache-Control.
+    #[arg(long, env = "NODEMESH_CONTROL_JWKS_REFRESH", default_value = "20m", value_name = "DURATION")]
+    pub jwks_refresh: String,
     /// What is logged: off, error, warn, info, debug, trace, or a list of target=level.
     #[arg(long, env = "NODEMESH_CONTROL_LOG_LEVEL", default_value = "info", value_name = "LEVEL")]
     pub log_level: String,
@@ -120,6 +131,22 @@ pub struct LeaseName {
 impl fmt::Display for LeaseName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// How keys of issuers are fetched.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct KeySettings {
+    /// File of roots, beside those of the system.
+    pub roots: Option<PathBuf>,
+    /// From one fetch to the next.
+    pub refresh: Duration,
+}
+
+impl Default for KeySettings {
+    /// Every 20 minutes, as istiod.
+    fn default() -> Self {
+        KeySettings { roots: None, refresh: Duration::from_secs(1200) }
     }
 }
 
@@ -149,12 +176,16 @@ pub struct Config {
     pub source: CaSource,
     /// Objects of the cluster that keep the authority instead.
     pub objects: Option<ObjectNames>,
-    /// Which Lease tells who writes the status of objects.
+    /// Which Lease tells who leads.
     pub lease: Option<LeaseName>,
+    /// Where agents reach this replica.
+    pub advertise: Option<SocketAddr>,
     /// Where the roots are written.
     pub bundle_out: Option<PathBuf>,
     /// Lifetimes of workloads' certificates.
     pub lifetimes: Lifetimes,
+    /// How keys of issuers are fetched.
+    pub keys: KeySettings,
     /// Bounds of the endpoint.
     pub server: ServerLimits,
     /// Bounds of the service.
@@ -228,6 +259,9 @@ impl Config {
             }
             LeaseName { namespace: own.clone(), name: name.into() }
         });
+        let advertise = flags.advertise.filter(|text| !text.is_empty());
+        let advertise = advertise.and_then(|text| errors.parsed("--advertise", &text, "write e.g. 10.0.0.7:15012"));
+        let refresh = errors.refresh(&flags.jwks_refresh);
         let default = errors.lifetime("--default-lifetime", &flags.default_lifetime);
         let max = errors.lifetime("--max-lifetime", &flags.max_lifetime);
         if let (Some(default), Some(max)) = (default, max)
@@ -253,9 +287,11 @@ impl Config {
             names,
             objects,
             lease,
+            advertise,
             source: CaSource { files, state_dir: flags.state_dir.map(PathBuf::from) },
             bundle_out: flags.bundle_out.map(PathBuf::from),
             lifetimes: Lifetimes { default, max },
+            keys: KeySettings { roots: flags.jwks_roots.filter(|path| !path.is_empty()).map(PathBuf::from), refresh },
             server: ServerLimits::default(),
             service: ServiceLimits { patience, ..ServiceLimits::default() },
             log_level: flags.log_level,
@@ -302,6 +338,14 @@ impl Errors {
             Some(time) => return Some(time),
         }
         None
+    }
+
+    fn refresh(&mut self, text: &str) -> Option<Duration> {
+        let parsed = duration(text).filter(|time| (Duration::from_secs(1)..=Duration::from_secs(24 * 3600)).contains(time));
+        if parsed.is_none() {
+            self.add("--jwks-refresh", Some(text), "is not a duration between 1s and 24h; write e.g. 20m");
+        }
+        parsed
     }
 
     fn names(&mut self, text: &str) -> Vec<ServerName> {

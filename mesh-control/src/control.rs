@@ -10,6 +10,8 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use mesh_model::snapshot::Snapshot;
+use mesh_proto::ca::istio_certificate_service_server::IstioCertificateServiceServer;
+use mesh_proto::nodemesh::keys_server::KeysServer;
 use mesh_sources::{OpenError, Source, SourceSettings, SourceStatus};
 use rcgen::KeyPair;
 use rustls::server::{ClientHello, ResolvesServerCert};
@@ -28,9 +30,11 @@ use crate::ca::objects::ObjectError;
 use crate::ca::{Authenticator, Authority, CaService, Keeper, MeshInventory, NodeTokens, Objects, TokenReviews};
 use crate::config::{AgentProof, Config};
 use crate::files;
+use crate::keys::{self, Book, Fetcher, KeysService, Terms, Upkeep};
+use crate::leadership::{Election, Leadership};
 use crate::metrics::Metrics;
 use crate::ready::Readiness;
-use crate::server;
+use crate::server::{self, Services};
 use crate::status::Statuses;
 
 /// How often the tokens' files are looked at.
@@ -39,6 +43,8 @@ const LOOK: Duration = Duration::from_millis(250);
 const MAINTAIN: Duration = Duration::from_secs(30);
 /// What is awaited from the start, for readiness; its reader begins once all else is there.
 const CONFIGURATION: &str = "configuration";
+/// What a call that has waited for news has left of a request's time for its answer.
+const ANSWERING: Duration = Duration::from_secs(2);
 /// Lifetime of the certificate that the server shows.
 const SERVING_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
@@ -99,6 +105,8 @@ impl Control {
         let (snapshots, status) = (source.subscribe(), source.status());
         let mut metrics = Metrics::new();
         metrics.show_source(status.clone());
+        let (kept, book) = watch::channel(Arc::<Book>::default());
+        keys::show(&mut metrics, book.clone());
         let metrics = Arc::new(metrics);
         let ready = Arc::new(Readiness::default());
         ready.wait_for(CONFIGURATION, "to be read");
@@ -155,13 +163,29 @@ impl Control {
             }
         };
         note_expiry(&metrics, &keeper, &serving);
-        let service = CaService::new(keeper.clone(), authenticator, inventory.clone(), config.lifetimes, config.service, metrics.clone());
+        let ca =
+            CaService::new(keeper.clone(), authenticator.clone(), inventory.clone(), config.lifetimes, config.service, metrics.clone());
+        // Whoever is alone leads.
+        let (said, leadership) = watch::channel(match &config.lease {
+            Some(_) => Leadership::Follows(None),
+            None => Leadership::Leads(std::time::Instant::now()),
+        });
+        let ca = IstioCertificateServiceServer::new(ca)
+            .max_decoding_message_size(config.server.message)
+            .max_encoding_message_size(server::MAX_ANSWER);
         let stopping = CancellationToken::new();
+        let waiting = config.server.request.saturating_sub(ANSWERING);
+        let keys = KeysService::new(authenticator, book.clone(), waiting, stopping.clone(), metrics.clone());
+        let keys =
+            KeysServer::new(keys).max_decoding_message_size(keys::service::MAX_REQUEST).max_encoding_message_size(server::MAX_ANSWER);
+        let services = Services::default().and(ca).and(keys);
         let (limits, counted, stop) = (config.server, metrics.clone(), stopping.clone());
         tasks.spawn(async move {
-            let served = server::serve(ca_listener, tls, service, limits, counted, stop.cancelled()).await;
+            let served = server::serve(ca_listener, tls, services, limits, counted, stop.cancelled()).await;
             ("the certificate service", served.map_err(|error| error.to_string()))
         });
+        let (terms, fetcher) = (Terms::new(config.keys.refresh), Fetcher::new(config.keys.roots));
+        tasks.spawn(Upkeep::new(terms, fetcher, snapshots.clone(), kept, metrics.clone()).run());
         tasks.spawn(await_source(snapshots.clone(), status, ready.clone()));
         if let Some(follower) = follower {
             tasks.spawn(async move { ("the follower of tokens", follower.run().await) });
@@ -172,7 +196,10 @@ impl Control {
         });
         if let Some(lease) = config.lease {
             let (client, _) = mesh_sources::kube::client(kubeconfig).await.map_err(OpenError::from)?;
-            let statuses = Statuses { client, lease, snapshots: snapshots.clone(), metrics: metrics.clone() };
+            let election =
+                Election { client: client.clone(), lease: lease.clone(), advertised: config.advertise, metrics: metrics.clone() };
+            tasks.spawn(election.run(said));
+            let statuses = Statuses { client, lease, leadership, snapshots: snapshots.clone(), book, metrics: metrics.clone() };
             tasks.spawn(statuses.run());
         }
         tasks.spawn(take_snapshots(snapshots, inventory, metrics.clone()));

@@ -35,6 +35,15 @@ pub struct ResultLabel {
     pub result: &'static str,
 }
 
+/// Two labels: a service for agents, and what came of a call.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+pub struct Call {
+    /// The service.
+    pub service: &'static str,
+    /// `let_in`, or why the call was refused.
+    pub result: &'static str,
+}
+
 /// All that is counted. Handles are cheap to clone and count into the same.
 pub struct Metrics {
     registry: Registry,
@@ -49,9 +58,11 @@ pub struct Metrics {
     pub nodes: Gauge,
     /// Identities that may be signed for.
     pub identities: Gauge,
-    /// Whether this replica writes the status of objects: 1 or 0.
+    /// Whether this replica leads: 1 or 0.
     pub leader: Gauge,
     statuses: Family<ResultLabel, Counter>,
+    calls: Family<Call, Counter>,
+    jwks: Family<ResultLabel, Counter>,
 }
 
 impl Default for Metrics {
@@ -74,9 +85,22 @@ impl Metrics {
             identities: Gauge::default(),
             leader: Gauge::default(),
             statuses: Family::default(),
+            calls: Family::default(),
+            jwks: Family::default(),
         };
-        let Metrics { registry, issued, refused, connections, expiry, open, nodes, identities, leader, statuses } = &mut metrics;
-        registry.register("nodemesh_control_leader", "Whether this replica writes the status of objects: 1 or 0", leader.clone());
+        let Metrics { registry, issued, refused, connections, expiry, open, nodes, identities, leader, statuses, calls, jwks } =
+            &mut metrics;
+        registry.register(
+            "nodemesh_control_leader",
+            "Whether this replica leads, which writes the status of objects and lends budgets: 1 or 0",
+            leader.clone(),
+        );
+        registry.register(
+            "nodemesh_control_calls",
+            "Calls of agents to services beside the certificate authority, by what came of them",
+            calls.clone(),
+        );
+        registry.register("nodemesh_control_jwks_fetches", "Fetches of keys from issuers of tokens, by what came of them", jwks.clone());
         registry.register("nodemesh_control_status_writes", "Writes of the status of objects, by what came of them", statuses.clone());
         registry.register("nodemesh_ca_certificates_issued", "Certificates issued to workloads", issued.clone());
         registry.register("nodemesh_ca_requests_refused", "Requests for a certificate that were refused, by reason", refused.clone());
@@ -124,6 +148,31 @@ impl Metrics {
     /// How many connections came to this.
     pub fn connections(&self, result: &'static str) -> u64 {
         self.connections.get_or_create(&ResultLabel { result }).get()
+    }
+
+    /// Counts a call to a service for agents; both are names that this program chose.
+    pub fn called(&self, service: &'static str, result: &'static str) {
+        self.calls.get_or_create(&Call { service, result }).inc();
+    }
+
+    /// How many calls came to this.
+    pub fn calls(&self, service: &'static str, result: &'static str) -> u64 {
+        self.calls.get_or_create(&Call { service, result }).get()
+    }
+
+    /// Shows what another part collects, at each scrape.
+    pub fn collect(&mut self, collector: Box<dyn Collector>) {
+        self.registry.register_collector(collector);
+    }
+
+    /// Counts a fetch of an issuer's keys; the result is a name that this program chose.
+    pub fn jwks_fetched(&self, result: &'static str) {
+        self.jwks.get_or_create(&ResultLabel { result }).inc();
+    }
+
+    /// How many fetches came to this.
+    pub fn jwks_fetches(&self, result: &'static str) -> u64 {
+        self.jwks.get_or_create(&ResultLabel { result }).get()
     }
 
     /// Counts a write of an object's status.

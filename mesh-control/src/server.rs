@@ -9,7 +9,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_util::stream;
-use mesh_proto::ca::istio_certificate_service_server::IstioCertificateServiceServer;
 use parking_lot::Mutex;
 use rustls::ServerConfig;
 use rustls::server::ResolvesServerCert;
@@ -22,10 +21,12 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
-use crate::ca::CaService;
 use crate::metrics::Metrics;
 
 mod counted;
+mod services;
+
+pub use services::Services;
 
 /// Bounds of the endpoint.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,7 +43,7 @@ pub struct ServerLimits {
     pub request: Duration,
     /// Longest life of a connection; the client then makes another.
     pub age: Duration,
-    /// Longest message.
+    /// Longest message to the certificate service.
     pub message: usize,
     /// Longest time that a drain may take.
     pub drain: Duration,
@@ -78,11 +79,14 @@ pub fn tls(certificate: Arc<dyn ResolvesServerCert>) -> Result<Arc<ServerConfig>
     Ok(Arc::new(config))
 }
 
+/// Longest answer of any service.
+pub const MAX_ANSWER: usize = 1 << 20;
+
 /// Serves until `stop` is ready; then lets requests end, no longer than [`ServerLimits::drain`].
 pub async fn serve(
     listener: TcpListener,
     tls: Arc<ServerConfig>,
-    service: CaService,
+    services: Services,
     limits: ServerLimits,
     metrics: Arc<Metrics>,
     stop: impl Future<Output = ()>,
@@ -91,7 +95,6 @@ pub async fn serve(
     let stopping = tokio_util::sync::CancellationToken::new();
     let accepting = accept(listener, TlsAcceptor::from(tls), limits, metrics.clone(), sender);
     let incoming = stream::unfold(receiver, |mut receiver| async move { Some((Ok::<_, io::Error>(receiver.recv().await?), receiver)) });
-    let service = IstioCertificateServiceServer::new(service).max_decoding_message_size(limits.message).max_encoding_message_size(1 << 20);
     let serving = tonic::transport::Server::builder()
         .timeout(limits.request)
         .max_concurrent_streams(64)
@@ -101,7 +104,7 @@ pub async fn serve(
         .max_connection_age_grace(limits.request)
         .http2_keepalive_interval(Some(limits.idle / 3))
         .http2_keepalive_timeout(Some(limits.idle / 3))
-        .serve_with_incoming_shutdown(counted::Counted::new(service, metrics), incoming, stopping.cancelled());
+        .serve_with_incoming_shutdown(counted::Counted::new(services, metrics), incoming, stopping.cancelled());
     tokio::pin!(serving, accepting, stop);
     tokio::select! {
         result = &mut serving => return result,

@@ -170,6 +170,11 @@ impl Snapshot {
         policies.filter(|policy| self.applies(&policy.name, &policy.scope, workload)).cloned().collect()
     }
 
+    /// Every RequestAuthentication, whichever workloads it is about.
+    pub fn authentications(&self) -> impl Iterator<Item = &Arc<RequestAuthentication>> {
+        self.tokens.values().flatten()
+    }
+
     fn of_root_and_own<'a, T>(&self, by_namespace: &'a HashMap<Arc<str>, Vec<T>>, workload: &Workload) -> impl Iterator<Item = &'a T> {
         let own = &workload.namespace;
         let root = Some(&self.settings.root_namespace).filter(|root| *root != own);

@@ -6,6 +6,15 @@ pub mod ca {
     tonic::include_proto!("istio.v1.auth");
 }
 
+/// What the agents ask mesh-control for beside certificates.
+#[allow(missing_docs, clippy::all, clippy::pedantic)]
+pub mod nodemesh {
+    tonic::include_proto!("nodemesh.v1");
+}
+
+/// Metadata of a refusal by a replica of mesh-control that does not lead: the address of the one that does, `host:port`.
+pub const LEADER: &str = "x-nodemesh-leader";
+
 /// Protobuf's well-known types, in the version that the generated code uses.
 pub use prost_types;
 

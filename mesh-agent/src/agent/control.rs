@@ -113,7 +113,7 @@ impl Control {
         let adopt_until = (kernel.adopted() || predecessor.is_some()).then(|| Instant::now() + ADOPTION);
         let adopted = Adopted::of(kernel.state(), flows.lock().live());
         Ok(Control {
-            pods: Pods::of(&config, shared.limits.clone()),
+            pods: Pods::of(&config, shared.limits.clone(), shared.keys.clone()),
             ends_read: shared.telemetry.access().reads_all(),
             config,
             shared,

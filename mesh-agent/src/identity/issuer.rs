@@ -1,11 +1,11 @@
 //! Whoever issues certificates.
 
-use std::io;
-use std::path::PathBuf;
 use std::pin::Pin;
 
 use mesh_model::identity::Identity;
 use rustls_pki_types::CertificateDer;
+
+use crate::link::LinkError;
 
 /// What an issuer gives, as it came: nothing in it is judged yet.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -28,39 +28,9 @@ pub trait Issuer: Send + Sync + 'static {
 /// Why none was issued.
 #[derive(Debug, thiserror::Error)]
 pub enum IssueError {
-    /// A file that is needed cannot be read.
-    #[error("{what} {}: {error}", path.display())]
-    File {
-        /// What the file is for.
-        what: &'static str,
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        error: io::Error,
-    },
-    /// A setting cannot be used.
-    #[error("{setting} \"{given}\": {message}")]
-    Setting {
-        /// The setting.
-        setting: &'static str,
-        /// What was given.
-        given: String,
-        /// What is wrong.
-        message: String,
-    },
-    /// The authority does not answer.
-    #[error("no certificate authority answers: {0}")]
-    Unreachable(String),
-    /// It answers no.
-    #[error("the certificate authority {address} refuses ({code}): {message}")]
-    Refused {
-        /// Which authority.
-        address: String,
-        /// The gRPC code.
-        code: tonic::Code,
-        /// Its words.
-        message: String,
-    },
+    /// It is not reached, or answers no.
+    #[error(transparent)]
+    Link(#[from] LinkError),
     /// Its answer cannot be read.
     #[error("the certificate authority's answer cannot be read: {0}")]
     Answer(String),

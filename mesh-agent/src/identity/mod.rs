@@ -19,7 +19,7 @@ mod upkeep;
 mod wiring;
 
 pub use chain::Certificate;
-pub use client::{CaClient, CaClientSettings};
+pub use client::CaClient;
 pub use issuer::{IssueError, IssuedChain, Issuer};
 pub use state::{CertInfo, CertState, CertificateWatch, Unusable};
 pub use store::{Driver, Observer, SecretStore, StoreSettings};

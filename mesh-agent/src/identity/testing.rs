@@ -15,6 +15,7 @@ use rustls_pki_types::CertificateDer;
 use tonic::Code;
 
 use super::issuer::{IssueError, IssuedChain, Issuer, Issuing};
+use crate::link::LinkError;
 use crate::ops::clock::Clock;
 
 pub(super) const CART: &str = "spiffe://cluster.local/ns/shop/sa/cart";
@@ -144,7 +145,7 @@ impl TestIssuer {
         match what {
             Do::Issue => Ok(sign(&|_| {})),
             Do::Mistake => Ok(sign(&|params| names(params, &["spiffe://cluster.local/ns/shop/sa/other"]))),
-            Do::Refuse => Err(IssueError::Refused { address: "test".into(), code: Code::PermissionDenied, message: "no".into() }),
+            Do::Refuse => Err(LinkError::Refused { address: "test".into(), code: Code::PermissionDenied, message: "no".into() }.into()),
             Do::Hang => std::future::pending().await,
         }
     }

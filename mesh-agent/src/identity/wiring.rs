@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use super::chain::Certificate;
-use super::client::{CaClient, CaClientSettings};
-use super::issuer::IssueError;
+use super::client::CaClient;
 use super::store::{Observer, RenewError, SecretStore, StoreSettings};
 use crate::config::{CaSettings, Config};
+use crate::link::Link;
 use crate::ops::admin::{ActionError, Query};
 use crate::ops::clock::SystemClock;
 use crate::ops::metrics::agent::CertificateResult;
@@ -34,11 +34,9 @@ impl Observer for AgentMetrics {
 }
 
 /// Starts the store with a client of the authority, in tasks of the agent, and shows it in the metrics.
-pub fn start(config: &Config, ca: &CaSettings, tasks: &mut JoinSet<&'static str>, metrics: &Metrics) -> Result<SecretStore, IssueError> {
-    let mut settings = CaClientSettings::new(ca.addresses.clone(), ca.root.clone(), ca.token.clone());
-    settings.lifetime = config.certificate_lifetime;
-    settings.cluster = Some(config.cluster.clone()).filter(|cluster| !cluster.is_empty());
-    let client = CaClient::new(settings)?;
+pub fn start(config: &Config, ca: &CaSettings, link: &Arc<Link>, tasks: &mut JoinSet<&'static str>, metrics: &Metrics) -> SecretStore {
+    let mut client = CaClient::new(link.clone());
+    client.lifetime = config.certificate_lifetime;
     let (store, driver) =
         SecretStore::new(Arc::new(client), StoreSettings::default(), Box::new(metrics.agent.clone()), Arc::new(SystemClock));
     tasks.spawn(async move {
@@ -56,7 +54,7 @@ pub fn start(config: &Config, ca: &CaSettings, tasks: &mut JoinSet<&'static str>
             |certificate: Arc<Certificate>| CertificateSample { identity: certificate.identity.clone(), not_after: certificate.not_after };
         shown.usable().into_iter().map(sample).collect()
     });
-    Ok(store)
+    store
 }
 
 /// Renews every certificate when the roots change: their trust comes with them. And once more a little later, for an authority of several

@@ -15,6 +15,7 @@ mod budget;
 mod calls;
 mod clients;
 mod hostile;
+mod jwks;
 mod limit;
 mod policy;
 mod routing;

@@ -76,7 +76,7 @@ pub enum Refusal {
     #[error("the mesh's configuration has not been read yet; try again later")]
     NotRead,
     /// The node asks too often.
-    #[error("node {0} asks for more certificates than it may; try again later")]
+    #[error("node {0} asks more often than it may; try again later")]
     TooOften(Box<str>),
     /// Too many requests at once.
     #[error("too many requests at once; try again later")]

@@ -33,6 +33,7 @@ fn config(dir: &Path) -> Config {
     Config {
         objects: None,
         lease: None,
+        advertise: None,
         listen: "127.0.0.1:0".parse().unwrap(),
         admin: "127.0.0.1:0".parse().unwrap(),
         agents: AgentProof::NodeTokens(dir.join("tokens")),
@@ -41,6 +42,7 @@ fn config(dir: &Path) -> Config {
         source: CaSource::default(),
         bundle_out: Some(dir.join("root.pem")),
         lifetimes: Lifetimes { default: hour, max: hour },
+        keys: crate::config::KeySettings::default(),
         server: ServerLimits { handshake: Duration::from_millis(300), idle: Duration::from_millis(900), ..ServerLimits::default() },
         service: ServiceLimits::default(),
         log_level: "info".into(),

@@ -3,6 +3,7 @@
 pub mod backends;
 pub mod conditions;
 pub mod features;
+pub mod keys;
 pub mod routes;
 pub mod writer;
 

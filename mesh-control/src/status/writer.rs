@@ -1,4 +1,4 @@
-//! Writes the conditions: by one replica, and a Lease tells which.
+//! Writes the conditions: by the replica that leads.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,23 +7,21 @@ use std::time::{Duration, Instant, SystemTime};
 use kube::Client;
 use kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::core::ApiResource;
-use kube_lease_manager::{LeaseCreateMode, LeaseManager, LeaseManagerBuilder, LeaseManagerError};
-use mesh_model::convert::{Provenance, convert_from};
-use mesh_model::object::Kind;
+use mesh_model::convert::{Provenance, Reading, convert_from};
+use mesh_model::object::{Kind, Object};
 use mesh_model::problem::Origin;
 use mesh_model::snapshot::Snapshot;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::conditions::{self, Found, KINDS};
-use super::{backends, features, routes};
+use super::{backends, features, keys, routes};
 use crate::config::LeaseName;
+use crate::keys::Book;
+use crate::leadership::Leadership;
 use crate::metrics::Metrics;
 
-/// How long a replica leads without renewing, and how long before that it renews, seconds.
-const DURATION: u64 = 15;
-const GRACE: u64 = 5;
-/// Before the next attempt at a Lease that cannot be had.
+/// Before the next attempt at what could not be written.
 const AGAIN: Duration = Duration::from_secs(10);
 /// Quiet time after a change.
 const QUIET: Duration = Duration::from_millis(500);
@@ -42,63 +40,29 @@ const CONFLICT: u16 = 409;
 pub struct Statuses {
     /// The API server's.
     pub client: Client,
-    /// Who holds it writes.
+    /// Who holds it leads.
     pub lease: LeaseName,
+    /// Who leads writes.
+    pub leadership: watch::Receiver<Leadership>,
     /// The mesh: what other objects make of one.
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
-    /// Where leadership and writes are counted.
+    /// The keys of issuers, and which cannot be fetched.
+    pub book: watch::Receiver<Arc<Book>>,
+    /// Where writes are counted.
     pub metrics: Arc<Metrics>,
 }
 
 impl Statuses {
-    /// Runs as long as the process.
+    /// Runs as long as the process; writes while this replica leads.
     pub async fn run(mut self) -> (&'static str, Result<(), String>) {
-        let mut complaint = String::new();
+        let mut leadership = self.leadership.clone();
         loop {
-            match self.manager().await {
-                Ok(manager) => {
-                    complaint.clear();
-                    self.follow(manager).await;
-                }
-                Err(error) => {
-                    let error = error.to_string();
-                    if error != complaint {
-                        tracing::warn!(%error, lease = %self.lease, "nobody is elected to write the status of objects; all else goes on");
-                        complaint = error;
-                    }
-                }
-            }
-            self.metrics.leader.set(0);
-            tokio::time::sleep(AGAIN).await;
-        }
-    }
-
-    async fn manager(&self) -> Result<LeaseManager, LeaseManagerError> {
-        let builder = LeaseManagerBuilder::new(self.client.clone(), &*self.lease.name)
-            .with_namespace(&*self.lease.namespace)
-            .with_create_mode(LeaseCreateMode::UseExistent)
-            .with_duration(DURATION)
-            .with_grace(GRACE);
-        // A pod's name; elsewhere the library makes one up.
-        match std::env::var("HOSTNAME") {
-            Ok(name) if !name.is_empty() => builder.with_identity(name).build().await,
-            _ => builder.build().await,
-        }
-    }
-
-    /// Until the election itself ends.
-    async fn follow(&mut self, manager: LeaseManager) {
-        let (mut leads, _task) = manager.watch().await;
-        loop {
-            let leader = *leads.borrow_and_update();
-            if self.metrics.leader.set(i64::from(leader)) != i64::from(leader) {
-                tracing::info!(leader, "who writes the status of objects has changed");
-            }
-            let work = async { if leader { self.write().await } else { std::future::pending().await } };
+            let own = leadership.borrow_and_update().is_own();
+            let work = async { if own { self.write().await } else { std::future::pending().await } };
             tokio::select! {
-                changed = leads.changed() => {
+                changed = leadership.changed() => {
                     if changed.is_err() {
-                        return;
+                        return ("the writer of statuses", Err("nobody says who leads".into()));
                     }
                 }
                 () = work => {}
@@ -112,6 +76,7 @@ impl Statuses {
         let mut seen = Seen::default();
         loop {
             let snapshot = self.snapshots.borrow_and_update().clone();
+            let told = keys::troubles(&self.book.borrow_and_update());
             let mut wait = LOOK;
             // Before the mesh was read once, what other objects make of one is not known.
             if snapshot.version() > 0 {
@@ -134,11 +99,14 @@ impl Statuses {
                 }
             }
             tokio::time::sleep(PAUSE).await;
+            let book = &mut self.book;
+            let troubled = async { book.wait_for(|book| keys::troubles(book) != told).await.is_ok() };
             tokio::select! {
                 changed = self.snapshots.changed() => match changed {
                     Ok(()) => tokio::time::sleep(QUIET).await,
                     Err(_) => std::future::pending().await,
                 },
+                known = troubled => if !known { std::future::pending().await },
                 () = tokio::time::sleep(wait) => {}
             }
         }
@@ -243,7 +211,7 @@ impl Statuses {
                     value.insert("apiVersion".into(), json!(resource.api_version));
                     value.insert("kind".into(), json!(resource.kind));
                 }
-                let Some(patch) = patch(kind, &value, snapshot, SystemTime::now()) else { continue };
+                let Some(patch) = patch(kind, &value, snapshot, &self.book.borrow().clone(), SystemTime::now()) else { continue };
                 let place: Api<DynamicObject> = match &namespace {
                     Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, resource),
                     None => Api::all_with(self.client.clone(), resource),
@@ -294,24 +262,27 @@ impl Seen {
 }
 
 /// What is to be written into the status of an object.
-fn patch(kind: Kind, object: &Value, snapshot: &Snapshot, now: SystemTime) -> Option<Value> {
+fn patch(kind: Kind, object: &Value, snapshot: &Snapshot, book: &Book, now: SystemTime) -> Option<Value> {
     if routes::KINDS.contains(&kind) {
         routes::patch(object, &routes::said(object, snapshot)?, now)
     } else if backends::KINDS.contains(&kind) {
         backends::patch(object, &backends::said(object, snapshot)?, now)
     } else {
-        conditions::patch(kind, object, &found(kind, object, snapshot), now)
+        conditions::patch(kind, object, &found(kind, object, snapshot, book), now)
     }
 }
 
-/// What is wrong with an object: with itself, as it is now, and with it among the others.
-fn found(kind: Kind, object: &Value, snapshot: &Snapshot) -> Vec<Found> {
+/// What is wrong with an object: with itself, as it is now, with it among the others, and with what it names outside of the mesh.
+fn found(kind: Kind, object: &Value, snapshot: &Snapshot, book: &Book) -> Vec<Found> {
     let converted = convert_from(object, Provenance::ApiServer);
     let mut all: Vec<Found> = converted
         .findings
         .into_iter()
-        .map(|finding| Found { severity: finding.severity, field: finding.field.to_string(), message: finding.message })
+        .map(|finding| Found { severity: finding.severity, field: finding.field.to_string(), message: finding.message, reason: None })
         .collect();
+    if let Reading::Good(Object::RequestAuthentication(policy)) = &converted.reading {
+        all.extend(keys::found(policy, book));
+    }
     let text = |key: &str| object.get("metadata").and_then(|metadata| metadata.get(key)).and_then(Value::as_str).unwrap_or_default();
     let generation = object.get("metadata").and_then(|metadata| metadata.get("generation")).and_then(Value::as_i64);
     for problem in snapshot.problems() {
@@ -319,7 +290,12 @@ fn found(kind: Kind, object: &Value, snapshot: &Snapshot) -> Vec<Found> {
         let of_it = origin.key.kind == kind && &*origin.key.name == text("name") && &*origin.key.namespace == text("namespace");
         // What is known of an earlier state is not of this one.
         if of_it && origin.generation == generation {
-            all.push(Found { severity: problem.severity, field: problem.field.to_string(), message: problem.message.to_string() });
+            all.push(Found {
+                severity: problem.severity,
+                field: problem.field.to_string(),
+                message: problem.message.to_string(),
+                reason: None,
+            });
         }
     }
     all.sort();

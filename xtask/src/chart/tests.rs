@@ -343,6 +343,16 @@ fn values_reach_their_objects() {
     let names = list(&protected["spec"]["matchConstraints"]["resourceRules"][0]["resourceNames"]);
     assert_eq!(names, ["kube-system", "kube-public", "kube-node-lease", NAMESPACE]);
 
+    let roots = render(&json!({"control": {"jwks": {"refresh": "5m", "rootsConfigMap": "issuers"}}}), &[]).unwrap();
+    let control = workloads(&roots)[1];
+    assert!(environment(control).contains(&("NODEMESH_CONTROL_JWKS_REFRESH", Some("5m"))));
+    let (_, file) = environment(control).into_iter().find(|(variable, _)| *variable == "NODEMESH_CONTROL_JWKS_ROOTS").unwrap();
+    let mount = container(control)["volumeMounts"].as_array().unwrap().iter().find(|mount| mount["name"] == "jwks-roots").unwrap();
+    assert_eq!(file.unwrap(), format!("{}/ca.crt", mount["mountPath"].as_str().unwrap()));
+    let volume = pod(control)["volumes"].as_array().unwrap().iter().find(|volume| volume["name"] == "jwks-roots").unwrap();
+    // The authority of the mesh starts without it.
+    assert_eq!(volume["configMap"], json!({"name": "issuers", "optional": true}));
+
     let without = render(&json!({"mesh": {"create": false}, "cni": {"enabled": false}, "crds": {"istio": "never"}}), &[]).unwrap();
     assert!(find(&without, "Mesh", "default").is_none());
     assert!(!environment(workloads(&without)[0]).iter().any(|(variable, _)| variable.contains("CNI")));
@@ -396,6 +406,7 @@ fn bad_values_are_refused_with_a_word_on_what_is_right() {
         (json!({"images": {"agent": {"digest": "latest"}}}), "/images/agent/digest"),
         (json!({"crds": {"istio": "maybe"}}), "/crds/istio"),
         (json!({"mesh": {"tracing": {"endpoint": "https://collector"}}}), "/mesh/tracing/endpoint"),
+        (json!({"control": {"jwks": {"refresh": "often"}}}), "/control/jwks/refresh"),
         (json!({"mesh": {"mtls": "STRICT"}, "cni": {"enabled": false}}), "Enable the plug-in, or set mesh.mtls: PERMISSIVE"),
         (json!({"mesh": {"mtls": "STRICT", "unknownPods": "pass"}}), "Set mesh.unknownPods: deny"),
         (json!({"control": {"replicas": 1}}), "Use 2 replicas, or set control.podDisruptionBudget: false"),

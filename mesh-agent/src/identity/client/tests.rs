@@ -6,12 +6,14 @@ use mesh_control::ca::lifetime::Lifetimes;
 use mesh_control::ca::service::ServiceLimits;
 use mesh_control::server::ServerLimits;
 use mesh_control::{Config, Control};
+use tonic::Code;
 
 use super::super::testing::{CART, WEB, id};
 use super::super::{CertState, SecretStore, StoreSettings, chain};
 use super::*;
 use crate::identity::chain::Certificate;
 use crate::identity::store::{Observer, RenewError};
+use crate::link::{LinkError, LinkSettings};
 use crate::ops::clock::SystemClock;
 
 struct Nobody;
@@ -43,6 +45,7 @@ async fn authority(dir: &Path) -> Control {
     let config = Config {
         objects: None,
         lease: None,
+        advertise: None,
         listen: "127.0.0.1:0".parse().unwrap(),
         admin: "127.0.0.1:0".parse().unwrap(),
         agents: mesh_control::config::AgentProof::NodeTokens(dir.join("tokens")),
@@ -50,6 +53,7 @@ async fn authority(dir: &Path) -> Control {
         names: vec![ServerName::Ip([127, 0, 0, 1].into())],
         source: CaSource::default(),
         bundle_out: Some(dir.join("root.pem")),
+        keys: mesh_control::config::KeySettings::default(),
         lifetimes: Lifetimes { default: hour, max: hour },
         server: ServerLimits::default(),
         service: ServiceLimits::default(),
@@ -59,11 +63,17 @@ async fn authority(dir: &Path) -> Control {
     Control::start(config).await.unwrap()
 }
 
-fn client(dir: &Path, addresses: &[String]) -> CaClient {
-    let mut settings = CaClientSettings::new(addresses.to_vec(), dir.join("root.pem"), dir.join("token"));
-    settings.timeout = Duration::from_secs(2);
+fn link(dir: &Path, addresses: &[String]) -> Arc<Link> {
+    let mut settings = LinkSettings::new(addresses.to_vec(), dir.join("root.pem"), dir.join("token"));
+    settings.connect_timeout = Duration::from_secs(2);
     settings.cluster = Some("Kubernetes".into());
-    CaClient::new(settings).unwrap()
+    Arc::new(Link::new(settings).unwrap())
+}
+
+fn client(dir: &Path, addresses: &[String]) -> CaClient {
+    let mut client = CaClient::new(link(dir, addresses));
+    client.timeout = Duration::from_secs(2);
+    client
 }
 
 async fn issue(client: &CaClient, identity: &str) -> Result<chain::Certificate, IssueError> {
@@ -88,7 +98,7 @@ async fn gets_certificates_from_mesh_control() {
     assert!(left <= Duration::from_secs(3600), "the authority's bound holds");
     let refused = issue(&client, WEB).await.unwrap_err();
     assert!(
-        matches!(&refused, IssueError::Refused { code: Code::PermissionDenied, message, .. } if message.contains("node-1")),
+        matches!(&refused, IssueError::Link(LinkError::Refused { code: Code::PermissionDenied, message, .. }) if message.contains("node-1")),
         "{refused}"
     );
 }
@@ -125,7 +135,7 @@ async fn the_token_is_read_anew_for_each_request() {
     }
     for content in ["", "\n", "a\u{1}b"] {
         std::fs::write(&token, content).unwrap();
-        assert!(matches!(issue(&client, CART).await, Err(IssueError::File { what: "token", .. })), "{content:?}");
+        assert!(matches!(issue(&client, CART).await, Err(IssueError::Link(LinkError::File { what: "token", .. }))), "{content:?}");
     }
     std::fs::remove_file(&token).unwrap();
     let error = issue(&client, CART).await.unwrap_err().to_string();
@@ -142,10 +152,10 @@ async fn only_an_authority_under_the_roots_is_believed_and_roots_may_change() {
     let other = super::super::testing::Authority::new("other");
     std::fs::write(&roots, pem(&other.root)).unwrap();
     let error = issue(&client, CART).await.unwrap_err();
-    assert!(matches!(&error, IssueError::Unreachable(why) if why.to_lowercase().contains("certificate")), "{error}");
+    assert!(matches!(&error, IssueError::Link(LinkError::Unreachable(why)) if why.to_lowercase().contains("certificate")), "{error}");
     for bad in ["", "garbage", "-----BEGIN CERTIFICATE-----\n*\n-----END CERTIFICATE-----\n"] {
         std::fs::write(&roots, bad).unwrap();
-        assert!(matches!(issue(&client, CART).await, Err(IssueError::File { what: "root certificates", .. })), "{bad}");
+        assert!(matches!(issue(&client, CART).await, Err(IssueError::Link(LinkError::File { what: "root certificates", .. }))), "{bad}");
     }
     std::fs::write(&roots, [right, pem(&other.root).into_bytes()].concat()).unwrap();
     assert_eq!(issue(&client, CART).await.unwrap().roots.len(), 2, "the bundle is trusted too");
@@ -164,7 +174,7 @@ async fn the_next_authority_is_asked_when_one_is_silent_or_gone() {
     issue(&client, CART).await.unwrap();
     assert!(begun.elapsed() < Duration::from_secs(1), "the one that answered is asked first");
     // A request that is given up while an authority is silent: the next one does not begin with that.
-    client.preferred.store(1, Ordering::Relaxed);
+    client.link.begin_with(1);
     assert!(tokio::time::timeout(Duration::from_millis(200), issue(&client, CART)).await.is_err());
     let begun = std::time::Instant::now();
     issue(&client, CART).await.unwrap();
@@ -174,18 +184,6 @@ async fn the_next_authority_is_asked_when_one_is_silent_or_gone() {
     for address in &addresses {
         assert!(error.contains(address), "{error}");
     }
-}
-
-#[test]
-fn settings_are_judged() {
-    let with = |addresses: &[&str]| {
-        CaClient::new(CaClientSettings::new(addresses.iter().map(|a| (*a).to_owned()).collect(), "r".into(), "t".into())).map(drop)
-    };
-    with(&["https://a:1", "https://[::1]:15012"]).unwrap();
-    for bad in ["", "a:1", "http://a:1", "https://", "https://a b"] {
-        assert!(matches!(with(&[bad]), Err(IssueError::Setting { .. })), "{bad}");
-    }
-    assert!(with(&[]).is_err());
 }
 
 #[test]

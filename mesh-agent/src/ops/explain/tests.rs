@@ -68,7 +68,7 @@ fn mesh(more: &[String]) -> Snapshot {
 
 /// The page's answer; `query` follows `?`.
 fn ask(snapshot: &Snapshot, query: &str) -> Result<Value, ActionError> {
-    page(snapshot, &Query::parse(query).unwrap(), 1_800_000_000)
+    page(snapshot, &Arc::default(), &Query::parse(query).unwrap(), 1_800_000_000)
 }
 
 fn asked(snapshot: &Snapshot, query: &str) -> Value {

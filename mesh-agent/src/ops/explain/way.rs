@@ -76,7 +76,7 @@ impl Way<'_> {
 
     fn arrive(&self, address: std::net::SocketAddr, hop: Result<hop::Hop<'_>, Outcome>, request: Option<&Parts>) -> Endpoint {
         match hop {
-            Ok(hop) => server::endpoint(self.snapshot, hop, request, self.question.now),
+            Ok(hop) => server::endpoint(self.snapshot, hop, request, self.question),
             Err(outcome) => server::unreachable(self.snapshot, address, &outcome, false),
         }
     }

@@ -79,7 +79,9 @@ fn statuses(server: &Arc<Server>) -> Statuses {
     Statuses {
         client: Client::new(answering, "mesh"),
         lease: LeaseName { namespace: "mesh".into(), name: "lease".into() },
+        leadership: watch::channel(Leadership::Leads(Instant::now())).1,
         snapshots: watch::channel(Arc::new(snapshot(Vec::new()))).1,
+        book: watch::channel(Arc::default()).1,
         metrics: Arc::new(Metrics::new()),
     }
 }
