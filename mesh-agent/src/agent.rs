@@ -36,6 +36,7 @@ pub mod directory;
 pub mod ended;
 pub mod handover;
 pub mod kernel;
+mod lending;
 pub mod lock;
 mod pages;
 pub mod pods;
@@ -47,6 +48,7 @@ pub mod workers;
 use control::{Control, Reins, Views};
 use handover::{Course, Door, Event, HandoverError, Place, Why};
 use kernel::{Kernel, KernelError};
+use lending::Lending;
 use pages::{admin, cni_pages, page};
 use pods::Pods;
 use tenure::{Tenure, succeed};
@@ -204,6 +206,11 @@ impl Agent {
         kernel.take_over(predecessor.is_some())?;
         let shared = Arc::new(Shared::new(&config, source.first, telemetry.clone(), secrets.clone(), kernel.pins()));
         shared.collect(&metrics);
+        let reins = Reins::default();
+        let counts = Arc::default();
+        lending::collect(&metrics, &counts);
+        let lending = Lending { link, limits: shared.limits.clone(), counts, stop: reins.stop.clone() };
+        spawn(&mut tasks, "budgets of Services", lending.run());
         let count = config.workers.map_or_else(default_workers, usize::from);
         let (workers, workers_ended) = Workers::start(count, &shared, &drain).map_err(|e| AgentError::System("starting workers", e))?;
         drop(drain);
@@ -219,7 +226,6 @@ impl Agent {
         let listener = bind(config.admin_listen, "--admin-listen", patience).await?;
         page(&mut tasks, "admin endpoint", listener, Arc::new(admin), &pages);
         let assign = workers.handle();
-        let reins = Reins::default();
         let held = reins.clone();
         let answers = server::Server {
             node: config.node.as_str().into(),

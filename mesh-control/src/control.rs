@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 use mesh_model::snapshot::Snapshot;
 use mesh_proto::ca::istio_certificate_service_server::IstioCertificateServiceServer;
+use mesh_proto::nodemesh::budgets_server::BudgetsServer;
 use mesh_sources::{OpenError, Source, SourceSettings, SourceStatus};
 use rcgen::KeyPair;
 use rustls::server::{ClientHello, ResolvesServerCert};
@@ -22,6 +23,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::Admin;
+use crate::budgets::{self, BudgetService};
 use crate::ca::authority::{AuthorityError, ServerName, Subject};
 use crate::ca::hierarchy::HierarchyError;
 use crate::ca::lifetime::Validity;
@@ -157,7 +159,8 @@ impl Control {
             }
         };
         note_expiry(&metrics, &keeper, &serving);
-        let ca = CaService::new(keeper.clone(), authenticator, inventory.clone(), config.lifetimes, config.service, metrics.clone());
+        let ca =
+            CaService::new(keeper.clone(), authenticator.clone(), inventory.clone(), config.lifetimes, config.service, metrics.clone());
         // Whoever is alone leads.
         let (said, leadership) = watch::channel(match &config.lease {
             Some(_) => Leadership::Follows(None),
@@ -166,7 +169,9 @@ impl Control {
         let ca = IstioCertificateServiceServer::new(ca)
             .max_decoding_message_size(config.server.message)
             .max_encoding_message_size(server::MAX_ANSWER);
-        let services = Services::default().and(ca);
+        let budgets = BudgetService::new(authenticator, leadership.clone(), snapshots.clone(), metrics.clone());
+        let budgets = BudgetsServer::new(budgets).max_decoding_message_size(budgets::LONGEST).max_encoding_message_size(server::MAX_ANSWER);
+        let services = Services::default().and(ca).and(budgets);
         let stopping = CancellationToken::new();
         let (limits, counted, stop) = (config.server, metrics.clone(), stopping.clone());
         tasks.spawn(async move {

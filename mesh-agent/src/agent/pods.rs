@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use mesh_model::policy::{CompiledPolicy, SetInterner};
 use mesh_model::snapshot::Snapshot;
@@ -371,7 +372,7 @@ impl Pods {
 }
 
 fn in_force(snapshot: &Snapshot, workload: &Workload, interner: &mut SetInterner, limits: &limits::Registry) -> WorkloadPolicy {
-    let limits = limits.limits(&workload.uid, snapshot.limits_for(workload));
+    let limits = limits.limits(Instant::now(), &workload.uid, snapshot.limits_for(workload));
     WorkloadPolicy::of(snapshot, workload, interner).limited(limits)
 }
 

@@ -1,6 +1,7 @@
 //! Whether a connection may go on: the only place where that is decided outside the kernel, by the code that the kernel runs.
 
 pub mod decide;
+pub mod lending;
 pub mod limits;
 pub mod live;
 pub mod tokens;

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::world::*;
 
 mod balance;
+mod budget;
 mod limit;
 mod policy;
 mod routing;
