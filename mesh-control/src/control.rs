@@ -166,6 +166,7 @@ impl Control {
             Some(_) => Leadership::Follows(None),
             None => Leadership::Leads(std::time::Instant::now()),
         });
+        metrics.leader.set(i64::from(leadership.borrow().is_own()));
         let ca = IstioCertificateServiceServer::new(ca)
             .max_decoding_message_size(config.server.message)
             .max_encoding_message_size(server::MAX_ANSWER);

@@ -86,7 +86,7 @@ pub fn collect(metrics: &Metrics, counts: &Arc<Counts>) {
         let help = "Requests to mesh-control for parts of budgets, by what came of them.";
         let mut family = samples.family("nodemesh_rate_limit_loans_asked", help, Kind::Counter);
         for (name, count) in Counts::NAMES.iter().zip(*counts.0.lock()) {
-            family.sample(&[("result", name)], count as f64);
+            family.sample(&[("result", *name)], count as f64);
         }
     });
 }
@@ -104,13 +104,21 @@ pub struct Lending {
 }
 
 /// A call that is under way.
-type Asking = Pin<Box<dyn Future<Output = (Vec<LentBudget>, Instant, Result<Answered<LendResponse>, LinkError>)>>>;
+type Asking = Pin<Box<dyn Future<Output = (Call, Result<Answered<LendResponse>, LinkError>)>>>;
+
+/// What was asked for, and when.
+struct Call {
+    turn: u64,
+    names: Vec<LentBudget>,
+    at: Instant,
+}
 
 impl Lending {
     /// Never ends.
     pub async fn run(self) {
         let session: u64 = rand::random();
-        let (mut turn, mut pace, mut said) = (0_u64, Pace::default(), Said::default());
+        let (mut turn, mut answered) = (0_u64, 0_u64);
+        let (mut pace, mut said) = (Pace::default(), Said::default());
         let mut asking: Option<Asking> = None;
         let mut looks = tokio::time::interval(LOOK);
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -129,13 +137,16 @@ impl Lending {
                     if asking.is_none() && !self.stop.is_cancelled() && pace.is_due(now, &needs) {
                         turn += 1;
                         pace.asks(now, &needs);
-                        asking = Some(self.ask(LendRequest { session, turn, needs: Vec::new() }, needs, now));
+                        asking = Some(self.ask(LendRequest { session, turn, answered, needs: Vec::new() }, needs, now));
                     }
                 }
-                (asked_for, asked, answer) = answer => {
+                (call, answer) = answer => {
                     asking = None;
+                    if answer.is_ok() {
+                        answered = call.turn;
+                    }
                     let now = Instant::now();
-                    let (after, patient) = self.take(asked_for, asked, now, answer, &mut said);
+                    let (after, patient) = self.take(call, now, answer, &mut said);
                     pace.again(now, after, patient);
                 }
             }
@@ -145,33 +156,26 @@ impl Lending {
     fn ask(&self, mut message: LendRequest, needs: Vec<(LentBudget, Need)>, now: Instant) -> Asking {
         let link = self.link.clone();
         message.needs = needs.iter().map(|(name, need)| wire(name, need)).collect();
-        let names = needs.into_iter().map(|(name, _)| name).collect();
+        let call = Call { turn: message.turn, names: needs.into_iter().map(|(name, _)| name).collect(), at: now };
         Box::pin(async move {
             let method = |channel, request| async move { BudgetsClient::new(channel).lend(request).await };
-            (names, now, link.call_leader(TIMEOUT, message, method).await)
+            (call, link.call_leader(TIMEOUT, message, method).await)
         })
     }
 
     /// Takes an answer: when to ask again, and whether not to before.
-    fn take(
-        &self,
-        names: Vec<LentBudget>,
-        asked: Instant,
-        now: Instant,
-        answer: Result<Answered<LendResponse>, LinkError>,
-        said: &mut Said,
-    ) -> (Duration, bool) {
+    fn take(&self, call: Call, now: Instant, answer: Result<Answered<LendResponse>, LinkError>, said: &mut Said) -> (Duration, bool) {
         match answer {
             Ok(Answered { message, .. }) => {
                 self.counts.count(0);
                 let lifetime = Duration::from_millis(message.lifetime_ms.into()).min(LONGEST);
                 let mut refusal = None;
-                let loans = names.into_iter().zip(message.loans).filter_map(|(name, loan)| {
+                let loans = call.names.into_iter().zip(message.loans).filter_map(|(name, loan)| {
                     if !loan.refused.is_empty() {
                         refusal.get_or_insert_with(|| format!("the budget of {} for {} {}", name.limit, name.service, loan.refused));
                         return None;
                     }
-                    Some((name, Lent::answered(loan.parts, asked, now, lifetime, LOOK)))
+                    Some((name, Lent::answered(loan.parts, call.at, now, lifetime, LOOK)))
                 });
                 self.limits.lend(now, loans);
                 said.say(refusal);

@@ -3,7 +3,8 @@
 //! A share grows only out of what nobody else may hold. Another holds what it said when it asked last, or what it was answered, whichever is
 //! more, until it asks again or its loan lapses. After that it counts with the fair share of its node, which its agent then has by itself.
 //! Agents keep the other half: a loan lapses for them no later than here, and one that was below the fair share is kept for as long again,
-//! until what was lent of the rest has lapsed too.
+//! until what was lent of the rest has lapsed too. How long that is an agent counts from an answer that it got, so whoever has not said for as
+//! long as a loan lives that he got one counts with his fair share at least.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,7 +24,7 @@ pub const SOON: Duration = Duration::from_millis(250);
 /// Of its fair share, what a node keeps that asks for nothing, so that its next requests need not wait: one in so many.
 const KEPT: u64 = 50;
 /// What is lent above the demand, which is a little different every time: one in so many.
-const ABOVE: u64 = 20;
+const ABOVE: u64 = 50;
 
 /// Names a budget.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -43,6 +44,8 @@ pub struct Asked {
     pub session: u64,
     /// Higher with each request of the session.
     pub turn: u64,
+    /// The latest turn of which it has the answer.
+    pub answered: u64,
     /// What was asked for in a budget's time.
     pub demand: u64,
     /// What it holds.
@@ -74,13 +77,24 @@ struct Account {
     demand: u64,
     holds: u32,
     lent: u32,
-    until: Instant,
+    /// When it asked.
+    at: Instant,
+    /// When it made the latest request of which it has said that it got the answer.
+    confirmed: Option<Instant>,
 }
 
 impl Account {
-    /// At most.
-    fn held(&self) -> u32 {
-        self.holds.max(self.lent)
+    fn is_live(&self, now: Instant) -> bool {
+        now < self.at + LIFETIME
+    }
+
+    /// At most, of one whose fair share this is.
+    fn held(&self, now: Instant, fair: u32) -> u32 {
+        let held = self.holds.max(self.lent);
+        match self.confirmed {
+            Some(at) if now < at + LIFETIME => held,
+            _ => held.max(fair),
+        }
     }
 }
 
@@ -94,19 +108,24 @@ impl Ledger {
     /// Lends a node what it needs and nobody else may hold. `None`: the request is older than one that was answered.
     pub fn ask(&mut self, now: Instant, id: &BudgetId, node: &Arc<str>, sharing: &Sharing, asked: Asked) -> Option<Loan> {
         let book = self.books.entry(id.clone()).or_default();
-        book.retain(|_, account| account.until > now);
-        let mut asked = asked;
+        book.retain(|_, account| account.is_live(now));
+        let fair = sharing.fair(node).parts();
+        let (mut asked, mut confirmed) = (asked, None);
         if let Some(known) = book.get(node) {
             if known.session == asked.session && known.turn >= asked.turn {
                 return None;
             }
             if known.session != asked.session {
                 // The agent before this one may hold what it was lent.
-                asked.holds = asked.holds.max(known.held());
+                asked.holds = asked.holds.max(known.held(now, fair));
+            } else if known.turn == asked.answered {
+                confirmed = Some(known.at);
+            } else {
+                confirmed = known.confirmed;
             }
         }
         let need = |demand: u64, fair: u32| (demand.saturating_add(demand / ABOVE)).max(u64::from(fair) / KEPT).max(1);
-        let own = need(asked.demand, sharing.fair(node).parts());
+        let own = need(asked.demand, fair);
         // Whoever cannot be lent anything has its own: endpoints that are no pods of the mesh, and nodes whose agents do not ask.
         let mut pool = u64::from(WHOLE);
         let mut free = u64::from(WHOLE);
@@ -114,13 +133,13 @@ impl Ledger {
         let strangers = u64::from(WHOLE) * u64::from(sharing.ready.saturating_sub(counted)) / u64::from(sharing.ready.max(1));
         pool = pool.saturating_sub(strangers);
         free = free.saturating_sub(strangers);
-        let mut claims = vec![Claim { weight: u64::from(sharing.fair(node).parts()), need: own }];
+        let mut claims = vec![Claim { weight: fair.into(), need: own }];
         for (other, &ready) in sharing.nodes.iter().filter(|(other, _)| *other != node) {
             let fair = sharing.fair(other).parts();
             match book.get(other) {
                 Some(account) => {
                     claims.push(Claim { weight: u64::from(fair), need: need(account.demand, fair) });
-                    free = free.saturating_sub(account.held().into());
+                    free = free.saturating_sub(account.held(now, fair).into());
                 }
                 None if ready > 0 => {
                     pool = pool.saturating_sub(fair.into());
@@ -130,26 +149,21 @@ impl Ledger {
             }
         }
         for (_, account) in book.iter().filter(|(other, _)| *other != node && !sharing.nodes.contains_key(*other)) {
-            pool = pool.saturating_sub(account.held().into());
-            free = free.saturating_sub(account.held().into());
+            // Its pods are gone, and its loan will lapse.
+            let held = u64::from(account.held(now, 0));
+            pool = pool.saturating_sub(held);
+            free = free.saturating_sub(held);
         }
         let target = split(pool, &claims).first().copied().unwrap_or_default();
         let mut parts = u32::try_from(target.min(free)).unwrap_or(WHOLE);
         if now < self.calm {
-            parts = asked.holds.min(sharing.fair(node).parts());
+            parts = asked.holds.min(fair);
         }
         let wanting = claims.iter().map(|claim| claim.need).sum::<u64>() > pool || u64::from(parts) < target;
         let moving = wanting || parts < asked.holds;
         book.insert(
             node.clone(),
-            Account {
-                session: asked.session,
-                turn: asked.turn,
-                demand: asked.demand,
-                holds: asked.holds,
-                lent: parts,
-                until: now + LIFETIME,
-            },
+            Account { session: asked.session, turn: asked.turn, demand: asked.demand, holds: asked.holds, lent: parts, at: now, confirmed },
         );
         Some(Loan { parts, again: if moving { SOON } else { AGAIN } })
     }
@@ -157,7 +171,7 @@ impl Ledger {
     /// Parts of each budget that are lent at the moment.
     pub fn lent(&self, now: Instant) -> impl Iterator<Item = (&BudgetId, u64)> {
         self.books.iter().map(move |(id, book)| {
-            let live = book.values().filter(|account| account.until > now);
+            let live = book.values().filter(move |account| account.is_live(now));
             (id, live.map(|account| u64::from(account.lent)).sum())
         })
     }
@@ -165,7 +179,7 @@ impl Ledger {
     /// Forgets budgets of which nothing is lent any more.
     pub fn sweep(&mut self, now: Instant) {
         self.books.retain(|_, book| {
-            book.retain(|_, account| account.until > now);
+            book.retain(|_, account| account.is_live(now));
             !book.is_empty()
         });
     }

@@ -78,7 +78,7 @@ impl BudgetService {
         }
     }
 
-    fn lend(&self, node: &Arc<str>, asked: &LendRequest, since: Instant, now: Instant) -> LendResponse {
+    fn answer(&self, node: &Arc<str>, asked: &LendRequest, since: Instant, now: Instant) -> LendResponse {
         let snapshot = self.snapshots.borrow().clone();
         let mut held = self.ledger.lock();
         let held = match &mut *held {
@@ -91,7 +91,13 @@ impl BudgetService {
         for need in &asked.needs {
             let loan = match may_ask(&snapshot, node, need) {
                 Ok((id, sharing)) => {
-                    let said = Asked { session: asked.session, turn: asked.turn, demand: need.demand, holds: need.holds };
+                    let said = Asked {
+                        session: asked.session,
+                        turn: asked.turn,
+                        answered: asked.answered,
+                        demand: need.demand,
+                        holds: need.holds,
+                    };
                     let loan = ledger.ask(now, &id, node, sharing, said);
                     loan.map(|loan| {
                         again = again.min(loan.again);
@@ -149,7 +155,7 @@ impl Budgets for BudgetService {
             let status = Status::unavailable("the mesh's configuration has not been read yet; try again later");
             return Err(self.gate.quietly("not_read", status));
         }
-        Ok(Response::new(self.lend(&node, asked, since, Instant::now())))
+        Ok(Response::new(self.answer(&node, asked, since, Instant::now())))
     }
 }
 

@@ -31,7 +31,7 @@ fn calm() -> (Ledger, Instant) {
 }
 
 fn asked(turn: u64, demand: u64, holds: u32) -> Asked {
-    Asked { session: 1, turn, demand, holds }
+    Asked { session: 1, turn, answered: turn - 1, demand, holds }
 }
 
 #[test]
@@ -58,7 +58,9 @@ fn a_share_grows_only_when_the_other_has_confirmed_that_it_gave_back() {
 fn whoever_falls_silent_counts_with_its_fair_share_once_its_loan_has_lapsed() {
     let (mut ledger, now) = calm();
     let two = sharing(&[1, 1], 0);
-    ledger.ask(now, &id(), &node(1), &two, asked(1, 0, 10_000)).unwrap();
+    for turn in [1, 2] {
+        ledger.ask(now, &id(), &node(1), &two, asked(turn, 0, 10_000)).unwrap();
+    }
     let mut ask = |at: Instant, turn: u64, holds: u32| ledger.ask(at, &id(), &node(0), &two, asked(turn, 2_000_000, holds)).unwrap().parts;
     assert_eq!(ask(now, 1, 500_000), 990_000);
     assert_eq!(ask(now + LIFETIME - Duration::from_millis(1), 2, 990_000), 990_000);
@@ -89,7 +91,7 @@ fn a_late_request_is_not_heard_and_an_agent_that_begins_anew_is() {
     assert_eq!(ask(asked(5, 2_000_000, 500_000)), Some(500_000));
     assert_eq!(ask(asked(5, 0, 1)), None);
     assert_eq!(ask(asked(4, 0, 1)), None);
-    assert_eq!(ask(Asked { session: 2, turn: 1, demand: 2_000_000, holds: 500_000 }), Some(500_000));
+    assert_eq!(ask(Asked { session: 2, turn: 1, answered: 0, demand: 2_000_000, holds: 500_000 }), Some(500_000));
 }
 
 #[test]
@@ -112,35 +114,74 @@ proptest! {
     ) {
         let (mut ledger, mut now) = calm();
         let shared = sharing(&ready, strangers);
-        // What each agent does, as the module's head says.
-        let mut agents: Vec<(u32, Option<(u32, Instant)>, u64)> = (0..ready.len()).map(|i| (shared.fair(&node(i)).parts(), None, 0)).collect();
-        let held = |agent: &(u32, Option<(u32, Instant)>, u64), now: Instant| match agent.1 {
-            Some((parts, until)) if now < until => parts,
-            Some((parts, until)) if now < until + LIFETIME => parts.min(agent.0),
-            _ => agent.0,
-        };
+        let mut agents: Vec<Agent> = (0..ready.len()).map(|index| Agent::new(shared.fair(&node(index)).parts())).collect();
         for (index, wait, demand, lost) in steps {
             now += Duration::from_millis(wait);
             let index = index % ready.len();
-            let holds = held(&agents[index], now);
-            agents[index].2 += 1;
-            let loan = ledger.ask(now, &id(), &node(index), &shared, asked(agents[index].2, demand, holds)).unwrap();
-            if !lost {
-                agents[index].1 = Some((loan.parts, now + LIFETIME));
-            }
-            let all: u64 = agents.iter().map(|agent| u64::from(held(agent, now))).sum();
+            agents[index].ask(&mut ledger, now, &node(index), &shared, demand, lost);
+            let all: u64 = agents.iter().map(|agent| u64::from(agent.holds(now))).sum();
             prop_assert!(all <= u64::from(WHOLE), "{all}");
         }
-        for _ in 0..3 {
+        for _ in 0..4 {
             for (index, agent) in agents.iter_mut().enumerate() {
-                agent.2 += 1;
-                let loan = ledger.ask(now, &id(), &node(index), &shared, asked(agent.2, 3_000_000, held(agent, now))).unwrap();
-                agent.1 = Some((loan.parts, now + LIFETIME));
+                agent.ask(&mut ledger, now, &node(index), &shared, 3_000_000, false);
             }
         }
-        for (index, agent) in agents.iter().enumerate() {
-            let fair = shared.fair(&node(index)).parts();
-            prop_assert!(held(agent, now) + 10 >= fair, "{} of {fair}", held(agent, now));
+        for agent in &agents {
+            prop_assert!(agent.holds(now) + 10 >= agent.fair, "{agent:?}");
         }
     }
+}
+
+/// What an agent does, as the module's head says.
+#[derive(Debug)]
+struct Agent {
+    fair: u32,
+    turn: u64,
+    answered: u64,
+    lent: Option<(u32, Instant)>,
+}
+
+impl Agent {
+    fn new(fair: u32) -> Agent {
+        Agent { fair, turn: 0, answered: 0, lent: None }
+    }
+
+    fn holds(&self, now: Instant) -> u32 {
+        match self.lent {
+            Some((parts, until)) if now < until => parts,
+            Some((parts, until)) if now < until + LIFETIME => parts.min(self.fair),
+            _ => self.fair,
+        }
+    }
+
+    fn ask(&mut self, ledger: &mut Ledger, now: Instant, node: &Arc<str>, sharing: &Sharing, demand: u64, lost: bool) {
+        self.turn += 1;
+        let asked = Asked { session: 1, turn: self.turn, answered: self.answered, demand, holds: self.holds(now) };
+        let loan = ledger.ask(now, &id(), node, sharing, asked).unwrap();
+        if !lost {
+            self.answered = self.turn;
+            self.lent = Some((loan.parts, now + LIFETIME));
+        }
+    }
+}
+
+#[test]
+fn whoever_does_not_get_its_answers_counts_with_its_fair_share_before_it_takes_it() {
+    let (mut ledger, start) = calm();
+    let two = sharing(&[1, 1], 0);
+    let (mut idle, mut busy) = (Agent::new(500_000), Agent::new(500_000));
+    let at = |seconds: u64| start + Duration::from_secs(seconds);
+    for second in 0..3 {
+        idle.ask(&mut ledger, at(second), &node(0), &two, 0, false);
+        busy.ask(&mut ledger, at(second), &node(1), &two, 3_000_000, false);
+    }
+    assert_eq!((idle.holds(at(2)), busy.holds(at(2))), (10_000, 990_000));
+    // It asks on, and hears nothing.
+    for second in 3..14 {
+        idle.ask(&mut ledger, at(second), &node(0), &two, 0, true);
+        busy.ask(&mut ledger, at(second), &node(1), &two, 3_000_000, false);
+        assert!(idle.holds(at(second)) + busy.holds(at(second)) <= WHOLE);
+    }
+    assert_eq!((idle.holds(at(13)), busy.holds(at(13))), (500_000, 500_000));
 }

@@ -56,7 +56,7 @@ fn budget(rate_limit: &str, index: u32) -> Option<Budget> {
 }
 
 fn request(node: &str, turn: u64, needs: Vec<Need>) -> Request<LendRequest> {
-    let mut request = Request::new(LendRequest { session: 7, turn, needs });
+    let mut request = Request::new(LendRequest { session: 7, turn, answered: turn - 1, needs });
     request.metadata_mut().insert("authorization", format!("Bearer token-of-the-node-{node}").parse().unwrap());
     request
 }
