@@ -29,6 +29,7 @@ use crate::shared::Shared;
 use crate::sources::Node;
 
 pub mod adopted;
+mod bequest;
 pub mod budget;
 pub mod cleanup;
 pub mod control;
@@ -206,6 +207,12 @@ impl Agent {
         kernel.take_over(predecessor.is_some())?;
         let shared = Arc::new(Shared::new(&config, source.first, telemetry.clone(), secrets.clone(), kernel.pins()));
         shared.collect(&metrics);
+        if predecessor.is_some() {
+            match bequest::take(directory, SystemTime::now()) {
+                Ok(left) => shared.limits.take_over(Instant::now(), left),
+                Err(error) => tracing::warn!(%error, "what is left of rate limits' budgets is not known: they begin full"),
+            }
+        }
         let reins = Reins::default();
         let counts = Arc::default();
         lending::collect(&metrics, &counts);
@@ -225,7 +232,7 @@ impl Agent {
         let admin = cni_pages(admin, &config, directory, standings.clone(), installed);
         let listener = bind(config.admin_listen, "--admin-listen", patience).await?;
         page(&mut tasks, "admin endpoint", listener, Arc::new(admin), &pages);
-        let assign = workers.handle();
+        let (assign, limits) = (workers.handle(), shared.limits.clone());
         let held = reins.clone();
         let answers = server::Server {
             node: config.node.as_str().into(),
@@ -241,7 +248,7 @@ impl Agent {
             control.run(source.snapshots, assign, held).await;
             "control loop"
         });
-        let tenure = Tenure { lock: Some(lock), door: Some(door), reins, pages };
+        let tenure = Tenure { lock: Some(lock), door: Some(door), reins, pages, limits, directory: directory.to_path_buf() };
         Ok(Agent { tenure, events, config, telemetry, readiness, trigger, workers, workers_ended, tasks })
     }
 

@@ -183,7 +183,7 @@ impl Lending {
             }
             Err(LinkError::Refused { code: Code::Unimplemented, .. }) => {
                 self.counts.count(1);
-                said.say(Some("the certificate authority is none that lends budgets".into()));
+                said.say_at_once("the certificate authority is none that lends budgets");
                 (SELDOM, true)
             }
             Err(error) => {
@@ -205,22 +205,37 @@ fn wire(name: &LentBudget, need: &Need) -> mesh_proto::nodemesh::Need {
     mesh_proto::nodemesh::Need { budget: Some(budget), demand: need.demand, holds: need.holds }
 }
 
-/// What was said last, so that it is said once.
+/// Says once what is wrong, and that it is over. What has passed by the next answers, as mesh-control reads what the agent has read, is not said.
 #[derive(Default)]
-struct Said(Option<Option<String>>);
+struct Said {
+    wrong: u32,
+    told: bool,
+}
 
 impl Said {
+    /// How often something is wrong before it is said.
+    const PATIENCE: u32 = 3;
+
     fn say(&mut self, wrong: Option<String>) {
-        // That all is well needs no word before anything was wrong.
-        if self.0.as_ref().unwrap_or(&None).is_some() != wrong.is_some() {
-            match &wrong {
-                Some(wrong) => {
-                    tracing::warn!("rate limits of Services: this node has its fair share of each budget that it is not lent: {wrong}")
+        match wrong {
+            None => {
+                if std::mem::take(self).told {
+                    tracing::info!("rate limits of Services: mesh-control lends budgets again");
                 }
-                None => tracing::info!("rate limits of Services: mesh-control lends budgets again"),
+            }
+            Some(wrong) => {
+                self.wrong = self.wrong.saturating_add(1);
+                if self.wrong >= Self::PATIENCE && !std::mem::replace(&mut self.told, true) {
+                    tracing::warn!("rate limits of Services: this node has its fair share of each budget that it is not lent: {wrong}");
+                }
             }
         }
-        self.0 = Some(wrong);
+    }
+
+    /// Of what will not pass.
+    fn say_at_once(&mut self, wrong: &str) {
+        self.wrong = Self::PATIENCE;
+        self.say(Some(wrong.to_owned()));
     }
 }
 

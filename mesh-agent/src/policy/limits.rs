@@ -2,7 +2,7 @@
 //!
 //! A budget is of one limit and one workload, or of all workloads of this node if it is one that mesh-control lends ([`super::lending`]),
 //! whichever worker thread asks. It lives as long as some workload's policy has it, so that a changed configuration in which the limit is the
-//! same takes none away and gives none back. It is not handed to the next agent of an upgrade: there every budget begins full.
+//! same takes none away and gives none back. What is left of it is handed to the next agent of an upgrade ([`super::carried`]).
 //!
 //! A limit with a budget for each client or header knows [`MAX_KEYS`] of them. With one more, the one that has been idle for longest is
 //! forgotten and would begin full if it came back: whoever can invent values of a header gets more than the limit, but never more memory.
@@ -21,6 +21,7 @@ use mesh_model::service::NamespacedName;
 use mesh_model::workload::WorkloadUid;
 use parking_lot::Mutex;
 
+use super::carried::{Carried, CarriedName, Handed};
 use super::lending::{Holding, Lent, Meter, part};
 use crate::ops::metrics::{Kind, Metrics};
 use crate::route::limit::{Bucket, Buckets, Exceeded, Remaining};
@@ -241,6 +242,17 @@ struct BudgetKey {
     workload: Option<WorkloadUid>,
 }
 
+impl BudgetKey {
+    fn carried(&self) -> CarriedName {
+        CarriedName {
+            limit: self.limit.to_string(),
+            index: self.index,
+            service: self.service.as_ref().map(NamespacedName::to_string),
+            workload: self.workload.as_ref().map(WorkloadUid::to_string),
+        }
+    }
+}
+
 /// Names a budget that is lent.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct LentBudget {
@@ -273,6 +285,7 @@ struct Shown {
 #[derive(Debug, Default)]
 pub struct Registry {
     budgets: Mutex<HashMap<BudgetKey, Weak<Budget>>>,
+    handed: Mutex<Handed>,
     refusals: Mutex<BTreeMap<NamespacedName, Weak<AtomicU64>>>,
     hasher: RandomState,
 }
@@ -300,6 +313,11 @@ impl Registry {
             }
             None => {
                 let budget = Arc::new(Budget::new(limit, share, now, self.hasher.clone()));
+                if let Shape::One(bucket) = &budget.buckets
+                    && let Some(left) = self.handed.lock().take(now, &key.carried(), limit)
+                {
+                    bucket.fill(now, left);
+                }
                 budgets.insert(key, Arc::downgrade(&budget));
                 budget
             }
@@ -309,6 +327,25 @@ impl Registry {
         let refusals = all.get(&name).and_then(Weak::upgrade).unwrap_or_default();
         all.insert(name.clone(), Arc::downgrade(&refusals));
         Held { name, budget, refusals }
+    }
+
+    /// Takes what is left out of every budget that can be handed to the next agent. Connections that live on here get what comes from now on.
+    pub fn hand_over(&self, now: Instant) -> Vec<Carried> {
+        let budgets: Vec<(CarriedName, Arc<Budget>)> =
+            self.budgets.lock().iter().filter_map(|(key, budget)| Some((key.carried(), budget.upgrade()?))).collect();
+        let carried = budgets.into_iter().filter_map(|(name, budget)| match &budget.buckets {
+            Shape::One(bucket) => {
+                let Limit { requests, per, burst, .. } = budget.limit;
+                Some(Carried { budget: name, requests, per, burst, left: bucket.empty(now) })
+            }
+            Shape::Keyed(_) => None,
+        });
+        carried.collect()
+    }
+
+    /// Begins with what the agent before this one had left, in budgets of which none is known yet.
+    pub fn take_over(&self, now: Instant, carried: Vec<Carried>) {
+        *self.handed.lock() = Handed::new(now, carried);
     }
 
     /// Budgets of Services that are lent, by name.

@@ -1,5 +1,6 @@
 //! Whether a connection may go on: the only place where that is decided outside the kernel, by the code that the kernel runs.
 
+pub mod carried;
 pub mod decide;
 pub mod lending;
 pub mod limits;

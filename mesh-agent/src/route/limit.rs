@@ -109,6 +109,13 @@ struct State {
     asked: u64,
 }
 
+impl State {
+    /// A moment, as `full` is counted.
+    fn scaled(&mut self, now: Instant) -> u128 {
+        now.saturating_duration_since(*self.start.get_or_insert(now)).as_nanos().saturating_mul(self.rate.limit)
+    }
+}
+
 impl Bucket {
     /// A full bucket that holds `burst` (1 at least: with 0 nothing could ever be taken) and gets `limit` in each `per`, evenly. In any time
     /// `t` no more than `burst + limit * t / per` are taken from it. With a limit of 0 nothing is; with a `per` of 0 there is no limit.
@@ -143,10 +150,30 @@ impl Bucket {
         let state = &mut *self.state.lock();
         let to = state.rate.reshaped(per, burst);
         if to != state.rate {
-            let now = now.saturating_duration_since(*state.start.get_or_insert(now)).as_nanos().saturating_mul(state.rate.limit);
+            let now = state.scaled(now);
             state.full = state.rate.carried(&to, state.full, now);
             state.rate = to;
         }
+    }
+
+    /// Takes out all that it holds: how much that was, in millionths of one.
+    pub fn empty(&self, now: Instant) -> u64 {
+        let state = &mut *self.state.lock();
+        let now = state.scaled(now);
+        let depth = state.rate.cost.saturating_mul(state.rate.burst.into());
+        let level = depth.saturating_sub(state.full.saturating_sub(now));
+        state.full = now.saturating_add(depth);
+        let millionths = level.saturating_mul(1_000_000).checked_div(state.rate.cost);
+        millionths.map_or(0, |level| u64::try_from(level).unwrap_or(u64::MAX))
+    }
+
+    /// From now on it holds so many millionths of one, as far as there is room.
+    pub fn fill(&self, now: Instant, millionths: u64) {
+        let state = &mut *self.state.lock();
+        let now = state.scaled(now);
+        let depth = state.rate.cost.saturating_mul(state.rate.burst.into());
+        let level = state.rate.cost.saturating_mul(millionths.into()) / 1_000_000;
+        state.full = now.saturating_add(depth.saturating_sub(level));
     }
 
     /// How much was asked for so far, given or not.

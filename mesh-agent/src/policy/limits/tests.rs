@@ -138,6 +138,31 @@ fn a_share_is_an_equal_part_and_keeps_what_it_owes() {
 }
 
 #[test]
+fn what_is_left_is_handed_to_the_next_agent() {
+    let (older, newer, now) = (Registry::default(), Registry::default(), Instant::now());
+    let all = |burst| {
+        let limits = vec![limit(0, 1, burst, LimitBy::Everyone), limit(1, 1, 9, LimitBy::Source)];
+        [object("own", limits.clone()), shared("lent", limits, 2)]
+    };
+    let before = older.limits(now, &uid("a"), &all(6)).unwrap();
+    assert_eq!(passed(&before, now, &CONNECTION, 1), 1);
+    let carried = older.hand_over(now);
+    assert_eq!(carried.len(), 2, "of those by source nothing is");
+    assert_eq!(passed(&before, now, &CONNECTION, 1), 0, "what is handed over is not kept");
+    let carried: Vec<Carried> = serde_json::from_str(&serde_json::to_string(&carried).unwrap()).unwrap();
+    newer.take_over(now, carried.clone());
+    let after = newer.limits(now, &uid("a"), &all(6)).unwrap();
+    assert_eq!(passed(&after, now, &CONNECTION, 9), 2, "of three that are lent, one is gone");
+    // Of a limit that is another one, and of what came too late, nothing is left to hand over.
+    newer.take_over(now, carried.clone());
+    assert_eq!(passed(&newer.limits(now, &uid("b"), &all(4)).unwrap(), now, &CONNECTION, 9), 2);
+    let late = Registry::default();
+    late.take_over(now, carried);
+    let later = now + Duration::from_secs(30);
+    assert_eq!(passed(&late.limits(later, &uid("a"), &all(6)).unwrap(), later, &CONNECTION, 9), 3);
+}
+
+#[test]
 fn keys_are_bounded_and_what_is_forgotten_is_counted() {
     let (registry, now) = (Registry::default(), Instant::now());
     let limits = registry.limits(Instant::now(), &uid("a"), &[object("l", vec![limit(0, 1, 1, LimitBy::Header("x-key".into()))])]).unwrap();

@@ -118,6 +118,20 @@ fn a_share_that_moves_takes_what_it_holds_along_and_gets_no_more() {
     assert_eq!(bucket.asked(), 10);
 }
 
+#[test]
+fn what_is_taken_out_of_one_is_put_into_another() {
+    let (older, newer, now) = (Bucket::new(10, SECOND, 10), Bucket::new(10, SECOND, 10), Instant::now());
+    assert!(older.take(now, 6).is_ok());
+    let level = older.empty(now + SECOND / 20);
+    assert_eq!(level, 4_500_000);
+    assert!(older.take(now + SECOND / 20, 1).is_err());
+    newer.fill(now, level);
+    assert_eq!(newer.take(now, 4).unwrap().left, 0);
+    assert!(newer.take(now, 1).is_err() && newer.take(now + SECOND / 20, 1).is_ok());
+    newer.fill(now, u64::MAX);
+    assert_eq!(newer.take(now, 1).unwrap().left, 9, "there is no more room");
+}
+
 proptest! {
     #[test]
     fn no_window_has_more_than_its_share(
