@@ -11,7 +11,8 @@ use mesh_proto::nodemesh::budgets_client::BudgetsClient;
 use mesh_proto::nodemesh::{Budget, LendRequest, LendResponse};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
-use tonic::Code;
+use tonic::transport::Channel;
+use tonic::{Code, Request};
 
 use crate::link::{Answered, Link, LinkError};
 use crate::ops::metrics::{Kind, Metrics};
@@ -158,7 +159,7 @@ impl Lending {
         message.needs = needs.iter().map(|(name, need)| wire(name, need)).collect();
         let call = Call { turn: message.turn, names: needs.into_iter().map(|(name, _)| name).collect(), at: now };
         Box::pin(async move {
-            let method = |channel, request| async move { BudgetsClient::new(channel).lend(request).await };
+            let method = |channel: Channel, request: Request<LendRequest>| async move { BudgetsClient::new(channel).lend(request).await };
             (call, link.call_leader(TIMEOUT, message, method).await)
         })
     }

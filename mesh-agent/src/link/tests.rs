@@ -85,7 +85,7 @@ fn link(directory: &Path, to: &[SocketAddr]) -> Link {
 }
 
 async fn lend(link: &Link) -> Result<(), LinkError> {
-    let method = |channel, request| async move { BudgetsClient::new(channel).lend(request).await };
+    let method = |channel: Channel, request: Request<LendRequest>| async move { BudgetsClient::new(channel).lend(request).await };
     link.call_leader(Duration::from_secs(5), LendRequest::default(), method).await.map(drop)
 }
 
