@@ -30,6 +30,7 @@ use crate::shared::Shared;
 use crate::sources::Node;
 
 pub mod adopted;
+mod bequest;
 pub mod budget;
 pub mod cleanup;
 pub mod control;
@@ -38,6 +39,7 @@ pub mod ended;
 pub mod handover;
 pub mod kernel;
 mod keys;
+mod lending;
 pub mod lock;
 mod pages;
 pub mod pods;
@@ -49,6 +51,7 @@ pub mod workers;
 use control::{Control, Reins, Views};
 use handover::{Course, Door, Event, HandoverError, Place, Why};
 use kernel::{Kernel, KernelError};
+use lending::Lending;
 use pages::{admin, cni_pages, page};
 use pods::Pods;
 use tenure::{Tenure, succeed};
@@ -203,6 +206,17 @@ impl Agent {
         kernel.take_over(predecessor.is_some())?;
         let shared = Arc::new(Shared::new(&config, source.first, telemetry.clone(), secrets.clone(), issuers, kernel.pins()));
         shared.collect(&metrics);
+        if predecessor.is_some() {
+            match bequest::take(directory, SystemTime::now()) {
+                Ok(left) => shared.limits.take_over(Instant::now(), left),
+                Err(error) => tracing::warn!(%error, "what is left of rate limits' budgets is not known: they begin full"),
+            }
+        }
+        let reins = Reins::default();
+        let counts = Arc::default();
+        lending::collect(&metrics, &counts);
+        let lending = Lending { link, limits: shared.limits.clone(), counts, stop: reins.stop.clone() };
+        spawn(&mut tasks, "budgets of Services", lending.run());
         let count = config.workers.map_or_else(default_workers, usize::from);
         let (workers, workers_ended) = Workers::start(count, &shared, &drain).map_err(|e| AgentError::System("starting workers", e))?;
         drop(drain);
@@ -217,8 +231,7 @@ impl Agent {
         let admin = cni_pages(admin, &config, directory, standings.clone(), installed);
         let listener = bind(config.admin_listen, "--admin-listen", patience).await?;
         page(&mut tasks, "admin endpoint", listener, Arc::new(admin), &pages);
-        let assign = workers.handle();
-        let reins = Reins::default();
+        let (assign, limits) = (workers.handle(), shared.limits.clone());
         let held = reins.clone();
         let answers = server::Server {
             node: config.node.as_str().into(),
@@ -234,7 +247,7 @@ impl Agent {
             control.run(source.snapshots, assign, held).await;
             "control loop"
         });
-        let tenure = Tenure { lock: Some(lock), door: Some(door), reins, pages };
+        let tenure = Tenure { lock: Some(lock), door: Some(door), reins, pages, limits, directory: directory.to_path_buf() };
         Ok(Agent { tenure, events, config, telemetry, readiness, trigger, workers, workers_ended, tasks })
     }
 

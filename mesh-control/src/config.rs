@@ -92,7 +92,8 @@ pub struct Flags {
     /// Needs --kubernetes.
     #[arg(long, env = "NODEMESH_CONTROL_LEASE", value_name = "NAME")]
     pub lease: Option<String>,
-    /// Where agents reach this replica and no other, address and port: the replicas that do not lead send agents to the one that does.
+    /// Where agents reach this replica and no other: the replicas that do not lead send agents to the one that does. An address, with a port
+    /// if it is not that of --listen.
     #[arg(long, env = "NODEMESH_CONTROL_ADVERTISE", value_name = "ADDRESS")]
     pub advertise: Option<String>,
     /// Where to write the roots in PEM, for the agents' --ca-root.
@@ -260,7 +261,10 @@ impl Config {
             LeaseName { namespace: own.clone(), name: name.into() }
         });
         let advertise = flags.advertise.filter(|text| !text.is_empty());
-        let advertise = advertise.and_then(|text| errors.parsed("--advertise", &text, "write e.g. 10.0.0.7:15012"));
+        let advertise = advertise.and_then(|text| match (text.parse::<IpAddr>(), listen) {
+            (Ok(address), Some(listen)) => Some(SocketAddr::new(address, listen.port())),
+            _ => errors.parsed("--advertise", &text, "write e.g. 10.0.0.7 or 10.0.0.7:15012"),
+        });
         let refresh = errors.refresh(&flags.jwks_refresh);
         let default = errors.lifetime("--default-lifetime", &flags.default_lifetime);
         let max = errors.lifetime("--max-lifetime", &flags.max_lifetime);

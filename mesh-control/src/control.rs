@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 use mesh_model::snapshot::Snapshot;
 use mesh_proto::ca::istio_certificate_service_server::IstioCertificateServiceServer;
+use mesh_proto::nodemesh::budgets_server::BudgetsServer;
 use mesh_proto::nodemesh::keys_server::KeysServer;
 use mesh_sources::{OpenError, Source, SourceSettings, SourceStatus};
 use rcgen::KeyPair;
@@ -23,6 +24,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::Admin;
+use crate::budgets::{self, BudgetService};
 use crate::ca::authority::{AuthorityError, ServerName, Subject};
 use crate::ca::hierarchy::HierarchyError;
 use crate::ca::lifetime::Validity;
@@ -170,15 +172,18 @@ impl Control {
             Some(_) => Leadership::Follows(None),
             None => Leadership::Leads(std::time::Instant::now()),
         });
+        metrics.leader.set(i64::from(leadership.borrow().is_own()));
         let ca = IstioCertificateServiceServer::new(ca)
             .max_decoding_message_size(config.server.message)
             .max_encoding_message_size(server::MAX_ANSWER);
+        let budgets = BudgetService::new(authenticator.clone(), leadership.clone(), snapshots.clone(), metrics.clone());
+        let budgets = BudgetsServer::new(budgets).max_decoding_message_size(budgets::LONGEST).max_encoding_message_size(server::MAX_ANSWER);
         let stopping = CancellationToken::new();
         let waiting = config.server.request.saturating_sub(ANSWERING);
         let keys = KeysService::new(authenticator, book.clone(), waiting, stopping.clone(), metrics.clone());
         let keys =
             KeysServer::new(keys).max_decoding_message_size(keys::service::MAX_REQUEST).max_encoding_message_size(server::MAX_ANSWER);
-        let services = Services::default().and(ca).and(keys);
+        let services = Services::default().and(ca).and(budgets).and(keys);
         let (limits, counted, stop) = (config.server, metrics.clone(), stopping.clone());
         tasks.spawn(async move {
             let served = server::serve(ca_listener, tls, services, limits, counted, stop.cancelled()).await;

@@ -64,10 +64,15 @@ impl Gate {
 
     /// A refusal of the service's own: its status, counted under a name that this program chose. It is logged no more often than a node may fill
     /// the log.
-    pub fn refuse(&self, node: &Arc<str>, reason: &'static str, mut status: Status) -> Status {
+    pub fn refuse(&self, node: &Arc<str>, reason: &'static str, status: Status) -> Status {
         self.tell(Some(node), reason, || tracing::warn!(service = self.service, node = &**node, reason, %status, "call refused"));
-        status.metadata_mut().insert(REASON, tonic::metadata::MetadataValue::from_static(reason));
-        status
+        marked(reason, status)
+    }
+
+    /// As [`Gate::refuse`], of what is nobody's fault: counted and not logged.
+    pub fn quietly(&self, reason: &'static str, status: Status) -> Status {
+        self.metrics.called(self.service, reason);
+        marked(reason, status)
     }
 
     fn tell(&self, node: Option<&Arc<str>>, reason: &'static str, log: impl FnOnce()) {
@@ -92,6 +97,12 @@ impl Gate {
         limiter.sweep(now);
         if limiter.admit(&node, now) { Ok(node) } else { Err(Refusal::TooOften((&*node).into())) }
     }
+}
+
+/// With its reason, by which it is known as this program's own.
+fn marked(reason: &'static str, mut status: Status) -> Status {
+    status.metadata_mut().insert(REASON, tonic::metadata::MetadataValue::from_static(reason));
+    status
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@
 //! It serves Istio's `IstioCertificateService`, so that our agents and Istio's ztunnel can use it alike.
 
 pub mod admin;
+pub mod budgets;
 pub mod ca;
 pub mod config;
 pub mod control;

@@ -3,6 +3,7 @@
 use std::sync::atomic::AtomicU64;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use mesh_model::limit::WHOLE;
 use mesh_sources::SourceStatus;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
@@ -13,6 +14,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
+
+use crate::budgets::BudgetId;
 
 /// One label, of a value that this program chooses.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
@@ -44,6 +47,14 @@ pub struct Call {
     pub result: &'static str,
 }
 
+/// Labels: a budget.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct OfBudget {
+    rate_limit: String,
+    limit: String,
+    service: String,
+}
+
 /// All that is counted. Handles are cheap to clone and count into the same.
 pub struct Metrics {
     registry: Registry,
@@ -63,6 +74,7 @@ pub struct Metrics {
     statuses: Family<ResultLabel, Counter>,
     calls: Family<Call, Counter>,
     jwks: Family<ResultLabel, Counter>,
+    lent: Family<OfBudget, Gauge<f64, AtomicU64>>,
 }
 
 impl Default for Metrics {
@@ -87,8 +99,9 @@ impl Metrics {
             statuses: Family::default(),
             calls: Family::default(),
             jwks: Family::default(),
+            lent: Family::default(),
         };
-        let Metrics { registry, issued, refused, connections, expiry, open, nodes, identities, leader, statuses, calls, jwks } =
+        let Metrics { registry, issued, refused, connections, expiry, open, nodes, identities, leader, statuses, calls, jwks, lent } =
             &mut metrics;
         registry.register(
             "nodemesh_control_leader",
@@ -102,6 +115,11 @@ impl Metrics {
         );
         registry.register("nodemesh_control_jwks_fetches", "Fetches of keys from issuers of tokens, by what came of them", jwks.clone());
         registry.register("nodemesh_control_status_writes", "Writes of the status of objects, by what came of them", statuses.clone());
+        registry.register(
+            "nodemesh_control_budget_lent_ratio",
+            "Part of a Service's budget that is lent to agents, from 0 to 1",
+            lent.clone(),
+        );
         registry.register("nodemesh_ca_certificates_issued", "Certificates issued to workloads", issued.clone());
         registry.register("nodemesh_ca_requests_refused", "Requests for a certificate that were refused, by reason", refused.clone());
         registry.register("nodemesh_ca_connections", "Connections to the certificate authority, by what came of them", connections.clone());
@@ -153,6 +171,15 @@ impl Metrics {
     /// Counts a call to a service for agents; both are names that this program chose.
     pub fn called(&self, service: &'static str, result: &'static str) {
         self.calls.get_or_create(&Call { service, result }).inc();
+    }
+
+    /// Shows what is lent of each budget, in parts of the whole, and of no other.
+    pub fn lent(&self, budgets: impl Iterator<Item = (BudgetId, u64)>) {
+        self.lent.clear();
+        for (BudgetId { limit, index, service }, parts) in budgets {
+            let labels = OfBudget { rate_limit: limit.to_string(), limit: index.to_string(), service: service.to_string() };
+            self.lent.get_or_create(&labels).set(parts as f64 / f64::from(WHOLE));
+        }
     }
 
     /// How many calls came to this.

@@ -94,8 +94,8 @@ pub struct RateLimitSpec {
     /// A request must be within each of them.
     #[schemars(length(min = 1, max = 16))]
     pub limits: Vec<LimitSpec>,
-    /// Who counts: endpoint, each pod's agent for the pod alone; service, one budget for the targeted Service, in equal shares of its
-    /// ready endpoints.
+    /// Who counts: endpoint, each pod's agent for the pod alone; service, one budget for the targeted Service, lent to the nodes where its
+    /// requests are.
     pub scope: Option<LimitScopeSpec>,
 }
 

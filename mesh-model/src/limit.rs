@@ -1,5 +1,6 @@
 //! How many requests a workload takes (RateLimit, `nodemesh.dev`), as values.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,6 +59,15 @@ impl LimitBy {
             LimitBy::Header(_) | LimitBy::PathPrefix(_) => true,
         }
     }
+
+    /// Whether a budget of a Service is lent to those that need it. One for each client or header value is not: there may be any number of
+    /// those, and each pod has an equal share in every one.
+    pub fn is_lent(&self) -> bool {
+        match self {
+            LimitBy::Everyone | LimitBy::PathPrefix(_) => true,
+            LimitBy::Source | LimitBy::Header(_) => false,
+        }
+    }
 }
 
 /// Who counts.
@@ -66,7 +76,8 @@ pub enum LimitScope {
     /// The agent of each pod, for this pod alone.
     #[default]
     Endpoint,
-    /// The agents of all pods of a Service together. Each has the share of the limit that its pods are of the Service's ready ones.
+    /// The agents of all pods of a Service together. mesh-control lends the budget to those that need it; without it each has the share that
+    /// its pods are of the Service's ready ones. Where [`LimitBy::is_lent`] is false, each pod always has an equal share.
     Service,
 }
 
@@ -79,11 +90,54 @@ pub struct AppliedLimit {
     pub share: Option<Share>,
 }
 
-/// A workload's share in the budget of a Service: one of `of` equal ones.
+/// A workload's share in the budget of a Service: one of `of` equal ones, or what its node has.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Share {
     /// The Service.
     pub service: NamespacedName,
     /// Pods among which the budget is shared: those ready, and the workload itself; at least 1.
     pub of: u32,
+    /// What the node has of a budget that nobody lends.
+    pub node: Fair,
+}
+
+/// A budget, in the parts in which it is shared and lent: millionths.
+pub const WHOLE: u32 = 1_000_000;
+
+/// The part of a budget that a node has without anybody's word: that of its ready pods among all ready ones.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Fair {
+    /// Pods of the node, at least 1.
+    pub here: u32,
+    /// Pods of all nodes, at least as many.
+    pub of: u32,
+}
+
+impl Fair {
+    /// In parts of [`WHOLE`], rounded down: all nodes together have no more than the whole.
+    pub fn parts(self) -> u32 {
+        let parts = u64::from(WHOLE) * u64::from(self.here) / u64::from(self.of.max(1));
+        u32::try_from(parts).unwrap_or(WHOLE).min(WHOLE)
+    }
+}
+
+/// Who shares the budgets of a RateLimit for a Service.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Sharing {
+    /// The object.
+    pub limit: Arc<RateLimit>,
+    /// Ready endpoints of the Service, wherever they are.
+    pub ready: u32,
+    /// By node, its pods in the mesh that are ready endpoints. A node with none that is ready is here too.
+    pub nodes: BTreeMap<Arc<str>, u32>,
+}
+
+impl Sharing {
+    /// What a node has that nobody lends anything. One whose pods are not ready, and may be dialled all the same, counts as one of them more.
+    pub fn fair(&self, node: &str) -> Fair {
+        match self.nodes.get(node) {
+            Some(&here) if here > 0 => Fair { here, of: self.ready.max(here) },
+            _ => Fair { here: 1, of: self.ready.saturating_add(1) },
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::limit::AppliedLimit;
+use crate::limit::{AppliedLimit, Sharing};
 use crate::object::{NamespaceObject, Node};
 use crate::policy::{
     AuthorizationPolicy, EffectivePolicies, MtlsMode, MtlsModes, PeerAuthentication, RequestAuthentication, Scope, selects,
@@ -68,6 +68,8 @@ pub struct Snapshot {
     backends: backends::Backends,
     /// By the workload that they hold for, in the order of their names.
     limits: HashMap<WorkloadUid, Vec<AppliedLimit>>,
+    /// By RateLimit and Service, those with `scope: service`.
+    sharings: HashMap<(NamespacedName, NamespacedName), Sharing>,
     problems: Vec<Problem>,
 }
 

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use mesh_model::policy::{CompiledPolicy, SetInterner};
 use mesh_model::snapshot::Snapshot;
@@ -380,7 +381,7 @@ fn in_force(
     limits: &limits::Registry,
     keys: &KeyStore,
 ) -> WorkloadPolicy {
-    let limits = limits.limits(&workload.uid, snapshot.limits_for(workload));
+    let limits = limits.limits(Instant::now(), &workload.uid, snapshot.limits_for(workload));
     WorkloadPolicy::of(snapshot, workload, interner).limited(limits).keyed(&|location| keys.slot(location))
 }
 

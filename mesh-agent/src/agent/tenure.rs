@@ -1,18 +1,21 @@
 //! What one agent of an instance has and no other, and how it passes from one to the next.
 
 use std::collections::HashSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mesh_model::identity::Identity;
 use tokio_util::sync::CancellationToken;
 
+use super::bequest;
 use super::control::Reins;
 use super::handover::{Course, Door, Event, HandoverError, Predecessor};
 use super::keys;
 use super::lock::WriterLock;
 use crate::identity::Secrets;
 use crate::policy::KeyStore;
+use crate::policy::limits::Registry;
 
 /// What one agent of an instance has and no other.
 pub(super) struct Tenure {
@@ -21,6 +24,10 @@ pub(super) struct Tenure {
     pub(super) reins: Reins,
     /// Cancelled: the ports of operators' endpoints are let go.
     pub(super) pages: CancellationToken,
+    /// Budgets, of which the next agent gets what is left.
+    pub(super) limits: Arc<Registry>,
+    /// Where the lock is.
+    pub(super) directory: PathBuf,
 }
 
 impl Tenure {
@@ -68,6 +75,9 @@ impl Tenure {
             return false;
         }
         self.pages.cancel();
+        if let Err(error) = bequest::leave(&self.directory, &self.limits.hand_over(Instant::now())) {
+            tracing::warn!(%error, "what is left of rate limits' budgets cannot be handed over: they begin full");
+        }
         self.door = None;
         self.lock = None;
         true

@@ -1,8 +1,8 @@
 //! Rate limits in force for a workload (RateLimit, `nodemesh.dev`), and the budgets of all of this node's.
 //!
-//! A budget is of one limit and one workload, whichever worker thread asks. It lives as long as some workload's policy has it, so that a
-//! changed configuration in which the limit is the same takes none away and gives none back. It is not handed to the next agent of an
-//! upgrade: there every budget begins full.
+//! A budget is of one limit and one workload, or of all workloads of this node if it is one that mesh-control lends ([`super::lending`]),
+//! whichever worker thread asks. It lives as long as some workload's policy has it, so that a changed configuration in which the limit is the
+//! same takes none away and gives none back. What is left of it is handed to the next agent of an upgrade ([`super::carried`]).
 //!
 //! A limit with a budget for each client or header knows [`MAX_KEYS`] of them. With one more, the one that has been idle for longest is
 //! forgotten and would begin full if it came back: whoever can invent values of a header gets more than the limit, but never more memory.
@@ -10,17 +10,19 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use http::HeaderMap;
 use mesh_model::identity::Identity;
-use mesh_model::limit::{AppliedLimit, Limit, LimitBy, Share};
+use mesh_model::limit::{AppliedLimit, Limit, LimitBy, Share, WHOLE};
 use mesh_model::service::NamespacedName;
 use mesh_model::workload::WorkloadUid;
 use parking_lot::Mutex;
 
+use super::carried::{Carried, CarriedName, Handed};
+use super::lending::{Holding, Lent, Meter, part};
 use crate::ops::metrics::{Kind, Metrics};
 use crate::route::limit::{Bucket, Buckets, Exceeded, Remaining};
 
@@ -92,8 +94,6 @@ impl Hash for Limits {
 #[derive(Debug)]
 struct Held {
     name: NamespacedName,
-    /// How many there may be at once.
-    burst: u32,
     budget: Arc<Budget>,
     refusals: Arc<AtomicU64>,
 }
@@ -103,6 +103,10 @@ struct Budget {
     /// What it was made for.
     limit: Limit,
     buckets: Shape,
+    /// How many there may be at once.
+    burst: AtomicU32,
+    /// What the node holds of it and needs, if it is lent. Requests do not look at it.
+    lending: Option<Mutex<(Holding, Meter)>>,
     hasher: RandomState,
 }
 
@@ -114,19 +118,52 @@ enum Shape {
 }
 
 impl Budget {
-    fn new(limit: &Limit, per: Duration, burst: u32, hasher: RandomState) -> Self {
+    fn new(limit: &Limit, share: Option<&Share>, now: Instant, hasher: RandomState) -> Self {
+        let lending = share.filter(|_| limit.by.is_lent()).map(|share| {
+            let meter = Meter::new(limit.requests, limit.per);
+            Mutex::new((Holding::new(share.node), meter))
+        });
+        let parts = lending.as_ref().map(|lending| lending.lock().0.parts(now));
+        let (per, burst) = shape(limit, share, parts);
         let buckets = match limit.by {
             LimitBy::Everyone | LimitBy::PathPrefix(_) => Shape::One(Bucket::new(limit.requests, per, burst)),
             LimitBy::Source | LimitBy::Header(_) => Shape::Keyed(Buckets::new(limit.requests, per, burst, MAX_KEYS)),
         };
-        Budget { limit: limit.clone(), buckets, hasher }
+        Budget { limit: limit.clone(), buckets, burst: AtomicU32::new(burst), lending, hasher }
     }
 
-    fn reshape(&self, per: Duration, burst: u32) {
-        match &self.buckets {
-            Shape::One(bucket) => bucket.reshape(per, burst),
-            Shape::Keyed(buckets) => buckets.reshape(per, burst),
+    /// Other pods share it than before.
+    fn shared(&self, now: Instant, share: Option<&Share>) {
+        if let (Some(lending), Some(share)) = (&self.lending, share) {
+            lending.lock().0.shared(share.node);
+            self.cast(now);
+        } else if let Shape::Keyed(buckets) = &self.buckets {
+            let (per, burst) = shape(&self.limit, share, None);
+            buckets.reshape(per, burst);
+            self.burst.store(burst, Ordering::Relaxed);
         }
+    }
+
+    /// Gives the bucket the shape of what is held.
+    fn cast(&self, now: Instant) {
+        if let (Some(lending), Shape::One(bucket)) = (&self.lending, &self.buckets) {
+            let mut lending = lending.lock();
+            let (per, burst) = part(self.limit.per, self.limit.burst, lending.0.parts(now));
+            bucket.recast(now, per, burst);
+            self.burst.store(burst, Ordering::Relaxed);
+        }
+    }
+
+    fn burst(&self) -> u32 {
+        self.burst.load(Ordering::Relaxed)
+    }
+
+    /// What the node needs of it, if it is lent.
+    fn need(&self, now: Instant) -> Option<(u64, u32)> {
+        let (Some(lending), Shape::One(bucket)) = (&self.lending, &self.buckets) else { return None };
+        let (holding, meter) = &mut *lending.lock();
+        meter.read(now, bucket.asked());
+        Some((meter.demand(self.limit.requests, self.limit.per), holding.parts(now)))
     }
 
     /// Whose budget it is; `None` if the limit is not about this.
@@ -176,7 +213,7 @@ impl Limits {
             match held.budget.take(now, key) {
                 Ok(Remaining { left, reset }) => {
                     taken.push((held, key));
-                    let standing = Standing { limit: held.burst, remaining: left, reset, retry_after: None };
+                    let standing = Standing { limit: held.budget.burst(), remaining: left, reset, retry_after: None };
                     let tighter = |than: &Standing| (left, than.reset) < (than.remaining, reset);
                     if tightest.as_ref().is_none_or(tighter) {
                         tightest = Some(standing);
@@ -185,7 +222,7 @@ impl Limits {
                 Err(Exceeded { retry_after, reset }) => {
                     taken.iter().for_each(|(held, key)| held.budget.give_back(*key));
                     held.refusals.fetch_add(1, Ordering::Relaxed);
-                    let standing = Standing { limit: held.burst, remaining: 0, reset, retry_after: Some(retry_after) };
+                    let standing = Standing { limit: held.budget.burst(), remaining: 0, reset, retry_after: Some(retry_after) };
                     return Err(Refused { limit: held.name.clone(), standing });
                 }
             }
@@ -201,39 +238,86 @@ struct BudgetKey {
     index: usize,
     /// Of which Service's budget it is a share.
     service: Option<NamespacedName>,
-    workload: WorkloadUid,
+    /// `None`: all workloads of the node have it together.
+    workload: Option<WorkloadUid>,
+}
+
+impl BudgetKey {
+    fn carried(&self) -> CarriedName {
+        CarriedName {
+            limit: self.limit.to_string(),
+            index: self.index,
+            service: self.service.as_ref().map(NamespacedName::to_string),
+            workload: self.workload.as_ref().map(WorkloadUid::to_string),
+        }
+    }
+}
+
+/// Names a budget that is lent.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct LentBudget {
+    /// The RateLimit.
+    pub limit: NamespacedName,
+    /// The place of the limit in it.
+    pub index: usize,
+    /// The Service.
+    pub service: NamespacedName,
+}
+
+/// What this node needs of a budget and holds of it, in parts of [`WHOLE`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Need {
+    /// What is asked for in the limit's time.
+    pub demand: u64,
+    /// What it holds.
+    pub holds: u32,
+}
+
+/// What is shown of a budget that is lent.
+#[derive(Clone, Copy, PartialEq, Debug)]
+struct Shown {
+    parts: u32,
+    age: Option<Duration>,
+    lapsed: u64,
 }
 
 /// The budgets of this node's workloads, shared by all worker threads.
 #[derive(Debug, Default)]
 pub struct Registry {
     budgets: Mutex<HashMap<BudgetKey, Weak<Budget>>>,
+    handed: Mutex<Handed>,
     refusals: Mutex<BTreeMap<NamespacedName, Weak<AtomicU64>>>,
     hasher: RandomState,
 }
 
 impl Registry {
     /// The limits of a workload, with the budgets that they have already where they are the same; `None` if there are none.
-    pub fn limits(&self, workload: &WorkloadUid, applied: &[AppliedLimit]) -> Option<Limits> {
+    pub fn limits(&self, now: Instant, workload: &WorkloadUid, applied: &[AppliedLimit]) -> Option<Limits> {
         let held = applied.iter().flat_map(|one| one.limit.limits.iter().map(move |limit| (one, limit)));
-        let held: Arc<[Held]> = held.map(|(one, limit)| self.held(workload, one, limit)).collect();
+        let held: Arc<[Held]> = held.map(|(one, limit)| self.held(now, workload, one, limit)).collect();
         (!held.is_empty()).then(|| Limits { applied: applied.into(), held })
     }
 
-    fn held(&self, workload: &WorkloadUid, applied: &AppliedLimit, limit: &Limit) -> Held {
+    fn held(&self, now: Instant, workload: &WorkloadUid, applied: &AppliedLimit, limit: &Limit) -> Held {
         let name = applied.limit.name.clone();
-        let (per, burst) = part(limit, applied.share.as_ref());
-        let service = applied.share.as_ref().map(|share| share.service.clone());
-        let key = BudgetKey { limit: name.clone(), index: limit.index, service, workload: workload.clone() };
+        let share = applied.share.as_ref();
+        let service = share.map(|share| share.service.clone());
+        let workload = Some(workload).filter(|_| service.is_none() || !limit.by.is_lent()).cloned();
+        let key = BudgetKey { limit: name.clone(), index: limit.index, service, workload };
         let mut budgets = self.budgets.lock();
         let known = budgets.get(&key).and_then(Weak::upgrade).filter(|budget| budget.limit == *limit);
         let budget = match known {
             Some(budget) => {
-                budget.reshape(per, burst);
+                budget.shared(now, share);
                 budget
             }
             None => {
-                let budget = Arc::new(Budget::new(limit, per, burst, self.hasher.clone()));
+                let budget = Arc::new(Budget::new(limit, share, now, self.hasher.clone()));
+                if let Shape::One(bucket) = &budget.buckets
+                    && let Some(left) = self.handed.lock().take(now, &key.carried(), limit)
+                {
+                    bucket.fill(now, left);
+                }
                 budgets.insert(key, Arc::downgrade(&budget));
                 budget
             }
@@ -242,7 +326,69 @@ impl Registry {
         let mut all = self.refusals.lock();
         let refusals = all.get(&name).and_then(Weak::upgrade).unwrap_or_default();
         all.insert(name.clone(), Arc::downgrade(&refusals));
-        Held { name, burst, budget, refusals }
+        Held { name, budget, refusals }
+    }
+
+    /// Takes what is left out of every budget that can be handed to the next agent. Connections that live on here get what comes from now on.
+    pub fn hand_over(&self, now: Instant) -> Vec<Carried> {
+        let budgets: Vec<(CarriedName, Arc<Budget>)> =
+            self.budgets.lock().iter().filter_map(|(key, budget)| Some((key.carried(), budget.upgrade()?))).collect();
+        let carried = budgets.into_iter().filter_map(|(name, budget)| match &budget.buckets {
+            Shape::One(bucket) => {
+                let Limit { requests, per, burst, .. } = budget.limit;
+                Some(Carried { budget: name, requests, per, burst, left: bucket.empty(now) })
+            }
+            Shape::Keyed(_) => None,
+        });
+        carried.collect()
+    }
+
+    /// Begins with what the agent before this one had left, in budgets of which none is known yet.
+    pub fn take_over(&self, now: Instant, carried: Vec<Carried>) {
+        *self.handed.lock() = Handed::new(now, carried);
+    }
+
+    /// Budgets of Services that are lent, by name.
+    fn lent(&self) -> BTreeMap<LentBudget, Arc<Budget>> {
+        let budgets = self.budgets.lock();
+        let lent = budgets.iter().filter_map(|(key, budget)| {
+            let budget = budget.upgrade().filter(|budget| budget.lending.is_some())?;
+            Some((LentBudget { limit: key.limit.clone(), index: key.index, service: key.service.clone()? }, budget))
+        });
+        lent.collect()
+    }
+
+    /// Lets lapse what is not lent any longer, and says what the node needs. To be called every now and then: demand is measured between.
+    pub fn needs(&self, now: Instant) -> Vec<(LentBudget, Need)> {
+        let needs = self.lent().into_iter().filter_map(|(name, budget)| {
+            budget.cast(now);
+            let (demand, holds) = budget.need(now)?;
+            Some((name, Need { demand, holds }))
+        });
+        needs.collect()
+    }
+
+    /// Takes what was lent in the place of what was held before.
+    pub fn lend(&self, now: Instant, loans: impl IntoIterator<Item = (LentBudget, Lent)>) {
+        let budgets = self.lent();
+        for (name, lent) in loans {
+            // One that is not there any more is not needed.
+            let Some(budget) = budgets.get(&name) else { continue };
+            if let Some(lending) = &budget.lending {
+                lending.lock().0.lend(lent);
+            }
+            budget.cast(now);
+        }
+    }
+
+    /// What is held of budgets that are lent.
+    fn shown(&self, now: Instant) -> Vec<(LentBudget, Shown)> {
+        let shown = self.lent().into_iter().filter_map(|(name, budget)| {
+            let holding = &mut budget.lending.as_ref()?.lock().0;
+            let age = holding.since(now).map(|since| now.saturating_duration_since(since));
+            Some((name, Shown { parts: holding.parts(now), age, lapsed: holding.lapsed() }))
+        });
+        shown.collect()
     }
 
     /// Forgets what no workload has any more.
@@ -272,9 +418,13 @@ impl Registry {
     }
 }
 
-/// A workload's part of a limit: the same number in as many times the time, and of the burst what is whole, but 1 at least. All parts
-/// together are no more than the limit, and than the larger of its burst and the number of parts.
-fn part(limit: &Limit, share: Option<&Share>) -> (Duration, u32) {
+/// What a bucket is to be: that of a limit, of the `parts` that are held of it, or of a workload's equal part: the same number in as many times
+/// the time, and of the burst what is whole, but 1 at least. All parts together are no more than the limit, and than the larger of its burst
+/// and the number of parts.
+fn shape(limit: &Limit, share: Option<&Share>, parts: Option<u32>) -> (Duration, u32) {
+    if let Some(parts) = parts {
+        return part(limit.per, limit.burst, parts);
+    }
     let of = share.map_or(1, |share| share.of.max(1));
     (limit.per.saturating_mul(of), (limit.burst / of).max(1))
 }
@@ -301,6 +451,37 @@ pub fn collect(metrics: &Metrics, registry: &Arc<Registry>) {
         );
         for (name, (_, forgotten)) in &keys {
             family.sample(&[("limit", name)], *forgotten as f64);
+        }
+        let lent: Vec<([String; 3], Shown)> = registry
+            .shown(Instant::now())
+            .into_iter()
+            .map(|(name, shown)| ([name.limit.to_string(), name.index.to_string(), name.service.to_string()], shown))
+            .collect();
+        type Value = fn(&Shown) -> Option<f64>;
+        let families: [(&str, &str, Kind, Value); 3] = [
+            ("nodemesh_rate_limit_share_ratio", "Part of a Service's budget that this node holds, from 0 to 1.", Kind::Gauge, |shown| {
+                Some(f64::from(shown.parts) / f64::from(WHOLE))
+            }),
+            (
+                "nodemesh_rate_limit_loan_age_seconds",
+                "Time since mesh-control lent this node its part of a Service's budget; absent where it has its fair share.",
+                Kind::Gauge,
+                |shown| shown.age.map(|age| age.as_secs_f64()),
+            ),
+            (
+                "nodemesh_rate_limit_fallbacks",
+                "How often this node went back to its fair share of a Service's budget because no loan came.",
+                Kind::Counter,
+                |shown| Some(shown.lapsed as f64),
+            ),
+        ];
+        for (name, help, kind, value) in families {
+            let mut family = samples.family(name, help, kind);
+            for ([limit, index, service], shown) in &lent {
+                if let Some(value) = value(shown) {
+                    family.sample(&[("limit", limit), ("index", index), ("service", service)], value);
+                }
+            }
         }
     });
 }

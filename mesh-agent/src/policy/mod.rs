@@ -1,7 +1,9 @@
 //! Whether a connection may go on: the only place where that is decided outside the kernel, by the code that the kernel runs.
 
+pub mod carried;
 pub mod decide;
 pub mod keys;
+pub mod lending;
 pub mod limits;
 pub mod live;
 pub mod tokens;

@@ -74,6 +74,19 @@ impl Rate {
         Rate { limit: self.limit, cost: per.as_nanos(), burst: burst.max(1) }
     }
 
+    /// When a bucket of another rate is full that holds as much as this one does, or as much of it as there is room for. `now` is counted as
+    /// `full` is.
+    fn carried(&self, to: &Rate, full: u128, now: u128) -> u128 {
+        let depth = self.cost.saturating_mul(self.burst.into());
+        let level = depth.saturating_sub(full.saturating_sub(now));
+        let (Some(whole), Some(rest)) = (level.checked_div(self.cost), level.checked_rem(self.cost)) else { return now };
+        // Too large to multiply exactly; what is lost is less than a thousandth of one.
+        let rest = (rest as f64 / self.cost as f64 * to.cost as f64) as u128;
+        let depth = to.cost.saturating_mul(to.burst.into());
+        let level = whole.saturating_mul(to.cost).saturating_add(rest).min(depth);
+        now.saturating_add(depth - level)
+    }
+
     /// Rounded up: waiting so long must be enough.
     fn time(&self, scaled: u128) -> Duration {
         Duration::from_nanos(u64::try_from(scaled.div_ceil(self.limit.max(1))).unwrap_or(u64::MAX))
@@ -92,19 +105,29 @@ struct State {
     /// The first time that was told.
     start: Option<Instant>,
     full: u128,
+    /// How much was asked for so far, whether it was given or not.
+    asked: u64,
+}
+
+impl State {
+    /// A moment, as `full` is counted.
+    fn scaled(&mut self, now: Instant) -> u128 {
+        now.saturating_duration_since(*self.start.get_or_insert(now)).as_nanos().saturating_mul(self.rate.limit)
+    }
 }
 
 impl Bucket {
     /// A full bucket that holds `burst` (1 at least: with 0 nothing could ever be taken) and gets `limit` in each `per`, evenly. In any time
     /// `t` no more than `burst + limit * t / per` are taken from it. With a limit of 0 nothing is; with a `per` of 0 there is no limit.
     pub fn new(limit: u32, per: Duration, burst: u32) -> Bucket {
-        Bucket { state: Mutex::new(State { rate: Rate::new(limit, per, burst), start: None, full: 0 }) }
+        Bucket { state: Mutex::new(State { rate: Rate::new(limit, per, burst), start: None, full: 0, asked: 0 }) }
     }
 
     /// Takes `n` or nothing.
     pub fn take(&self, now: Instant, n: u32) -> Result<Remaining, Exceeded> {
         let state = &mut *self.state.lock();
         let now = now.saturating_duration_since(*state.start.get_or_insert(now));
+        state.asked = state.asked.saturating_add(n.into());
         state.rate.take(&mut state.full, now, n)
     }
 
@@ -119,6 +142,43 @@ impl Bucket {
     pub fn reshape(&self, per: Duration, burst: u32) {
         let state = &mut *self.state.lock();
         state.rate = state.rate.reshaped(per, burst);
+    }
+
+    /// From now on `limit` is got in another time, and there is room for another burst. What the bucket holds stays, as far as there is room:
+    /// of buckets that share a rate, all together hold no more after a part of it went from one to another.
+    pub fn recast(&self, now: Instant, per: Duration, burst: u32) {
+        let state = &mut *self.state.lock();
+        let to = state.rate.reshaped(per, burst);
+        if to != state.rate {
+            let now = state.scaled(now);
+            state.full = state.rate.carried(&to, state.full, now);
+            state.rate = to;
+        }
+    }
+
+    /// Takes out all that it holds: how much that was, in millionths of one.
+    pub fn empty(&self, now: Instant) -> u64 {
+        let state = &mut *self.state.lock();
+        let now = state.scaled(now);
+        let depth = state.rate.cost.saturating_mul(state.rate.burst.into());
+        let level = depth.saturating_sub(state.full.saturating_sub(now));
+        state.full = now.saturating_add(depth);
+        let millionths = level.saturating_mul(1_000_000).checked_div(state.rate.cost);
+        millionths.map_or(0, |level| u64::try_from(level).unwrap_or(u64::MAX))
+    }
+
+    /// From now on it holds so many millionths of one, as far as there is room.
+    pub fn fill(&self, now: Instant, millionths: u64) {
+        let state = &mut *self.state.lock();
+        let now = state.scaled(now);
+        let depth = state.rate.cost.saturating_mul(state.rate.burst.into());
+        let level = state.rate.cost.saturating_mul(millionths.into()) / 1_000_000;
+        state.full = now.saturating_add(depth.saturating_sub(level));
+    }
+
+    /// How much was asked for so far, given or not.
+    pub fn asked(&self) -> u64 {
+        self.state.lock().asked
     }
 }
 

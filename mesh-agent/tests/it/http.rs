@@ -16,6 +16,7 @@ mod calls;
 mod clients;
 mod hostile;
 mod jwks;
+mod lending;
 mod limit;
 mod policy;
 mod routing;

@@ -40,6 +40,11 @@ pub(super) fn convert(input: &mut Input<'_>) -> Reading {
     }
     let read = maps.into_iter().take(MOST_LIMITS).enumerate();
     let limits: Vec<Limit> = read.filter_map(|(index, map)| limit(input, index, map)).collect();
+    for limit in limits.iter().filter(|limit| scope == LimitScope::Service && !limit.by.is_lent()) {
+        let message = "has a budget for each client or header value, of which every pod has a fixed part by the number of the Service's ready \
+                       endpoints: with scope: service only budgets for all, or for a path, are lent from one pod to another";
+        input.warn(FieldPath::of("spec.limits").index(limit.index).key("by"), message);
+    }
     spec.rest(input);
     let object = Object::RateLimit(Arc::new(RateLimit { name: input.name.clone(), targets, limits, scope }));
     if input.failed() { Reading::Cautious(object) } else { Reading::Good(object) }
@@ -49,12 +54,7 @@ fn scope(input: &mut Input<'_>, spec: &mut Fields<'_>, targets: &Scope) -> Limit
     let at = FieldPath::of("spec.scope");
     match spec.text(input, "scope") {
         None | Some("endpoint") => LimitScope::Endpoint,
-        Some("service") if matches!(targets, Scope::Services(_)) => {
-            let message = "is done with fixed shares: each pod has its part of the limit by the number of the Service's ready endpoints, and \
-                           what one does not use is not lent to another";
-            input.warn(at, message);
-            LimitScope::Service
-        }
+        Some("service") if matches!(targets, Scope::Services(_)) => LimitScope::Service,
         Some("service") => {
             input.error(at, "is service, and no Service is targeted; name it in targetRefs. Each pod has the limits for itself until then");
             LimitScope::Endpoint

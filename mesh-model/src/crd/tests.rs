@@ -78,7 +78,7 @@ fn every_field_of_a_rate_limit_is_one_that_is_read() {
         scope: Some(LimitScopeSpec::Service),
     };
     let (read, found) = rate_limit(&spec);
-    assert_eq!(found, ["spec.scope"], "that shares are fixed is said");
+    assert_eq!(found, ["spec.limits[1].by", "spec.limits[2].by"], "what is not lent is said");
     assert_eq!((&read.targets, read.scope), (&Scope::Services(vec!["web".into()]), LimitScope::Service));
     let numbers: Vec<_> = read.limits.iter().map(|limit| (limit.requests, limit.per.as_secs(), limit.burst, limit.by.clone())).collect();
     let wanted = [

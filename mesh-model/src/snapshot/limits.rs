@@ -1,13 +1,13 @@
 //! RateLimits, by the workload that each holds for.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::Snapshot;
 use super::build::Sorted;
 use super::endpoints::Members;
-use crate::limit::{AppliedLimit, LimitScope, RateLimit, Share};
+use crate::limit::{AppliedLimit, LimitScope, RateLimit, Share, Sharing};
 use crate::object::{Kind, Object, ObjectKey};
 use crate::policy::{Scope, selects};
 use crate::problem::{Origin, Severity};
@@ -19,6 +19,11 @@ impl Snapshot {
     /// and has the workload among its pods. A request must be within all of them.
     pub fn limits_for(&self, workload: &Workload) -> &[AppliedLimit] {
         self.limits.get(&workload.uid).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// Who shares the budgets of a RateLimit for a Service; `None` if there are none to share.
+    pub fn sharing(&self, limit: &NamespacedName, service: &NamespacedName) -> Option<&Sharing> {
+        self.sharings.get(&(limit.clone(), service.clone()))
     }
 }
 
@@ -40,6 +45,7 @@ pub(super) fn join(snapshot: &mut Snapshot, sorted: &mut Sorted<'_>, members: &M
         by_namespace.entry(&workload.namespace).or_default().push(workload);
     }
     let mut limits: HashMap<WorkloadUid, Vec<AppliedLimit>> = HashMap::new();
+    let mut sharings = HashMap::new();
     let mut add = |uid: &WorkloadUid, limit: &Arc<RateLimit>, share| {
         limits.entry(uid.clone()).or_default().push(AppliedLimit { limit: limit.clone(), share });
     };
@@ -64,10 +70,13 @@ pub(super) fn join(snapshot: &mut Snapshot, sorted: &mut Sorted<'_>, members: &M
                         LimitScope::Endpoint => alone.extend(pods),
                         LimitScope::Service => {
                             let ready = snapshot.services.get(&service).map(|service| Ready::of(service)).unwrap_or_default();
+                            let pods: Vec<&Arc<Workload>> = pods.filter_map(|uid| snapshot.workloads.get(&uid)).collect();
+                            let sharing = ready.sharing(limit, &pods);
                             for pod in pods {
-                                let share = Share { service: service.clone(), of: ready.with(&pod) };
-                                add(&pod, limit, Some(share));
+                                let (of, node) = (ready.with(&pod.uid), sharing.fair(&pod.node));
+                                add(&pod.uid, limit, Some(Share { service: service.clone(), of, node }));
                             }
+                            sharings.insert((limit.name.clone(), service), sharing);
                         }
                     }
                 }
@@ -76,6 +85,7 @@ pub(super) fn join(snapshot: &mut Snapshot, sorted: &mut Sorted<'_>, members: &M
         }
     }
     snapshot.limits = limits;
+    snapshot.sharings = sharings;
 }
 
 /// Who stands behind a Service and may be called.
@@ -102,6 +112,16 @@ impl<'a> Ready<'a> {
     fn with(&self, pod: &WorkloadUid) -> u32 {
         let own = usize::from(!self.pods.contains(pod));
         u32::try_from(self.pods.len() + self.strangers.len() + own).unwrap_or(u32::MAX)
+    }
+
+    /// By node, given the Service's pods that are in the mesh.
+    fn sharing(&self, limit: &Arc<RateLimit>, pods: &[&Arc<Workload>]) -> Sharing {
+        let mut nodes: BTreeMap<Arc<str>, u32> = BTreeMap::new();
+        for pod in pods {
+            *nodes.entry(pod.node.clone()).or_default() += u32::from(self.pods.contains(&pod.uid));
+        }
+        let ready = u32::try_from(self.pods.len() + self.strangers.len()).unwrap_or(u32::MAX);
+        Sharing { limit: limit.clone(), ready, nodes }
     }
 }
 

@@ -34,7 +34,9 @@ pub fn not_understood(bed: &mut Bed) -> Result<String> {
 fn writer() -> Result<String> {
     let holder = cluster::ask(&["-n", MESH, "get", "lease", "mesh-control", "-o", "jsonpath={.spec.holderIdentity}"])?;
     let replicas = cluster::ask(&["-n", MESH, "get", "pods", "-l", "app.kubernetes.io/name=mesh-control", "-o", "name"])?;
-    match replicas.split_whitespace().find(|pod| pod.trim_start_matches("pod/") == holder) {
+    // Behind its name it says where agents reach it.
+    let name = holder.split('_').next().unwrap_or_default();
+    match replicas.split_whitespace().find(|pod| pod.trim_start_matches("pod/") == name) {
         Some(_) => Ok(holder),
         None => bail!("the Lease is held by {holder:?}, which is none of {replicas}"),
     }

@@ -1,5 +1,5 @@
 use http::{HeaderName, HeaderValue};
-use mesh_model::limit::{LimitScope, RateLimit};
+use mesh_model::limit::{Fair, LimitScope, RateLimit};
 use mesh_model::policy::Scope;
 use proptest::prelude::*;
 
@@ -26,7 +26,7 @@ fn object(called: &str, limits: Vec<Limit>) -> AppliedLimit {
 }
 
 fn shared(called: &str, limits: Vec<Limit>, of: u32) -> AppliedLimit {
-    AppliedLimit { share: Some(Share { service: name("web"), of }), ..object(called, limits) }
+    AppliedLimit { share: Some(Share { service: name("web"), of, node: Fair { here: 1, of } }), ..object(called, limits) }
 }
 
 fn identity(account: &str) -> Identity {
@@ -51,7 +51,7 @@ fn passed(limits: &Limits, now: Instant, counted: &Counted<'_>, of: usize) -> us
 #[test]
 fn each_by_has_its_own_budgets() {
     let (registry, now) = (Registry::default(), Instant::now());
-    let one = |by| registry.limits(&uid("a"), &[object("l", vec![limit(0, 1, 3, by)])]).unwrap();
+    let one = |by| registry.limits(Instant::now(), &uid("a"), &[object("l", vec![limit(0, 1, 3, by)])]).unwrap();
     let (none, gold, tin) = (HeaderMap::new(), headers("gold"), headers("tin"));
 
     let everyone = one(LimitBy::Everyone);
@@ -86,7 +86,7 @@ fn what_one_limit_refuses_takes_nothing_of_another() {
     let (registry, now, none) = (Registry::default(), Instant::now(), HeaderMap::new());
     let wide = object("a-wide", vec![limit(0, 1, 10, LimitBy::Everyone), limit(1, 1, 9, LimitBy::Source)]);
     let narrow = object("b-narrow", vec![limit(0, 1, 2, LimitBy::PathPrefix("/x".into()))]);
-    let limits = registry.limits(&uid("a"), &[wide, narrow]).unwrap();
+    let limits = registry.limits(Instant::now(), &uid("a"), &[wide, narrow]).unwrap();
     let standing = limits.take(now, &request("/x", &none)).unwrap().unwrap();
     assert_eq!(standing, Standing { limit: 2, remaining: 1, reset: SECOND, retry_after: None }, "of the tightest");
     assert_eq!(passed(&limits, now, &request("/x", &none), 100), 1);
@@ -100,7 +100,7 @@ fn what_one_limit_refuses_takes_nothing_of_another() {
 #[test]
 fn budgets_outlive_a_configuration_that_leaves_them_as_they_are() {
     let (registry, now) = (Registry::default(), Instant::now());
-    let of = |limits: Vec<Limit>| registry.limits(&uid("a"), &[object("l", limits)]).unwrap();
+    let of = |limits: Vec<Limit>| registry.limits(Instant::now(), &uid("a"), &[object("l", limits)]).unwrap();
     let first = of(vec![limit(0, 1, 3, LimitBy::Everyone)]);
     assert_eq!(passed(&first, now, &CONNECTION, 5), 3);
     let second = of(vec![limit(0, 1, 3, LimitBy::Everyone), limit(1, 100, 100, LimitBy::Source)]);
@@ -108,11 +108,11 @@ fn budgets_outlive_a_configuration_that_leaves_them_as_they_are() {
     drop(first);
     registry.sweep();
     assert_eq!(passed(&second, now, &CONNECTION, 1), 0, "with the same budget");
-    let other = registry.limits(&uid("b"), &[object("l", vec![limit(0, 1, 3, LimitBy::Everyone)])]).unwrap();
+    let other = registry.limits(Instant::now(), &uid("b"), &[object("l", vec![limit(0, 1, 3, LimitBy::Everyone)])]).unwrap();
     assert_eq!(passed(&other, now, &CONNECTION, 5), 3, "each workload has its own");
     let changed = of(vec![limit(0, 1, 4, LimitBy::Everyone)]);
     assert_eq!(passed(&changed, now, &CONNECTION, 5), 4);
-    assert!(registry.limits(&uid("a"), &[]).is_none());
+    assert!(registry.limits(Instant::now(), &uid("a"), &[]).is_none());
     drop((second, changed));
     registry.sweep();
     assert_eq!(registry.budgets.lock().len(), 1, "what nobody has is forgotten");
@@ -124,7 +124,7 @@ fn budgets_outlive_a_configuration_that_leaves_them_as_they_are() {
 #[test]
 fn a_share_is_an_equal_part_and_keeps_what_it_owes() {
     let (registry, start) = (Registry::default(), Instant::now());
-    let of = |of: u32| registry.limits(&uid("a"), &[shared("l", vec![limit(0, 10, 10, LimitBy::Everyone)], of)]).unwrap();
+    let of = |of: u32| registry.limits(Instant::now(), &uid("a"), &[shared("l", vec![limit(0, 10, 10, LimitBy::Everyone)], of)]).unwrap();
     let half = of(2);
     assert_eq!(passed(&half, start, &CONNECTION, 20), 5);
     assert_eq!(passed(&half, start + SECOND / 5, &CONNECTION, 20), 1, "five in a second");
@@ -138,9 +138,34 @@ fn a_share_is_an_equal_part_and_keeps_what_it_owes() {
 }
 
 #[test]
+fn what_is_left_is_handed_to_the_next_agent() {
+    let (older, newer, now) = (Registry::default(), Registry::default(), Instant::now());
+    let all = |burst| {
+        let limits = vec![limit(0, 1, burst, LimitBy::Everyone), limit(1, 1, 9, LimitBy::Source)];
+        [object("own", limits.clone()), shared("lent", limits, 2)]
+    };
+    let before = older.limits(now, &uid("a"), &all(6)).unwrap();
+    assert_eq!(passed(&before, now, &CONNECTION, 1), 1);
+    let carried = older.hand_over(now);
+    assert_eq!(carried.len(), 2, "of those by source nothing is");
+    assert_eq!(passed(&before, now, &CONNECTION, 1), 0, "what is handed over is not kept");
+    let carried: Vec<Carried> = serde_json::from_str(&serde_json::to_string(&carried).unwrap()).unwrap();
+    newer.take_over(now, carried.clone());
+    let after = newer.limits(now, &uid("a"), &all(6)).unwrap();
+    assert_eq!(passed(&after, now, &CONNECTION, 9), 2, "of three that are lent, one is gone");
+    // Of a limit that is another one, and of what came too late, nothing is left to hand over.
+    newer.take_over(now, carried.clone());
+    assert_eq!(passed(&newer.limits(now, &uid("b"), &all(4)).unwrap(), now, &CONNECTION, 9), 2);
+    let late = Registry::default();
+    late.take_over(now, carried);
+    let later = now + Duration::from_secs(30);
+    assert_eq!(passed(&late.limits(later, &uid("a"), &all(6)).unwrap(), later, &CONNECTION, 9), 3);
+}
+
+#[test]
 fn keys_are_bounded_and_what_is_forgotten_is_counted() {
     let (registry, now) = (Registry::default(), Instant::now());
-    let limits = registry.limits(&uid("a"), &[object("l", vec![limit(0, 1, 1, LimitBy::Header("x-key".into()))])]).unwrap();
+    let limits = registry.limits(Instant::now(), &uid("a"), &[object("l", vec![limit(0, 1, 1, LimitBy::Header("x-key".into()))])]).unwrap();
     for value in 0..MAX_KEYS + 5 {
         assert!(limits.take(now, &request("/", &headers(&value.to_string()))).is_ok());
     }
@@ -170,7 +195,7 @@ proptest! {
         let registry = Registry::default();
         let each = limit(0, requests, burst, LimitBy::Header("x-key".into()));
         let all = limit(1, requests * 2, burst * 2, LimitBy::Everyone);
-        let limits = registry.limits(&uid("a"), &[shared("l", vec![each, all], of)]).unwrap();
+        let limits = registry.limits(Instant::now(), &uid("a"), &[shared("l", vec![each, all], of)]).unwrap();
         let (each_burst, all_burst) = ((burst / of).max(1), (burst * 2 / of).max(1));
         let per = SECOND * of;
         let keys: Vec<HeaderMap> = ["a", "b", "c", "d"].map(headers).into();

@@ -99,6 +99,39 @@ fn another_shape_is_no_new_budget() {
     assert!(bucket.take(later + SECOND / 10, 1).is_ok());
 }
 
+#[test]
+fn a_share_that_moves_takes_what_it_holds_along_and_gets_no_more() {
+    let (bucket, start) = (Bucket::new(10, SECOND, 10), Instant::now());
+    assert!(bucket.take(start, 4).is_ok());
+    bucket.recast(start, SECOND * 2, 5);
+    assert_eq!(bucket.take(start, 1).unwrap().left, 4, "of six there is room for five");
+    bucket.recast(start, SECOND, 10);
+    assert_eq!(bucket.take(start, 1).unwrap().left, 3, "nothing comes with a larger share");
+    assert_eq!(bucket.take(start + SECOND / 2, 1).unwrap().left, 7, "but its rate");
+    bucket.recast(start + SECOND / 2, SECOND * 1000, 1);
+    assert!(bucket.take(start + SECOND / 2, 1).is_ok());
+    assert!(bucket.take(start + SECOND, 1).is_err());
+    // Half of one that is on its way stays half of one.
+    bucket.recast(start + SECOND * 51, SECOND * 10, 1);
+    assert!(bucket.take(start + SECOND * 51 + SECOND * 4 / 10, 1).is_err());
+    assert!(bucket.take(start + SECOND * 51 + SECOND * 6 / 10, 1).is_ok());
+    assert_eq!(bucket.asked(), 10);
+}
+
+#[test]
+fn what_is_taken_out_of_one_is_put_into_another() {
+    let (older, newer, now) = (Bucket::new(10, SECOND, 10), Bucket::new(10, SECOND, 10), Instant::now());
+    assert!(older.take(now, 6).is_ok());
+    let level = older.empty(now + SECOND / 20);
+    assert_eq!(level, 4_500_000);
+    assert!(older.take(now + SECOND / 20, 1).is_err());
+    newer.fill(now, level);
+    assert_eq!(newer.take(now, 4).unwrap().left, 0);
+    assert!(newer.take(now, 1).is_err() && newer.take(now + SECOND / 20, 1).is_ok());
+    newer.fill(now, u64::MAX);
+    assert_eq!(newer.take(now, 1).unwrap().left, 9, "there is no more room");
+}
+
 proptest! {
     #[test]
     fn no_window_has_more_than_its_share(

@@ -84,6 +84,39 @@ fn one_that_is_not_ready_has_a_share_beside_those_that_are() {
 }
 
 #[test]
+fn a_budget_is_shared_by_the_nodes_of_a_service() {
+    let on = |name: &str, node: &str, ip: &str, ready: bool| {
+        pod(name, "web", ip, ready) + &format!("spec: {{nodeName: {node}, containers: []}}\n")
+    };
+    let pods = [
+        on("shop/web-1", "n1", "10.1.0.1", true),
+        on("shop/web-2", "n1", "10.1.0.2", true),
+        on("shop/web-3", "n2", "10.1.0.3", true),
+        on("shop/web-4", "n1", "10.1.0.4", false),
+        on("shop/web-5", "n3", "10.1.0.5", false),
+    ];
+    let objects = [service("web", "web"), limit("shop/l", "targetRefs: [{kind: Service, name: web}], scope: service")];
+    let snapshot = snapshot(&[pods.concat(), objects.concat()].concat());
+    let name = |name: &str| NamespacedName { namespace: "shop".into(), name: name.into() };
+    let sharing = snapshot.sharing(&name("l"), &name("web")).unwrap();
+    assert_eq!(sharing.ready, 3);
+    assert_eq!(sharing.nodes, BTreeMap::from([("n1".into(), 2), ("n2".into(), 1), ("n3".into(), 0)]));
+    let parts = ["n1", "n2", "n3", "n4"].map(|node| sharing.fair(node).parts());
+    assert_eq!(parts, [666_666, 333_333, 250_000, 250_000]);
+    let of_pod = |ip: &str| {
+        let workload = snapshot.workload_at(ip.parse().unwrap()).unwrap();
+        snapshot
+            .limits_for(workload)
+            .iter()
+            .filter_map(|applied| applied.share.as_ref())
+            .map(|share| share.node.parts())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!((of_pod("10.1.0.1"), of_pod("10.1.0.4")), (vec![666_666], vec![666_666]), "pods of a node have the node's");
+    assert_eq!(snapshot.sharing(&name("l"), &name("l")), None);
+}
+
+#[test]
 fn a_target_that_is_not_there_is_told() {
     let snapshot = world(&[limit("shop/l", "targetRefs: [{kind: Service, name: nobody}]")]);
     let [problem] = snapshot.problems() else { panic!("{:?}", snapshot.problems()) };

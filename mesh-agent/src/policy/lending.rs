@@ -1,0 +1,135 @@
+//! What a node holds of a budget that mesh-control lends, and what it needs. Pure: the moment is passed in.
+//!
+//! Without a loan a node has its fair share. A loan that lapses leaves it with the smaller of the two for a while: what it had not of its fair
+//! share is lent to others, and their loans must lapse too before it takes that back.
+
+use std::time::{Duration, Instant};
+
+use mesh_model::limit::{Fair, WHOLE};
+
+/// A share that was lent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Lent {
+    /// In parts of [`WHOLE`].
+    pub parts: u32,
+    /// Since when.
+    pub since: Instant,
+    /// Until when it is good.
+    pub until: Instant,
+    /// From when on nobody has what was lent of the rest.
+    pub over: Instant,
+}
+
+impl Lent {
+    /// By an answer of `parts` for `lifetime` to a request that was made at `asked`, and came at `now`. It ends a little before its time:
+    /// shares are looked at no more often than each `look`.
+    pub fn answered(parts: u32, asked: Instant, now: Instant, lifetime: Duration, look: Duration) -> Lent {
+        Lent { parts: parts.min(WHOLE), since: now, until: asked + lifetime.saturating_sub(look), over: now + lifetime * 2 }
+    }
+}
+
+/// What a node holds of one budget.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Holding {
+    fair: Fair,
+    lent: Option<Lent>,
+    /// Loans that lapsed.
+    lapsed: u64,
+}
+
+impl Holding {
+    /// The fair share.
+    pub fn new(fair: Fair) -> Holding {
+        Holding { fair, lent: None, lapsed: 0 }
+    }
+
+    /// The fair share is another.
+    pub fn shared(&mut self, fair: Fair) {
+        self.fair = fair;
+    }
+
+    /// A share is lent in the place of the one before.
+    pub fn lend(&mut self, lent: Lent) {
+        self.lent = Some(lent);
+    }
+
+    /// What is held, in parts of [`WHOLE`].
+    pub fn parts(&mut self, now: Instant) -> u32 {
+        let fair = self.fair.parts();
+        let Some(lent) = self.lent else { return fair };
+        if now < lent.until {
+            return lent.parts;
+        }
+        if now < lent.over {
+            return lent.parts.min(fair);
+        }
+        self.lent = None;
+        self.lapsed += 1;
+        fair
+    }
+
+    /// Since when the share is lent, if it is.
+    pub fn since(&self, now: Instant) -> Option<Instant> {
+        self.lent.filter(|lent| now < lent.until).map(|lent| lent.since)
+    }
+
+    /// How often the node went back to its fair share because no loan came.
+    pub fn lapsed(&self) -> u64 {
+        self.lapsed
+    }
+}
+
+/// Measures how often something is asked for, smoothly.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Meter {
+    /// Over how long what was measured counts.
+    over: Duration,
+    /// A second.
+    rate: f64,
+    last: Option<(Instant, u64)>,
+}
+
+/// Longest and shortest time over which demand is measured.
+const OVER: (Duration, Duration) = (Duration::from_millis(700), Duration::from_secs(30));
+
+impl Meter {
+    /// For a limit of so many in a time: over the time in which ten are let through, so that one that lets few through is not shared by
+    /// chance.
+    pub fn new(requests: u32, per: Duration) -> Meter {
+        let ten = per.saturating_mul(10) / requests.max(1);
+        Meter { over: ten.clamp(OVER.0, OVER.1), rate: 0.0, last: None }
+    }
+
+    /// There were `count` in all so far.
+    pub fn read(&mut self, now: Instant, count: u64) {
+        let Some((then, before)) = self.last.replace((now, count)) else { return };
+        let time = now.saturating_duration_since(then).as_secs_f64();
+        if time <= 0.0 {
+            self.last = Some((then, before));
+            return;
+        }
+        let seen = count.saturating_sub(before) as f64 / time;
+        self.rate += (seen - self.rate) * (1.0 - (-time / self.over.as_secs_f64()).exp());
+    }
+
+    /// What is asked for in the time of a limit, in parts of what it lets through.
+    pub fn demand(&self, requests: u32, per: Duration) -> u64 {
+        let parts = self.rate * per.as_secs_f64() / f64::from(requests.max(1)) * f64::from(WHOLE);
+        // A cast from float saturates.
+        parts.round() as u64
+    }
+}
+
+/// A share of a limit: its requests in how much more time, and what is whole of its burst, 1 at least.
+pub fn part(per: Duration, burst: u32, parts: u32) -> (Duration, u32) {
+    let parts = u128::from(parts.clamp(1, WHOLE));
+    let nanos = (per.as_nanos() * u128::from(WHOLE)).div_ceil(parts);
+    let (seconds, rest) = (nanos / 1_000_000_000, nanos % 1_000_000_000);
+    let per = Duration::new(u64::try_from(seconds).unwrap_or(u64::MAX), u32::try_from(rest).unwrap_or_default());
+    // A fair share is rounded down: a third of three is still one.
+    let whole = u128::from(burst) * (parts + 1) / u128::from(WHOLE);
+    (per, u32::try_from(whole).unwrap_or(u32::MAX).clamp(1, burst.max(1)))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,187 @@
+use std::collections::BTreeMap;
+
+use mesh_model::limit::{LimitScope, RateLimit};
+use mesh_model::policy::Scope;
+use proptest::prelude::*;
+
+use super::*;
+
+fn name(name: &str) -> NamespacedName {
+    NamespacedName { namespace: "shop".into(), name: name.into() }
+}
+
+fn id() -> BudgetId {
+    BudgetId { limit: name("l"), index: 0, service: name("web") }
+}
+
+fn node(index: usize) -> Arc<str> {
+    format!("n{index}").into()
+}
+
+fn sharing(ready: &[u32], strangers: u32) -> Sharing {
+    let limit = RateLimit { name: name("l"), targets: Scope::Namespace, limits: Vec::new(), scope: LimitScope::Service };
+    let nodes: BTreeMap<Arc<str>, u32> = ready.iter().enumerate().map(|(index, ready)| (node(index), *ready)).collect();
+    Sharing { limit: Arc::new(limit), ready: ready.iter().sum::<u32>() + strangers, nodes }
+}
+
+/// A ledger that is calm at the returned moment.
+fn calm() -> (Ledger, Instant) {
+    let start = Instant::now();
+    (Ledger::new(start), start + Duration::from_secs(10))
+}
+
+fn asked(turn: u64, demand: u64, holds: u32) -> Asked {
+    Asked { session: 1, turn, answered: turn - 1, demand, holds }
+}
+
+#[test]
+fn a_share_grows_only_when_the_other_has_confirmed_that_it_gave_back() {
+    let (mut ledger, now) = calm();
+    let two = sharing(&[1, 1], 0);
+    let mut ask = |index: usize, asked: Asked| ledger.ask(now, &id(), &node(index), &two, asked).unwrap();
+    // The other has not asked: it has its fair share.
+    assert_eq!(ask(0, asked(1, 2_000_000, 500_000)).parts, 500_000);
+    let idle = ask(1, asked(1, 0, 500_000));
+    assert_eq!((idle.parts, idle.again), (10_000, SOON), "all but what it keeps for its next requests");
+    assert_eq!(ask(0, asked(2, 2_000_000, 500_000)).parts, 500_000, "the answer may have been lost");
+    assert_eq!(ask(1, asked(2, 0, 10_000)).parts, 10_000);
+    assert_eq!(ask(0, asked(3, 2_000_000, 500_000)).parts, 990_000);
+    // Turned round.
+    assert_eq!(ask(1, asked(3, 2_000_000, 10_000)).parts, 10_000);
+    assert_eq!(ask(0, asked(4, 0, 990_000)).parts, 10_000);
+    assert_eq!(ask(1, asked(4, 2_000_000, 10_000)).parts, 10_000);
+    assert_eq!(ask(0, asked(5, 0, 10_000)).parts, 10_000);
+    assert_eq!(ask(1, asked(5, 2_000_000, 10_000)).parts, 990_000);
+}
+
+#[test]
+fn whoever_falls_silent_counts_with_its_fair_share_once_its_loan_has_lapsed() {
+    let (mut ledger, now) = calm();
+    let two = sharing(&[1, 1], 0);
+    for turn in [1, 2] {
+        ledger.ask(now, &id(), &node(1), &two, asked(turn, 0, 10_000)).unwrap();
+    }
+    let mut ask = |at: Instant, turn: u64, holds: u32| ledger.ask(at, &id(), &node(0), &two, asked(turn, 2_000_000, holds)).unwrap().parts;
+    assert_eq!(ask(now, 1, 500_000), 990_000);
+    assert_eq!(ask(now + LIFETIME - Duration::from_millis(1), 2, 990_000), 990_000);
+    assert_eq!(ask(now + LIFETIME, 3, 990_000), 500_000);
+}
+
+#[test]
+fn one_that_begins_to_lead_takes_back_and_does_not_give() {
+    let start = Instant::now();
+    let (mut ledger, two) = (Ledger::new(start), sharing(&[1, 1], 0));
+    let mut ask = |at: Instant, index: usize, turn, demand, holds| {
+        ledger.ask(at, &id(), &node(index), &two, asked(turn, demand, holds)).unwrap().parts
+    };
+    assert_eq!(ask(start, 0, 1, 2_000_000, 990_000), 500_000, "lent by another, which is heard of no more");
+    assert_eq!(ask(start, 1, 1, 2_000_000, 10_000), 10_000);
+    let later = start + LIFETIME + Duration::from_secs(1);
+    assert_eq!(ask(later, 0, 2, 0, 500_000), 10_000);
+    assert_eq!(ask(later, 1, 2, 2_000_000, 10_000), 500_000);
+    assert_eq!(ask(later, 0, 3, 0, 10_000), 10_000);
+    assert_eq!(ask(later, 1, 3, 2_000_000, 500_000), 990_000);
+}
+
+#[test]
+fn a_late_request_is_not_heard_and_an_agent_that_begins_anew_is() {
+    let (mut ledger, now) = calm();
+    let two = sharing(&[1, 1], 0);
+    let mut ask = |asked| ledger.ask(now, &id(), &node(0), &two, asked).map(|loan| loan.parts);
+    assert_eq!(ask(asked(5, 2_000_000, 500_000)), Some(500_000));
+    assert_eq!(ask(asked(5, 0, 1)), None);
+    assert_eq!(ask(asked(4, 0, 1)), None);
+    assert_eq!(ask(Asked { session: 2, turn: 1, answered: 0, demand: 2_000_000, holds: 500_000 }), Some(500_000));
+}
+
+#[test]
+fn endpoints_that_nobody_counts_for_keep_their_part() {
+    let (mut ledger, now) = calm();
+    assert_eq!(ledger.ask(now, &id(), &node(0), &sharing(&[1], 1), asked(1, 2_000_000, 500_000)).unwrap().parts, 500_000);
+    assert_eq!(ledger.lent(now).map(|(_, parts)| parts).sum::<u64>(), 500_000);
+    ledger.sweep(now + LIFETIME);
+    assert_eq!(ledger.lent(now).count(), 0);
+}
+
+proptest! {
+    /// Agents ask at any time, answers get lost, demands jump: what all may hold is never more than there is, and whoever has asked a few
+    /// times undisturbed has what is fair.
+    #[test]
+    fn never_more_than_the_whole_and_nobody_starves(
+        ready in prop::collection::vec(1u32..4, 1..5),
+        strangers in 0u32..2,
+        steps in prop::collection::vec((0usize..5, 0u64..900, 0u64..3_000_000, any::<bool>()), 1..150),
+    ) {
+        let (mut ledger, mut now) = calm();
+        let shared = sharing(&ready, strangers);
+        let mut agents: Vec<Agent> = (0..ready.len()).map(|index| Agent::new(shared.fair(&node(index)).parts())).collect();
+        for (index, wait, demand, lost) in steps {
+            now += Duration::from_millis(wait);
+            let index = index % ready.len();
+            agents[index].ask(&mut ledger, now, &node(index), &shared, demand, lost);
+            let all: u64 = agents.iter().map(|agent| u64::from(agent.holds(now))).sum();
+            prop_assert!(all <= u64::from(WHOLE), "{all}");
+        }
+        for _ in 0..4 {
+            for (index, agent) in agents.iter_mut().enumerate() {
+                agent.ask(&mut ledger, now, &node(index), &shared, 3_000_000, false);
+            }
+        }
+        for agent in &agents {
+            prop_assert!(agent.holds(now) + 10 >= agent.fair, "{agent:?}");
+        }
+    }
+}
+
+/// What an agent does, as the module's head says.
+#[derive(Debug)]
+struct Agent {
+    fair: u32,
+    turn: u64,
+    answered: u64,
+    lent: Option<(u32, Instant)>,
+}
+
+impl Agent {
+    fn new(fair: u32) -> Agent {
+        Agent { fair, turn: 0, answered: 0, lent: None }
+    }
+
+    fn holds(&self, now: Instant) -> u32 {
+        match self.lent {
+            Some((parts, until)) if now < until => parts,
+            Some((parts, until)) if now < until + LIFETIME => parts.min(self.fair),
+            _ => self.fair,
+        }
+    }
+
+    fn ask(&mut self, ledger: &mut Ledger, now: Instant, node: &Arc<str>, sharing: &Sharing, demand: u64, lost: bool) {
+        self.turn += 1;
+        let asked = Asked { session: 1, turn: self.turn, answered: self.answered, demand, holds: self.holds(now) };
+        let loan = ledger.ask(now, &id(), node, sharing, asked).unwrap();
+        if !lost {
+            self.answered = self.turn;
+            self.lent = Some((loan.parts, now + LIFETIME));
+        }
+    }
+}
+
+#[test]
+fn whoever_does_not_get_its_answers_counts_with_its_fair_share_before_it_takes_it() {
+    let (mut ledger, start) = calm();
+    let two = sharing(&[1, 1], 0);
+    let (mut idle, mut busy) = (Agent::new(500_000), Agent::new(500_000));
+    let at = |seconds: u64| start + Duration::from_secs(seconds);
+    for second in 0..3 {
+        idle.ask(&mut ledger, at(second), &node(0), &two, 0, false);
+        busy.ask(&mut ledger, at(second), &node(1), &two, 3_000_000, false);
+    }
+    assert_eq!((idle.holds(at(2)), busy.holds(at(2))), (10_000, 990_000));
+    // It asks on, and hears nothing.
+    for second in 3..14 {
+        idle.ask(&mut ledger, at(second), &node(0), &two, 0, true);
+        busy.ask(&mut ledger, at(second), &node(1), &two, 3_000_000, false);
+        assert!(idle.holds(at(second)) + busy.holds(at(second)) <= WHOLE);
+    }
+    assert_eq!((idle.holds(at(13)), busy.holds(at(13))), (500_000, 500_000));
+}
