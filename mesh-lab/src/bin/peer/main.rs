@@ -1,5 +1,6 @@
 //! Servers and clients that do what applications do to sockets, and report it as JSON on their last line of output.
 
+mod ask;
 mod bulk;
 mod connect;
 mod hold;
@@ -36,6 +37,8 @@ enum Command {
     Hold(hold::Arguments),
     /// An HTTP server that tells what it was asked.
     Http(http::Arguments),
+    /// Makes HTTP requests one after the other: a JSON list on standard input, lists of answers on standard output.
+    Ask(ask::Arguments),
     /// A UDP server that sends back what it gets.
     UdpEcho(udp::EchoArguments),
     /// One datagram and its answer.
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
         Command::Repeat(arguments) => repeat::run(&arguments),
         Command::Hold(arguments) => hold::run(&arguments),
         Command::Http(arguments) => http::run(&arguments),
+        Command::Ask(arguments) => ask::run(&arguments),
         Command::UdpEcho(arguments) => udp::echo(&arguments),
         Command::Udp(arguments) => udp::run(&arguments),
         Command::Guard { directory } => mesh_lab::world::guard(&directory),
