@@ -194,11 +194,25 @@ impl Exchange {
         if let Some(answer) = self.filter(&rule.filters, rule, client.port).await? {
             return Ok(Routed::Answer(answer));
         }
-        let backend = turns.http(number, rule).ok_or_else(|| apply::no_backend(rule))?.clone();
+        let backend = match self.backend_of_session(client, plan, rule) {
+            Some(backend) => backend.clone(),
+            None => turns.http(number, rule).ok_or_else(|| apply::no_backend(rule))?.clone(),
+        };
         if let Some(answer) = self.filter(&backend.filters, rule, client.port).await? {
             return Ok(Routed::Answer(answer));
         }
         Ok(Routed::Forward { backend, rule: Some(rule.clone()) })
+    }
+
+    /// The backend that has the endpoint of the request's session: a session goes before the weights, be its backend's 0 (GEP-1619).
+    fn backend_of_session<'r>(&self, client: &Client, plan: &Plan, rule: &'r HttpRule) -> Option<&'r Backend> {
+        let (endpoint, _) = session::endpoint(rule.session.as_ref()?, &self.parts.headers, now_unix())?;
+        rule.backends.iter().find(|backend| match &backend.target {
+            Target::Service { service, port, subset } => client
+                .cluster(plan, service, *port, subset.as_ref())
+                .is_ok_and(|cluster| cluster.servers().any(|server| server.address.0 == endpoint)),
+            Target::Invalid(_) => false,
+        })
     }
 
     async fn filter(&mut self, filters: &[Filter], rule: &HttpRule, port: u16) -> Result<Option<Response<Bytes>>, Outcome> {
@@ -256,7 +270,7 @@ impl Exchange {
         }
         continue_trace(&mut self.parts.headers, &mut self.record);
         let persistence = rule.as_ref().and_then(|rule| rule.session.as_ref());
-        let now_unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let now_unix = now_unix();
         let kept = persistence.and_then(|by| session::endpoint(by, &self.parts.headers, now_unix));
         let hash = attempt::hash(&cluster, &self.parts, client.address.0.ip(), &mut self.changes.cookies);
         let policy = rule.as_ref().and_then(|rule| rule.retry.clone()).unwrap_or_else(default_policy);
@@ -379,6 +393,11 @@ fn continue_trace(headers: &mut HeaderMap, record: &mut RequestRecorder) {
         headers.insert(NAME, value);
     }
     record.connection.trace_id = Some(id);
+}
+
+/// Seconds since 1970, in which sessions have their ends.
+fn now_unix() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// Draws `share.0` of `share.1`.

@@ -66,9 +66,9 @@ fn services() -> Vec<Value> {
 }
 
 /// The Services that routes are made for.
-const PARENTS: [&str; 14] = [
+const PARENTS: [&str; 15] = [
     "matching", "filters", "mirror", "timeout", "retry", "session", "upgrade", "grpc", "weights", "consumer", "opaque", "changing",
-    "breaker", "hash",
+    "breaker", "hash", "stays",
 ];
 
 fn ip(index: usize) -> String {

@@ -16,6 +16,9 @@ const RULES: &str = "
     - matches: [{path: {value: /weighted}}]
       sessionPersistence: {type: Header, sessionName: X-Weighted}
       backendRefs: [{name: v1, port: 80}, {name: v2, port: 80}, {name: v3, port: 80}]
+    - matches: [{path: {value: /drained}}]
+      sessionPersistence: {type: Header, sessionName: X-Weighted}
+      backendRefs: [{name: v1, port: 80, weight: 0}, {name: v2, port: 80, weight: 0}, {name: v3, port: 80, weight: 0}]
 ";
 
 fn cases() -> Vec<Case> {
@@ -31,6 +34,11 @@ fn cases() -> Vec<Case> {
             .times(20)
             .status(200)
             .wants(Want::AsBefore),
+        get("a session outlives its backend's weight", "sessions/drained")
+            .carrying("x-weighted", "x-weighted")
+            .status(200)
+            .wants(Want::AsBefore),
+        get("nobody new comes to it", "sessions/drained").refused(500),
     ]
 }
 

@@ -65,7 +65,7 @@ spec:
     - {group: '', kind: Service, name: statuses, port: 80}
     - {name: somebodys-gateway}
     - {group: '', kind: Service, name: missing}
-    - {group: '', kind: Service, name: statuses, sectionName: http-alt}
+    - {group: '', kind: Service, name: statuses, port: 8080}
   rules: [{backendRefs: [{name: v1, port: 80}]}]
 ---
 apiVersion: gateway.networking.k8s.io/v1
