@@ -7,6 +7,7 @@
 //!
 //! Needs root, cgroup v2 (alone or beside v1), and the programs `ip`, `nsenter` and `tcpdump`.
 
+pub mod ask;
 pub mod capture;
 pub mod cgroup;
 pub mod http;

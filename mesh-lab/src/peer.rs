@@ -230,6 +230,8 @@ pub struct HttpSeen {
     pub body: usize,
     /// Requests that the server has had, this one too.
     pub total: u64,
+    /// Those for the path that a query's `about` names, whatever theirs said; 0 without one.
+    pub about: u64,
 }
 
 impl HttpSeen {

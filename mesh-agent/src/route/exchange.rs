@@ -167,11 +167,25 @@ impl Exchange {
         if let Some(answer) = self.filter(&rule.filters, rule, client.port).await? {
             return Ok(Routed::Answer(answer));
         }
-        let backend = turns.http(number, rule).ok_or_else(|| apply::no_backend(rule))?;
+        let backend = match self.backend_of_session(client, plan, rule) {
+            Some(backend) => backend,
+            None => turns.http(number, rule).ok_or_else(|| apply::no_backend(rule))?,
+        };
         if let Some(answer) = self.filter(&backend.filters, rule, client.port).await? {
             return Ok(Routed::Answer(answer));
         }
         Ok(Routed::Forward { backend, rule: Some(rule) })
+    }
+
+    /// The backend that has the endpoint of the request's session: a session goes before the weights, be its backend's 0 (GEP-1619).
+    fn backend_of_session<'r>(&self, client: &Client, plan: &Plan, rule: &'r HttpRule) -> Option<&'r Backend> {
+        let (endpoint, _) = session::endpoint(rule.session.as_ref()?, &self.parts.headers, now_unix())?;
+        rule.backends.iter().find(|backend| match &backend.target {
+            Target::Service { service, port, subset } => plan
+                .upstream(client, service, *port, subset.as_ref())
+                .is_ok_and(|upstream| upstream.cluster.servers().any(|server| server.address.0 == endpoint)),
+            Target::Invalid(_) => false,
+        })
     }
 
     async fn filter(&mut self, filters: &[Filter], rule: &HttpRule, port: u16) -> Result<Option<Response<Bytes>>, Outcome> {
@@ -231,7 +245,7 @@ impl Exchange {
         // The rule's goes before the Service's own (GEP-1619).
         let of_service = upstream.cluster.backend.as_ref().and_then(|backend| backend.session.as_ref());
         let persistence = rule.and_then(|rule| rule.session.as_ref()).or(of_service);
-        let now_unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let now_unix = now_unix();
         let kept = persistence.and_then(|by| session::endpoint(by, &self.parts.headers, now_unix));
         let hash = attempt::hash(&upstream.cluster, &self.parts, client.address.0.ip(), &mut self.changes.cookies);
         let policy = rule.and_then(|rule| rule.retry.as_ref()).unwrap_or(&DEFAULT);
@@ -341,6 +355,11 @@ impl Exchange {
         };
         self.answer(answer, Some(outcome))
     }
+}
+
+/// Seconds since 1970, in which sessions have their ends.
+fn now_unix() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// Draws `share.0` of `share.1`.

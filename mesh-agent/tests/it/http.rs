@@ -76,9 +76,9 @@ fn services() -> Vec<Value> {
 }
 
 /// The Services that routes are made for.
-const PARENTS: [&str; 16] = [
+const PARENTS: [&str; 17] = [
     "matching", "filters", "mirror", "timeout", "retry", "session", "upgrade", "grpc", "weights", "consumer", "opaque", "changing",
-    "breaker", "hash", "budget", "sticky",
+    "breaker", "hash", "budget", "sticky", "stays",
 ];
 
 fn ip(index: usize) -> String {

@@ -19,6 +19,8 @@ const ECHO_NAME: &str = "registry.k8s.io/gateway-api/echo-advanced:v1.5.1";
 pub const COREDNS_NAME: &str = "docker.io/nodemesh/lab-coredns:1";
 /// Programs for tests to run in a pod.
 pub const TOOLS_NAME: &str = "docker.io/nodemesh/lab-tools:1";
+/// The peer program, whose servers tell what they were asked.
+pub const PEER_NAME: &str = "docker.io/nodemesh/lab-peer:1";
 /// Where the agent's image has the kernel programs.
 const BPF_OBJECT: &str = "/usr/lib/nodemesh/mesh-ebpf.o";
 /// Where it has the CNI plug-in, which the agent puts on its node.
@@ -84,6 +86,13 @@ pub fn http_echo(programs: &Built, out: &Path) -> Result<Archive> {
     let files = programs.files("/http-echo", "http-echo")?;
     let config = Config { entrypoint: vec!["/http-echo".to_owned()], user: Some(NOBODY), ..Config::default() };
     write("hashicorp/http-echo", &files, &config, &out.join("http-echo.tar"))
+}
+
+/// Client and server that do as a test says.
+pub fn peer(out: &Path) -> Result<Archive> {
+    let files = static_build::build(&["mesh-lab"])?.files("/mesh-lab-peer", "mesh-lab-peer")?;
+    let config = Config { entrypoint: vec!["/mesh-lab-peer".to_owned()], user: Some(NOBODY), ..Config::default() };
+    write(PEER_NAME, &files, &config, &out.join("peer.tar"))
 }
 
 /// Client and server of the conformance suite.

@@ -1,5 +1,6 @@
 //! Servers and clients that do what applications do to sockets, and report it as JSON on their last line of output.
 
+mod ask;
 mod bulk;
 mod connect;
 mod grpc;
@@ -49,6 +50,8 @@ enum Command {
     WsServe(web_socket::ServeArguments),
     /// One WebSocket.
     WsCall(web_socket::CallArguments),
+    /// Makes HTTP requests one after the other: a JSON list on standard input, lists of answers on standard output.
+    Ask(ask::Arguments),
     /// A UDP server that sends back what it gets.
     UdpEcho(udp::EchoArguments),
     /// One datagram and its answer.
@@ -75,6 +78,7 @@ fn main() -> ExitCode {
         Command::GrpcCall(arguments) => grpc::call(&arguments),
         Command::WsServe(arguments) => web_socket::serve(&arguments),
         Command::WsCall(arguments) => web_socket::call(&arguments),
+        Command::Ask(arguments) => ask::run(&arguments),
         Command::UdpEcho(arguments) => udp::echo(&arguments),
         Command::Udp(arguments) => udp::run(&arguments),
         Command::Guard { directory } => mesh_lab::world::guard(&directory),
