@@ -17,6 +17,7 @@ use crate::capture::cni::{self, installer, server};
 use crate::capture::preflight::{self, Places};
 use crate::config::{AfterHandover, Config, ConfigError, Required};
 use crate::identity;
+use crate::names;
 use crate::ops::access::{AccessConfig, AccessFormat, AccessLog};
 use crate::ops::admin::Admin;
 use crate::ops::clock::SystemClock;
@@ -111,7 +112,7 @@ pub async fn run(config: Config, log: LogControl) -> Result<(), AgentError> {
     if !lacks.is_empty() {
         return Err(AgentError::Lacks(lacks.iter().map(|lack| format!("- {lack}")).collect::<Vec<_>>().join("\n")));
     }
-    let descriptors = raise_descriptor_limit();
+    let descriptors = budget::raise_descriptor_limit();
     let pod_limit = config.max_connections_per_pod.unwrap_or_else(|| budget::default_limit(descriptors));
     tracing::info!(descriptors, connections = pod_limit, "limits of this process and of one pod");
     let config = Config { max_connections_per_pod: Some(pod_limit), ..config };
@@ -129,18 +130,6 @@ pub async fn run(config: Config, log: LogControl) -> Result<(), AgentError> {
             Err(error)
         }
     }
-}
-
-/// Every pod costs sockets, every connection two: the soft limit of a shell (1024) is not enough. Returns what is in force, `None` for no
-/// limit.
-fn raise_descriptor_limit() -> Option<u64> {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        tracing::warn!(%error, "cannot raise the limit of open files to the hard limit");
-    }
-    getrlimit(Resource::Nofile).current
 }
 
 /// What the container runtime says and nobody has taken up yet, at most; then it waits.
@@ -203,6 +192,7 @@ impl Agent {
         kernel.take_over(predecessor.is_some())?;
         let shared = Arc::new(Shared::new(&config, source.first, telemetry.clone(), secrets.clone(), kernel.pins()));
         shared.collect(&metrics);
+        names::resolver::start(&mut tasks, &config.dns_server, shared.names.clone());
         let count = config.workers.map_or_else(default_workers, usize::from);
         let (workers, workers_ended) = Workers::start(count, &shared, &drain).map_err(|e| AgentError::System("starting workers", e))?;
         drop(drain);

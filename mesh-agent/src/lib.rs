@@ -20,6 +20,7 @@ pub mod config;
 pub mod conn;
 pub mod identity;
 pub mod inbound;
+pub mod names;
 pub mod ops;
 pub mod outbound;
 pub mod outcome;

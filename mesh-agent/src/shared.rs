@@ -22,10 +22,12 @@ use crate::capture::load::LoadError;
 use crate::capture::maps::Origins;
 use crate::config::Config;
 use crate::identity::{Certificate, CertificateWatch, Secrets};
+use crate::names::Names;
 use crate::ops::ServiceRef;
 use crate::ops::drain::DrainWatch;
 use crate::ops::metrics::{Kind, Metrics, Refused};
 use crate::ops::record::Telemetry;
+use crate::outbound::egress::EgressCounters;
 use crate::outcome::{Outcome, Side};
 use crate::policy::limits;
 use crate::route::counters::RequestCounters;
@@ -57,6 +59,10 @@ pub struct Shared {
     pub tables: Tables,
     /// Where requests go.
     pub clusters: Arc<Clusters>,
+    /// What the names of ServiceEntries stand for.
+    pub names: Arc<Names>,
+    /// Connections to what is neither pod nor Service.
+    pub egress: Arc<EgressCounters>,
     /// What requests count.
     pub requests: Arc<RequestCounters>,
     /// Budgets of the RateLimits in force.
@@ -68,6 +74,7 @@ pub struct Shared {
 impl Shared {
     /// From the settings and the parts.
     pub fn new(config: &Config, snapshot: Arc<Snapshot>, telemetry: Arc<Telemetry>, secrets: Secrets, pins: &std::path::Path) -> Self {
+        let names: Arc<Names> = Arc::default();
         Shared {
             snapshot: ArcSwap::new(snapshot),
             telemetry,
@@ -77,7 +84,9 @@ impl Shared {
             connect_timeout: config.connect_timeout,
             pins: pins.to_path_buf(),
             tables: Tables::default(),
-            clusters: Arc::default(),
+            clusters: Arc::new(Clusters::new(names.clone())),
+            names,
+            egress: Arc::default(),
             requests: Arc::default(),
             limits: Arc::default(),
             cluster: config.cluster.clone(),
@@ -125,6 +134,8 @@ impl Shared {
         collect_tunnels(metrics, &self.counters);
         crate::route::counters::collect(metrics, &self.requests, &self.clusters);
         crate::policy::limits::collect(metrics, &self.limits);
+        self.names.collect(metrics);
+        self.egress.collect(metrics);
     }
 }
 

@@ -30,6 +30,24 @@ pub struct MeshSpec {
     pub excluded_cidrs: Option<Vec<String>>,
     /// What becomes of connections of a process in a pod that is not known yet: it may belong into the mesh.
     pub unknown_pods: Option<UnknownPodsSpec>,
+    /// What becomes of connections of the mesh's pods to what is no pod, no Service and no host of a ServiceEntry.
+    pub outbound_traffic_policy: Option<OutboundTrafficPolicySpec>,
+}
+
+/// `outboundTrafficPolicy`.
+#[derive(JsonSchema, Serialize, Default)]
+pub struct OutboundTrafficPolicySpec {
+    /// ALLOW_ANY lets them pass, REGISTRY_ONLY refuses them.
+    pub mode: Option<OutboundTrafficModeSpec>,
+}
+
+/// `outboundTrafficPolicy.mode`.
+#[derive(JsonSchema, Serialize, Clone, Copy)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+#[expect(missing_docs, reason = "as ModeSpec")]
+pub enum OutboundTrafficModeSpec {
+    AllowAny,
+    RegistryOnly,
 }
 
 /// `mtls`.

@@ -10,6 +10,7 @@ use crate::gateway::RouteObject;
 use crate::limit::RateLimit;
 use crate::policy::{AuthorizationPolicy, PeerAuthentication, RequestAuthentication};
 use crate::service::NamespacedName;
+use crate::service_entry::ServiceEntry;
 use crate::settings::MeshSettings;
 use crate::traffic::DestinationRule;
 use crate::virtual_service::VirtualService;
@@ -50,13 +51,15 @@ pub enum Kind {
     VirtualService,
     /// `networking.istio.io/v1`, `v1beta1` and `v1alpha3`
     DestinationRule,
+    /// `networking.istio.io/v1`, `v1beta1` and `v1alpha3`
+    ServiceEntry,
     /// `nodemesh.dev/v1alpha1`
     RateLimit,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 17] = [
+    pub const ALL: [Kind; 18] = [
         Kind::Namespace,
         Kind::Node,
         Kind::ServiceAccount,
@@ -73,6 +76,7 @@ impl Kind {
         Kind::TcpRoute,
         Kind::VirtualService,
         Kind::DestinationRule,
+        Kind::ServiceEntry,
         Kind::RateLimit,
     ];
 
@@ -95,6 +99,7 @@ impl Kind {
             "TCPRoute" => Kind::TcpRoute,
             "VirtualService" => Kind::VirtualService,
             "DestinationRule" => Kind::DestinationRule,
+            "ServiceEntry" => Kind::ServiceEntry,
             "RateLimit" => Kind::RateLimit,
             _ => return None,
         })
@@ -112,7 +117,7 @@ impl Kind {
             Kind::HttpRoute | Kind::GrpcRoute => &["gateway.networking.k8s.io/v1"],
             Kind::TlsRoute => &["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1alpha3", "gateway.networking.k8s.io/v1alpha2"],
             Kind::TcpRoute => &["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1alpha2"],
-            Kind::VirtualService | Kind::DestinationRule => {
+            Kind::VirtualService | Kind::DestinationRule | Kind::ServiceEntry => {
                 &["networking.istio.io/v1", "networking.istio.io/v1beta1", "networking.istio.io/v1alpha3"]
             }
         }
@@ -152,6 +157,7 @@ impl Kind {
             Kind::TcpRoute => "TCPRoute",
             Kind::VirtualService => "VirtualService",
             Kind::DestinationRule => "DestinationRule",
+            Kind::ServiceEntry => "ServiceEntry",
             Kind::RateLimit => "RateLimit",
         }
     }
@@ -212,6 +218,8 @@ pub enum Object {
     VirtualService(Arc<VirtualService>),
     /// How clients talk to a host.
     DestinationRule(Arc<DestinationRule>),
+    /// Hosts that are no Services.
+    ServiceEntry(Arc<ServiceEntry>),
     /// How many requests a workload takes.
     RateLimit(Arc<RateLimit>),
 }

@@ -33,6 +33,16 @@ pub enum UnknownPods {
     Pass,
 }
 
+/// What becomes of connections to what is no pod, no Service and no host of a ServiceEntry (Istio's `outboundTrafficPolicy`).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum OutboundTraffic {
+    /// They pass.
+    #[default]
+    AllowAny,
+    /// They are refused.
+    RegistryOnly,
+}
+
 /// Settings of the mesh.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct MeshSettings {
@@ -50,6 +60,8 @@ pub struct MeshSettings {
     pub excluded_cidrs: BTreeSet<IpNet>,
     /// What becomes of connections from pods that are not known.
     pub unknown_pods: UnknownPods,
+    /// What becomes of connections to what the mesh knows nothing of.
+    pub outbound_traffic: OutboundTraffic,
 }
 
 impl Default for MeshSettings {
@@ -62,6 +74,7 @@ impl Default for MeshSettings {
             excluded_ports: BTreeSet::new(),
             excluded_cidrs: BTreeSet::new(),
             unknown_pods: UnknownPods::Deny,
+            outbound_traffic: OutboundTraffic::AllowAny,
         }
     }
 }

@@ -39,7 +39,7 @@ app.kubernetes.io/instance: {{ .root.Release.Name }}
   resources: [httproutes, grpcroutes, tlsroutes, tcproutes]
   verbs: [get, list, watch]
 - apiGroups: [networking.istio.io]
-  resources: [virtualservices, destinationrules]
+  resources: [virtualservices, destinationrules, serviceentries]
   verbs: [get, list, watch]
 {{- end }}
 

@@ -97,10 +97,17 @@ impl Client {
         let v4 = self.dialled.0.is_ipv4();
         let name = ClusterName { service: service.clone(), port, subset: subset.cloned(), v4 };
         let cluster = self.worker.shared.clusters.get(&plan.snapshot, &plan.workload, &name)?;
-        match members::other_family(&self.pod.workload, v4).filter(|_| cluster.servers().next().is_none()) {
+        match members::other_family(&self.pod.workload, v4).filter(|_| cluster.is_empty()) {
             Some(v4) => self.worker.shared.clusters.get(&plan.snapshot, &plan.workload, &ClusterName { v4, ..name }),
             None => Ok(cluster),
         }
+    }
+}
+
+impl Client {
+    /// Answers a request that goes nowhere.
+    pub fn refuse(&self, incoming: Request<Incoming>, outcome: Outcome) -> Response<ReplyBody> {
+        Exchange::new(self, incoming).0.refuse(outcome)
     }
 }
 

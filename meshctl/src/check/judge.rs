@@ -17,7 +17,7 @@ const LATE: u64 = 3600;
 /// Clocks that are further apart than this, in seconds, make new certificates look as if they were not valid yet.
 const SKEW: i64 = 10;
 /// The definitions of what the mesh reads, each with the versions in which it does.
-const READ: [(&str, &[&str]); 11] = [
+const READ: [(&str, &[&str]); 12] = [
     ("meshes.nodemesh.dev", &["v1alpha1"]),
     ("ratelimits.nodemesh.dev", &["v1alpha1"]),
     ("authorizationpolicies.security.istio.io", &["v1", "v1beta1"]),
@@ -25,6 +25,7 @@ const READ: [(&str, &[&str]); 11] = [
     ("requestauthentications.security.istio.io", &["v1", "v1beta1"]),
     ("virtualservices.networking.istio.io", &["v1", "v1beta1", "v1alpha3"]),
     ("destinationrules.networking.istio.io", &["v1", "v1beta1", "v1alpha3"]),
+    ("serviceentries.networking.istio.io", &["v1", "v1beta1", "v1alpha3"]),
     (HTTP_ROUTES, &["v1"]),
     ("grpcroutes.gateway.networking.k8s.io", &["v1"]),
     ("tlsroutes.gateway.networking.k8s.io", &["v1", "v1alpha3", "v1alpha2"]),

@@ -243,7 +243,7 @@ impl Way<'_> {
                 return done(steps, Vec::new());
             }
         }
-        let of = |v4| members(self.snapshot, found.port, found.labels, v4).collect::<Vec<_>>();
+        let of = |v4| members(self.snapshot, &found.port.endpoints, found.labels, v4).collect::<Vec<_>>();
         let mut there = of(v4);
         if let (true, true, Some(other)) = (there.is_empty(), answered, other_family(self.client, v4)) {
             there = of(other);
