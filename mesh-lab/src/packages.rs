@@ -6,7 +6,8 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 
 /// The command that tells whether a package is needed, where it isn't the package's name.
-const COMMANDS: [(&str, &str); 7] = [
+const COMMANDS: [(&str, &str); 8] = [
+    ("dnsmasq-base", "dnsmasq"),
     ("nginx-light", "nginx"),
     ("redis-server", "redis-server"),
     ("redis-tools", "redis-cli"),

@@ -3,7 +3,7 @@ use serde_json::json;
 use super::*;
 use crate::object::{PodObject, TargetPort, Word};
 use crate::policy::{Action, AuthorizationPolicy, Condition, MtlsMode, PeerAuthentication, Scope, StringMatch};
-use crate::settings::{MeshSettings, SameNode, UnknownPods};
+use crate::settings::{MeshSettings, OutboundTraffic, SameNode, UnknownPods};
 
 /// Field and message of each error.
 fn errors(converted: &Converted) -> Vec<(String, &str)> {
