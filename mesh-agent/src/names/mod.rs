@@ -81,7 +81,7 @@ impl Names {
             );
         }
         if let Some(first) = names.iter().nth(MOST).cloned() {
-            names.split_off(&first);
+            drop(names.split_off(&first));
         }
         self.wanted.send_if_modified(|now| {
             let differs = **now != names;

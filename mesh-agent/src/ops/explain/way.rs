@@ -278,9 +278,11 @@ impl Way<'_> {
                 Some(format!("the client's node looks its endpoints up: {}", names.join(", ")))
             }
         };
-        if let Some(reason) = elsewhere {
-            steps.push(Step::good(At::Backend, reason));
-        } else if there.is_empty() {
+        if let Some(reason) = elsewhere.filter(|_| there.is_empty()) {
+            steps.push(Step::unknown(At::Backend, reason));
+            return done(steps, Vec::new());
+        }
+        if there.is_empty() {
             steps.push(Step::failed(At::Backend, &Outcome::NoEndpoint, answered));
             return done(steps, Vec::new());
         }

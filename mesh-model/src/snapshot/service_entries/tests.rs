@@ -144,7 +144,7 @@ fn two_entries_of_a_namespace_for_one_host_add_up_and_the_older_counts() {
 fn a_selector_finds_ready_pods() {
     let pod = |name: &str, ip: &str, ready: &str| {
         format!(
-            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: shop, labels: {{app: vm}}}}\nspec: {{nodeName: n1}}\nstatus: {{podIP: {ip}, conditions: [{{type: Ready, status: '{ready}'}}]}}\n"
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: shop, labels: {{app: vm}}}}\nspec: {{nodeName: n1, containers: []}}\nstatus: {{podIP: {ip}, conditions: [{{type: Ready, status: '{ready}'}}]}}\n"
         )
     };
     let spec = format!("hosts: [vm.example.com], {HTTP}, resolution: STATIC, workloadSelector: {{labels: {{app: vm}}}}");
