@@ -58,16 +58,17 @@ fn nobody(name: &str) -> ServiceRef {
 
 /// Serves it to its end.
 pub async fn serve(worker: Rc<Worker>, pod: Arc<LocalPod>, application: TcpStream, client: ClientAddr, dialled: OrigDst) {
-    let snapshot = worker.shared.snapshot.load_full();
-    let workload = pod.current(&snapshot);
-    let place = Dialled::of(&snapshot, &workload, dialled.0);
     let known = |service: ServiceRef| {
         let mut known = connection(&worker, &pod, client, None, None);
         known.dialled = Some(dialled.0);
         known.labels.service = Some(service);
         known
     };
-    let protocol = match place.look() {
+    let look = {
+        let snapshot = worker.shared.snapshot.load();
+        Dialled::of(&snapshot, &pod.current(&snapshot), dialled.0).look()
+    };
+    let protocol = match look {
         Look::No => Ok(Protocol::Opaque),
         Look::First(silence) => first::protocol(&application, silence).await,
     };
@@ -78,32 +79,36 @@ pub async fn serve(worker: Rc<Worker>, pod: Arc<LocalPod>, application: TcpStrea
         // Gone before it said anything.
         Err(_) => return worker.shared.telemetry.refused(known(nobody(PASSTHROUGH)), Outcome::ClientReset),
     };
-    let counters = worker.shared.egress.clone();
-    let count = |counter: &AtomicU64| {
-        counter.fetch_add(1, Ordering::Relaxed);
+    // The configuration is not held on to for as long as the connection lives.
+    let (way, stranger) = {
+        let snapshot = worker.shared.snapshot.load();
+        let workload = pod.current(&snapshot);
+        let place = Dialled::of(&snapshot, &workload, dialled.0);
+        let stranger = place.stranger().map(|service| worker.shared.service(&service.name));
+        (place.way(&worker.shared.names, protocol, host.as_deref()), stranger)
     };
-    match place.way(&worker.shared.names, protocol, host.as_deref()) {
-        Way::Whole(asked) => {
-            count(&counters.entry);
-            let asked = routed::Asked::of(&worker, &workload, asked);
+    let counters = &worker.shared.egress;
+    match way {
+        Way::Whole(here) => {
+            counters.entry.fetch_add(1, Ordering::Relaxed);
+            let asked = routed::Asked::of(&worker, &pod, here);
             routed::whole(&worker, &pod, application, client, dialled, &asked, host.as_deref()).await;
         }
         Way::Requests => {
             let http2 = protocol == Protocol::Http2;
             let known = known(nobody(BLACK_HOLE));
             let listed = worker.shared.telemetry.list(known.clone());
-            let by_name = requests::ByName::new(worker.clone(), pod, client, dialled, http2, known);
+            let by_name = requests::ByName::new(worker.clone(), pod.clone(), client, dialled, http2, known);
             let live = listed.live().clone();
             serve::serve(application, http2, by_name, worker.drain_watch(), async move { live.closed().await }).await;
         }
         Way::Pass => {
-            count(&counters.passed);
-            let service = place.stranger().map(|service| worker.shared.service(&service.name));
-            let known = known(service.unwrap_or_else(|| nobody(PASSTHROUGH)));
+            counters.passed.fetch_add(1, Ordering::Relaxed);
+            let known = known(stranger.unwrap_or_else(|| nobody(PASSTHROUGH)));
             pass(&worker, &pod, application, dialled, known).await;
         }
         Way::Refuse(outcome) => {
-            count(&counters.refused);
+            counters.refused.fetch_add(1, Ordering::Relaxed);
             reset(application);
             worker.shared.telemetry.refused(known(nobody(BLACK_HOLE)), outcome);
         }

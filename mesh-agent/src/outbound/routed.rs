@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use mesh_model::route::Target;
 use mesh_model::snapshot::Snapshot;
-use mesh_model::workload::Workload;
 use tokio::net::TcpStream;
 
 use super::{connection, tunnel};
@@ -42,8 +41,8 @@ pub struct Asked {
 
 impl Asked {
     /// Of what is known to be asked for.
-    pub fn of(worker: &Worker, workload: &Workload, here: asked::Asked) -> Asked {
-        let turns = worker.shared.tables.get(&worker.shared.snapshot.load(), &here.service, here.port, &workload.namespace);
+    pub fn of(worker: &Worker, pod: &LocalPod, here: asked::Asked) -> Asked {
+        let turns = worker.shared.tables.get(&worker.shared.snapshot.load(), &here.service, here.port, &pod.workload.namespace);
         Asked { here, turns }
     }
 }
