@@ -112,7 +112,7 @@ fn a_host_with_an_address_has_routes_as_a_service_has() {
     ];
     ANY.wait_sum("n1", "istio_requests_total", &labels, 1.0);
     let line = ANY.access("n1", &[("service", host), ("status", "418")]);
-    assert_eq!(text(&line, "route"), "VirtualService shop/static http[0]", "{line}");
+    assert_eq!(text(&line, "route"), "VirtualService shop/static rule 0", "{line}");
 
     let report = client.connect("10.97.9.1:90".parse().unwrap(), "hello").unwrap();
     assert_eq!((report.received.as_str(), report.peer), ("hello", Some("10.97.9.1:90".parse().unwrap())), "{report:?}");
@@ -204,4 +204,28 @@ fn what_is_not_in_the_registry_is_refused_and_said() {
     ONLY.withdraw("named");
     assert_eq!(get(&at(one, 8080).to_string(), "api.one.test").status, 502);
     assert_eq!(client.connect(at(one, 7090), "hello").unwrap().end, End::Reset);
+}
+
+#[test]
+fn tls_is_told_by_its_server_name() {
+    packages::ensure(&["openssl"]).expect("openssl");
+    let (client, [one, two]) = (ANY.pod("client"), [&ANY.outside[0], &ANY.outside[1]]);
+    let [key, certificate] = ["key", "certificate"].map(|name| ANY.world.directory().join(name).display().to_string());
+    let make =
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=tls.one.test", "-keyout", &key, "-out", &certificate];
+    one.exec(&make, LIMIT).unwrap().success().unwrap();
+    let _server = one.spawn(&["openssl", "s_server", "-accept", "8443", "-key", &key, "-cert", &certificate, "-www", "-quiet"]).unwrap();
+    let ports = json!([{ "number": 8443, "name": "tls", "protocol": "TLS" }]);
+    ANY.apply("tls", &[entry("tls", json!({ "hosts": ["*.one.test"], "ports": ports, "resolution": "STATIC", "endpoints": [{ "address": one.ipv4().to_string() }] }))]);
+    // The client dials the second server, where nobody listens.
+    let get = |host: &str| {
+        let resolve = format!("{host}:8443:{}", two.ipv4());
+        client.curl(&["-k", "--resolve", &resolve, &format!("https://{host}:8443/")]).unwrap()
+    };
+    wait_until("the server listens", SOON, || get("tls.one.test").status == 200).unwrap();
+    let line = ANY.access("n1", &[("service", "*.one.test"), ("outcome", "completed")]);
+    assert_eq!(text(&line, "server"), at(one, 8443).to_string(), "{line}");
+    assert_eq!(get("tls.two.test").status, 0, "another name goes where it was dialled");
+    ANY.withdraw("tls");
+    assert_eq!(get("tls.one.test").status, 0);
 }
