@@ -16,6 +16,7 @@ use crate::capture::preflight::{self, Places};
 use crate::config::{AfterHandover, Config, ConfigError, Required};
 use crate::identity;
 use crate::link::{Link, LinkError};
+use crate::names;
 use crate::ops::access::{AccessConfig, AccessFormat, AccessLog};
 use crate::ops::clock::SystemClock;
 use crate::ops::drain;
@@ -217,6 +218,7 @@ impl Agent {
         lending::collect(&metrics, &counts);
         let lending = Lending { link, limits: shared.limits.clone(), counts, stop: reins.stop.clone() };
         spawn(&mut tasks, "budgets of Services", lending.run());
+        names::resolver::start(&mut tasks, &config.dns_server, shared.names.clone());
         let count = config.workers.map_or_else(default_workers, usize::from);
         let (workers, workers_ended) = Workers::start(count, &shared, &drain).map_err(|e| AgentError::System("starting workers", e))?;
         drop(drain);

@@ -94,6 +94,9 @@ pub struct Config {
     /// be in one of the meshes only.
     #[arg(long, env = "NODEMESH_CNI_WITH_ISTIO", value_name = "refuse|coexist", default_value = "refuse")]
     pub cni_with_istio: CniWithIstio,
+    /// Name servers that say where the hosts of ServiceEntries are, address:port; by default those of /etc/resolv.conf.
+    #[arg(long, env = "NODEMESH_DNS_SERVER", value_name = "ADDRESS", value_delimiter = ',')]
+    pub dns_server: Vec<SocketAddr>,
     /// The kernel programs.
     #[arg(long, env = "NODEMESH_BPF_OBJECT", value_name = "FILE", default_value = "/usr/lib/nodemesh/mesh-ebpf.o")]
     pub bpf_object: PathBuf,

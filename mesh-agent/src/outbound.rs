@@ -1,5 +1,6 @@
 //! A captured connection of a pod of this node, from its first byte to its last: one call a step.
 
+pub mod egress;
 mod routed;
 
 use std::cell::RefCell;
@@ -7,7 +8,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use mesh_common::flow::Origin;
+use mesh_common::flow::{ORIGIN_OUTSIDE, Origin};
 use tokio::net::TcpStream;
 
 use crate::agent::pods::LocalPod;
@@ -30,9 +31,17 @@ pub async fn serve(worker: Rc<Worker>, pod: Arc<LocalPod>, application: TcpStrea
     let origin = accept::origin(&worker.origins, pod.netns.cookie(), client.0).await;
     if let Some(origin) = &origin {
         let dialled = SocketAddr::from(origin.dialled);
-        let asked = routed::asked(&worker, &pod, &worker.shared.snapshot.load(), dialled);
+        let asked = match origin.flags & ORIGIN_OUTSIDE {
+            0 => routed::asked(&worker, &pod, &worker.shared.snapshot.load(), dialled),
+            _ => None,
+        };
         if let (Some(asked), Ok(_)) = (asked, &place) {
             return routed::serve(worker, pod, application, client, OrigDst(dialled), asked).await;
+        }
+        // What has become a pod since is reached as one, or not at all.
+        let outside = origin.flags & ORIGIN_OUTSIDE != 0 && worker.shared.snapshot.load().workload_at(dialled.ip()).is_none();
+        if outside && place.is_ok() {
+            return egress::serve(worker, pod, application, client, OrigDst(dialled)).await;
         }
     }
     match origin.ok_or(Outcome::UnknownDestination).and_then(|origin| target(&worker, &origin)) {

@@ -52,6 +52,11 @@ pub enum Outcome {
     },
     /// The client is a process below the pods' cgroup in a network namespace that nobody enrolled.
     UnknownPod,
+    /// The mesh's outboundTrafficPolicy is REGISTRY_ONLY, and what was dialled is not in the registry.
+    Unregistered {
+        /// The host that the client named, if it named one. Its own word.
+        host: Option<Arc<str>>,
+    },
     /// The destination address belongs to no workload that this agent serves.
     UnknownDestination,
     /// One of the mesh's own ports was dialled.
@@ -346,6 +351,7 @@ impl Outcome {
             | Outcome::PolicyRevoked { .. }
             | Outcome::PodHeld { .. }
             | Outcome::UnknownPod
+            | Outcome::Unregistered { .. }
             | Outcome::Incomplete
             | Outcome::Request(RequestFailure::Unauthenticated { .. })
             | Outcome::OwnPort => true,
@@ -460,10 +466,11 @@ impl fmt::Display for Side {
 impl fmt::Display for Outcome {
     /// What happened, in a line; [`Meaning::advice`] says what to do.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        meaning::describe(self, f)
+        describe::describe(self, f)
     }
 }
 
+mod describe;
 mod meaning;
 pub mod request;
 #[cfg(test)]

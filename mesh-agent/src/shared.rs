@@ -22,10 +22,12 @@ use crate::capture::load::LoadError;
 use crate::capture::maps::Origins;
 use crate::config::Config;
 use crate::identity::{Certificate, CertificateWatch, Secrets};
+use crate::names::Names;
 use crate::ops::ServiceRef;
 use crate::ops::drain::DrainWatch;
 use crate::ops::metrics::{Kind, Metrics, Refused};
 use crate::ops::record::Telemetry;
+use crate::outbound::egress::EgressCounters;
 use crate::outcome::{Outcome, Side};
 use crate::policy::{KeyStore, limits};
 use crate::route::counters::RequestCounters;
@@ -62,6 +64,10 @@ pub struct Shared {
     pub tables: Tables,
     /// Where requests go.
     pub clusters: Arc<Clusters>,
+    /// What the names of ServiceEntries stand for.
+    pub names: Arc<Names>,
+    /// Connections to what is neither pod nor Service.
+    pub egress: Arc<EgressCounters>,
     /// What requests count.
     pub requests: Arc<RequestCounters>,
     /// Budgets of the RateLimits in force.
@@ -87,6 +93,7 @@ impl Shared {
         keys: Arc<KeyStore>,
         pins: &std::path::Path,
     ) -> Self {
+        let names: Arc<Names> = Arc::default();
         Shared {
             snapshot: ArcSwap::new(snapshot),
             telemetry,
@@ -98,7 +105,9 @@ impl Shared {
             http_body_idle_timeout: Some(config.http_body_idle_timeout).filter(|timeout| !timeout.is_zero()),
             pins: pins.to_path_buf(),
             tables: Tables::default(),
-            clusters: Arc::default(),
+            clusters: Arc::new(Clusters::new(names.clone())),
+            names,
+            egress: Arc::default(),
             requests: Arc::default(),
             limits: Arc::default(),
             keys,
@@ -147,6 +156,8 @@ impl Shared {
         collect_tunnels(metrics, &self.counters);
         crate::route::counters::collect(metrics, &self.requests, &self.clusters);
         crate::policy::limits::collect(metrics, &self.limits);
+        self.names.collect(metrics);
+        self.egress.collect(metrics);
     }
 }
 

@@ -29,6 +29,7 @@ mod rate_limit;
 mod request_authentication;
 mod selector;
 mod service;
+mod service_entry;
 mod virtual_service;
 
 pub(crate) use authorization_policy::range;
@@ -152,6 +153,7 @@ pub fn convert_from(object: &Value, provenance: Provenance) -> Converted {
         Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute => gateway_route::convert(&mut input),
         Kind::VirtualService => virtual_service::convert(&mut input),
         Kind::DestinationRule => destination_rule::convert(&mut input),
+        Kind::ServiceEntry => service_entry::convert(&mut input),
         Kind::RateLimit => rate_limit::convert(&mut input),
         Kind::XBackendTrafficPolicy => backend_traffic_policy::convert(&mut input),
     };

@@ -20,6 +20,7 @@ pub mod policy;
 pub mod problem;
 pub mod route;
 pub mod service;
+pub mod service_entry;
 pub mod settings;
 pub mod snapshot;
 #[cfg(any(test, feature = "testing"))]

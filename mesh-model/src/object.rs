@@ -11,6 +11,7 @@ use crate::gateway::RouteObject;
 use crate::limit::RateLimit;
 use crate::policy::{AuthorizationPolicy, PeerAuthentication, RequestAuthentication};
 use crate::service::NamespacedName;
+use crate::service_entry::ServiceEntry;
 use crate::settings::MeshSettings;
 use crate::traffic::DestinationRule;
 use crate::virtual_service::VirtualService;
@@ -51,6 +52,8 @@ pub enum Kind {
     VirtualService,
     /// `networking.istio.io/v1`, `v1beta1` and `v1alpha3`
     DestinationRule,
+    /// `networking.istio.io/v1`, `v1beta1` and `v1alpha3`
+    ServiceEntry,
     /// `nodemesh.dev/v1alpha1`
     RateLimit,
     /// `gateway.networking.x-k8s.io/v1alpha1`
@@ -76,6 +79,7 @@ impl Kind {
         Kind::TcpRoute,
         Kind::VirtualService,
         Kind::DestinationRule,
+        Kind::ServiceEntry,
         Kind::RateLimit,
         Kind::XBackendTrafficPolicy,
     ];
@@ -99,6 +103,7 @@ impl Kind {
             "TCPRoute" => Kind::TcpRoute,
             "VirtualService" => Kind::VirtualService,
             "DestinationRule" => Kind::DestinationRule,
+            "ServiceEntry" => Kind::ServiceEntry,
             "RateLimit" => Kind::RateLimit,
             "XBackendTrafficPolicy" => Kind::XBackendTrafficPolicy,
             _ => return None,
@@ -118,7 +123,7 @@ impl Kind {
             Kind::HttpRoute | Kind::GrpcRoute => &["gateway.networking.k8s.io/v1"],
             Kind::TlsRoute => &["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1alpha3", "gateway.networking.k8s.io/v1alpha2"],
             Kind::TcpRoute => &["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1alpha2"],
-            Kind::VirtualService | Kind::DestinationRule => {
+            Kind::VirtualService | Kind::DestinationRule | Kind::ServiceEntry => {
                 &["networking.istio.io/v1", "networking.istio.io/v1beta1", "networking.istio.io/v1alpha3"]
             }
         }
@@ -158,6 +163,7 @@ impl Kind {
             Kind::TcpRoute => "TCPRoute",
             Kind::VirtualService => "VirtualService",
             Kind::DestinationRule => "DestinationRule",
+            Kind::ServiceEntry => "ServiceEntry",
             Kind::RateLimit => "RateLimit",
             Kind::XBackendTrafficPolicy => "XBackendTrafficPolicy",
         }
@@ -219,6 +225,8 @@ pub enum Object {
     VirtualService(Arc<VirtualService>),
     /// How clients talk to a host.
     DestinationRule(Arc<DestinationRule>),
+    /// Hosts that are no Services.
+    ServiceEntry(Arc<ServiceEntry>),
     /// How many requests a workload takes.
     RateLimit(Arc<RateLimit>),
     /// How requests to a Service are treated by whatever route.

@@ -42,6 +42,16 @@ pub struct Tracing {
     pub sampling_ppm: u32,
 }
 
+/// What becomes of connections to what is no pod, no Service and no host of a ServiceEntry (Istio's `outboundTrafficPolicy`).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum OutboundTraffic {
+    /// They pass.
+    #[default]
+    AllowAny,
+    /// They are refused.
+    RegistryOnly,
+}
+
 /// Settings of the mesh.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct MeshSettings {
@@ -61,6 +71,8 @@ pub struct MeshSettings {
     pub unknown_pods: UnknownPods,
     /// Spans of requests; none are made where this is absent.
     pub tracing: Option<Arc<Tracing>>,
+    /// What becomes of connections to what the mesh knows nothing of.
+    pub outbound_traffic: OutboundTraffic,
 }
 
 impl Default for MeshSettings {
@@ -74,6 +86,7 @@ impl Default for MeshSettings {
             excluded_cidrs: BTreeSet::new(),
             unknown_pods: UnknownPods::Deny,
             tracing: None,
+            outbound_traffic: OutboundTraffic::AllowAny,
         }
     }
 }

@@ -42,7 +42,7 @@ app.kubernetes.io/instance: {{ .root.Release.Name }}
   resources: [xbackendtrafficpolicies]
   verbs: [get, list, watch]
 - apiGroups: [networking.istio.io]
-  resources: [virtualservices, destinationrules]
+  resources: [virtualservices, destinationrules, serviceentries]
   verbs: [get, list, watch]
 {{- end }}
 

@@ -30,8 +30,11 @@ pub struct Directory {
     services: HashMap<u32, ServiceRef>,
 }
 
-/// A Service with the host name that metrics give it.
+/// A Service with the host name that metrics give it; a ServiceEntry's host has its own.
 pub fn service_ref(name: &NamespacedName, domain: &str) -> ServiceRef {
+    if name.is_entry() {
+        return ServiceRef { name: name.clone(), host: name.name.clone() };
+    }
     ServiceRef { name: name.clone(), host: format!("{}.{}.svc.{domain}", name.name, name.namespace).into() }
 }
 

@@ -39,6 +39,14 @@ pub struct Asked {
     turns: Option<Arc<Turns>>,
 }
 
+impl Asked {
+    /// Of what is known to be asked for.
+    pub fn of(worker: &Worker, pod: &LocalPod, here: asked::Asked) -> Asked {
+        let turns = worker.shared.tables.get(&worker.shared.snapshot.load(), &here.service, here.port, &pod.workload.namespace);
+        Asked { here, turns }
+    }
+}
+
 /// What some object asks for, for this client; `None` if nothing does.
 pub fn asked(worker: &Worker, pod: &LocalPod, snapshot: &Snapshot, dialled: SocketAddr) -> Option<Asked> {
     let workload = snapshot.workload(&pod.workload.uid).unwrap_or(&pod.workload);
@@ -59,23 +67,14 @@ pub async fn serve(worker: Rc<Worker>, pod: Arc<LocalPod>, application: TcpStrea
         false => Ok(Protocol::Opaque),
         true => first::protocol(&application, silence).await,
     };
-    let whole = |worker: &Worker| Connection {
-        labels: crate::ops::ConnectionLabels {
-            service: Some(worker.shared.service(&here.service)),
-            security: Security::Unknown,
-            ..connection(worker, &pod, client, None, None).labels
-        },
-        dialled: Some(dialled.0),
-        ..connection(worker, &pod, client, None, None)
-    };
     let protocol = match protocol {
         Ok(protocol) => protocol,
         // Gone before it said anything.
-        Err(_) => return worker.shared.telemetry.refused(whole(&worker), Outcome::ClientReset),
+        Err(_) => return worker.shared.telemetry.refused(known(&worker, &pod, client, dialled, here), Outcome::ClientReset),
     };
     if here.is_taken_apart(protocol) {
         let http2 = protocol == Protocol::Http2;
-        let known = whole(&worker);
+        let known = known(&worker, &pod, client, dialled, here);
         let listed = worker.shared.telemetry.list(known.clone());
         let http = Client::new(worker.clone(), pod, client, dialled, here.service.clone(), here.port, http2, known);
         let live = listed.live().clone();
@@ -86,11 +85,33 @@ pub async fn serve(worker: Rc<Worker>, pod: Arc<LocalPod>, application: TcpStrea
         Protocol::Tls => first::server_name(&application, HELLO).await.ok().flatten(),
         _ => None,
     };
-    match backend(&worker, &pod, dialled, &asked, name.as_deref()) {
-        Ok((cluster, chosen)) => relay(&worker, &pod, application, client, dialled, &cluster, chosen).await,
+    self::whole(&worker, &pod, application, client, dialled, &asked, name.as_deref()).await;
+}
+
+/// What is known of it before it has a server.
+fn known(worker: &Worker, pod: &LocalPod, client: ClientAddr, dialled: OrigDst, here: &asked::Asked) -> Connection {
+    let mut known = connection(worker, pod, client, None, None);
+    known.labels.service = Some(worker.shared.service(&here.service));
+    known.labels.security = Security::Unknown;
+    known.dialled = Some(dialled.0);
+    known
+}
+
+/// Serves one that is not taken apart, to its end. `name` is the server name of its TLS.
+pub async fn whole(
+    worker: &Rc<Worker>,
+    pod: &Arc<LocalPod>,
+    application: TcpStream,
+    client: ClientAddr,
+    dialled: OrigDst,
+    asked: &Asked,
+    name: Option<&str>,
+) {
+    match backend(worker, pod, dialled, asked, name) {
+        Ok((cluster, chosen)) => relay(worker, pod, application, client, dialled, &cluster, chosen).await,
         Err(outcome) => {
             reset(application);
-            worker.shared.telemetry.refused(whole(&worker), outcome);
+            worker.shared.telemetry.refused(known(worker, pod, client, dialled, &asked.here), outcome);
         }
     }
 }

@@ -63,6 +63,8 @@ pub enum RequestFailure {
     BodyTimedOut,
     /// A CONNECT, which is not forwarded.
     ConnectMethod,
+    /// The connection was made for a host of a ServiceEntry, and the request names one that has none.
+    Misdirected,
     /// A token of the request is not believed.
     Unauthenticated {
         /// Why, for the log.
@@ -103,6 +105,7 @@ impl RequestFailure {
             RequestFailure::BadRequest { .. } => StatusCode::BAD_REQUEST,
             RequestFailure::BodyTimedOut => StatusCode::REQUEST_TIMEOUT,
             RequestFailure::ConnectMethod => StatusCode::METHOD_NOT_ALLOWED,
+            RequestFailure::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             RequestFailure::Unauthenticated { .. } => StatusCode::UNAUTHORIZED,
             RequestFailure::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
         }
@@ -186,6 +189,12 @@ impl RequestFailure {
                 Blame::Peer,
                 "The client sent nothing of its request's body for --http-body-idle-timeout: look at what holds it up.",
             ),
+            RequestFailure::Misdirected => (
+                "misdirected",
+                F::NoRoute,
+                Blame::Peer,
+                "A connection to a host of a ServiceEntry carries requests for that host and others with entries: the client is to make another.",
+            ),
             RequestFailure::ConnectMethod => {
                 ("connect_method", F::DownstreamProtocolError, Blame::Peer, "CONNECT is for proxies; the mesh needs none to be named.")
             }
@@ -211,6 +220,7 @@ impl fmt::Display for RequestFailure {
             RequestFailure::RateLimited { limit, .. } => write!(f, "over RateLimit {limit}"),
             RequestFailure::BodyTimedOut => write!(f, "the request's body took too long"),
             RequestFailure::ConnectMethod => write!(f, "CONNECT is not forwarded"),
+            RequestFailure::Misdirected => write!(f, "the request is for a host without a ServiceEntry, on a connection to one with"),
         }
     }
 }
@@ -221,6 +231,8 @@ impl Outcome {
         match self {
             Outcome::Request(failure) => failure.status(),
             Outcome::Internal { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+            // What Istio's BlackHoleCluster answers.
+            Outcome::Unregistered { .. } => StatusCode::BAD_GATEWAY,
             denial if denial.is_denial() => StatusCode::FORBIDDEN,
             _ => StatusCode::SERVICE_UNAVAILABLE,
         }

@@ -19,6 +19,8 @@ fn all() -> Vec<Outcome> {
         Outcome::PodHeld { side: Side::Client, awaited: detail.clone() },
         Outcome::PodHeld { side: Side::Server, awaited: detail.clone() },
         Outcome::UnknownPod,
+        Outcome::Unregistered { host: None },
+        Outcome::Unregistered { host: Some(detail.clone()) },
         Outcome::UnknownDestination,
         Outcome::OwnPort,
         Outcome::NoEndpoint,

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use mesh_model::route::{RouteTable, Target, TcpRule, TlsRule};
-use mesh_model::service::NamespacedName;
+use mesh_model::service::{NamespacedName, Service, ServicePort};
 use mesh_model::snapshot::Snapshot;
 use mesh_model::workload::Workload;
 
@@ -40,16 +40,22 @@ pub enum Whole<'t> {
 impl Asked {
     /// What some object asks for, for this client of what it dialled; `None` if nothing does, for any client.
     pub fn of(snapshot: &Snapshot, client: &Workload, dialled: SocketAddr) -> Option<Asked> {
-        let (service, port) = snapshot.service_at(dialled)?;
+        let (service, port) = snapshot.meant_by(&client.namespace, dialled)?;
         if !snapshot.is_routed(&service.name, port.port) {
             return None;
         }
+        Some(Asked::of_port(snapshot, client, service, port))
+    }
+
+    /// As [`Asked::of`], of a port that is known.
+    pub fn of_port(snapshot: &Snapshot, client: &Workload, service: &Service, port: &ServicePort) -> Asked {
         let table = snapshot.routes(&service.name, port.port).and_then(|routes| routes.table(&client.namespace)).cloned();
         let nothing =
             || snapshot.traffic(client, &service.name, port.port, None).is_none() && snapshot.backend_session(&service.name).is_none();
-        let of_others = table.is_none() && nothing();
+        // A host of a ServiceEntry is there for the agent alone: whoever knows it asks for it.
+        let of_others = service.entry.is_none() && table.is_none() && nothing();
         let declared = Declared::of(&port.app_protocol, &port.name);
-        Some(Asked { service: service.name.clone(), port: port.port, declared, table, of_others })
+        Asked { service: service.name.clone(), port: port.port, declared, table, of_others }
     }
 
     /// Whether the first bytes of a connection are looked at.

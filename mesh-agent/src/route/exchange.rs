@@ -70,6 +70,11 @@ impl Client {
         self.plan.get(snapshot.version(), || Plan::of(&snapshot, self))
     }
 
+    /// Answers a request that goes nowhere.
+    pub fn refuse(&self, incoming: Request<Incoming>, outcome: Outcome) -> Response<ReplyBody> {
+        Exchange::new(self, incoming).0.refuse(outcome)
+    }
+
     /// Whether it dialled an IPv4 address.
     pub fn v4(&self) -> bool {
         self.dialled.0.is_ipv4()

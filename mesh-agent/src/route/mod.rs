@@ -15,6 +15,7 @@ pub mod body;
 pub mod cors;
 pub mod counters;
 pub mod detect;
+pub mod egress;
 pub mod exchange;
 pub mod filter;
 pub mod first;

@@ -78,7 +78,7 @@ impl Plan {
         let clusters = &client.worker.shared.clusters;
         // Of a Service with both families the client's is preferred, since its pod has an address of that for certain.
         let cluster = clusters.get(&self.snapshot, &self.workload, &name)?;
-        match members::other_family(&client.pod.workload, name.v4).filter(|_| cluster.servers().next().is_none()) {
+        match members::other_family(&client.pod.workload, name.v4).filter(|_| cluster.is_empty()) {
             Some(v4) => clusters.get(&self.snapshot, &self.workload, &ClusterName { v4, ..name }),
             None => Ok(cluster),
         }

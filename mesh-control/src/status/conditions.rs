@@ -16,12 +16,13 @@ const TOLD: usize = 20;
 const LONGEST: usize = 32_768;
 
 /// The kinds that get a condition.
-pub const KINDS: [Kind; 7] = [
+pub const KINDS: [Kind; 8] = [
     Kind::PeerAuthentication,
     Kind::AuthorizationPolicy,
     Kind::RequestAuthentication,
     Kind::VirtualService,
     Kind::DestinationRule,
+    Kind::ServiceEntry,
     Kind::Mesh,
     Kind::RateLimit,
 ];

@@ -3,7 +3,7 @@ use serde_json::json;
 use super::*;
 use crate::object::{PodObject, TargetPort, Word};
 use crate::policy::{Action, AuthorizationPolicy, Condition, MtlsMode, PeerAuthentication, Scope, StringMatch};
-use crate::settings::{MeshSettings, SameNode, UnknownPods};
+use crate::settings::{MeshSettings, OutboundTraffic, SameNode, UnknownPods};
 
 /// Field and message of each error.
 fn errors(converted: &Converted) -> Vec<(String, &str)> {
@@ -204,17 +204,27 @@ fn mesh_settings_are_read_and_mistakes_are_strict() {
     let (settings, good, converted) = mesh(json!({
         "trustDomain": "prod.example", "rootNamespace": "root", "mtls": {"mode": "STRICT"}, "sameNode": "encrypt",
         "excludedPorts": [22], "excludedCidrs": ["169.254.0.0/16"], "unknownPods": "pass",
+        "outboundTrafficPolicy": {"mode": "REGISTRY_ONLY"},
     }));
     assert!(good, "{converted:?}");
     assert_eq!((settings.trust_domain.as_str(), &*settings.root_namespace), ("prod.example", "root"));
     assert_eq!((settings.mtls, settings.same_node, settings.unknown_pods), (MtlsMode::Strict, SameNode::Encrypt, UnknownPods::Pass));
     assert_eq!((settings.excluded_ports.len(), settings.excluded_cidrs.len()), (1, 1));
+    assert_eq!(settings.outbound_traffic, OutboundTraffic::RegistryOnly);
     let (settings, good, converted) =
         mesh(json!({"trustDomain": "prod.example", "mtls": {"mode": "?"}, "sameNode": "?", "excludedPorts": [22, 0]}));
     assert!(!good);
     assert_eq!((settings.trust_domain.as_str(), settings.mtls, settings.same_node), ("prod.example", MtlsMode::Strict, SameNode::Encrypt));
     assert!(settings.excluded_ports.is_empty());
     assert_eq!(errors(&converted).len(), 3);
+    for (policy, expected) in [
+        (json!({}), OutboundTraffic::AllowAny),
+        (json!({"mode": "ALLOW_ANY"}), OutboundTraffic::AllowAny),
+        (json!({"mode": "registry"}), OutboundTraffic::RegistryOnly),
+        (json!("REGISTRY_ONLY"), OutboundTraffic::RegistryOnly),
+    ] {
+        assert_eq!(mesh(json!({"outboundTrafficPolicy": policy.clone()})).0.outbound_traffic, expected, "{policy}");
+    }
     let (_, good, converted) = mesh(json!({"drainTime": "5s"}));
     assert!(good && converted.findings.len() == 1, "a field that is not done is said");
 }

@@ -21,6 +21,7 @@ pub(super) const WATCHED: [Kind; 17] = [
     Kind::TcpRoute,
     Kind::VirtualService,
     Kind::DestinationRule,
+    Kind::ServiceEntry,
     Kind::RateLimit,
     Kind::XBackendTrafficPolicy,
 ];
@@ -80,6 +81,7 @@ pub(super) fn plural(kind: Kind) -> &'static str {
         Kind::TcpRoute => "tcproutes",
         Kind::VirtualService => "virtualservices",
         Kind::DestinationRule => "destinationrules",
+        Kind::ServiceEntry => "serviceentries",
         Kind::RateLimit => "ratelimits",
         Kind::XBackendTrafficPolicy => "xbackendtrafficpolicies",
     }

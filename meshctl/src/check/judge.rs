@@ -25,6 +25,7 @@ const READ: [(&str, &[&str]); 12] = [
     ("requestauthentications.security.istio.io", &["v1", "v1beta1"]),
     ("virtualservices.networking.istio.io", &["v1", "v1beta1", "v1alpha3"]),
     ("destinationrules.networking.istio.io", &["v1", "v1beta1", "v1alpha3"]),
+    ("serviceentries.networking.istio.io", &["v1", "v1beta1", "v1alpha3"]),
     (HTTP_ROUTES, &["v1"]),
     ("grpcroutes.gateway.networking.k8s.io", &["v1"]),
     ("tlsroutes.gateway.networking.k8s.io", &["v1", "v1alpha3", "v1alpha2"]),

@@ -371,6 +371,7 @@ fn definitions_of_all_groups_are_there() {
         "requestauthentications.security.istio.io",
         "virtualservices.networking.istio.io",
         "destinationrules.networking.istio.io",
+        "serviceentries.networking.istio.io",
     ] {
         let definition = get(&objects, "CustomResourceDefinition", wanted);
         for version in definition["spec"]["versions"].as_array().unwrap() {

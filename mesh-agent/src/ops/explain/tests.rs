@@ -339,3 +339,34 @@ fn it_agrees_with_what_the_data_path_decides() {
         }
     }
 }
+
+#[test]
+fn hosts_outside_have_their_entry_or_the_mesh_s_word() {
+    let only = |mode: &str| {
+        format!(
+            "---\napiVersion: nodemesh.dev/v1alpha1\nkind: Mesh\nmetadata: {{name: default}}\nspec: {{outboundTrafficPolicy: {{mode: {mode}}}}}\n"
+        )
+    };
+    let entry = |name: &str, spec: &str| {
+        object("networking.istio.io/v1", "ServiceEntry", name, &format!("{{ports: [{{number: 443, name: tls, protocol: TLS}}], {spec}}}"))
+    };
+    let entries = [
+        entry("shop/named", "hosts: [a.example.com], resolution: DNS, exportTo: [.]"),
+        entry("shop/fixed", "hosts: [b.example.com], resolution: STATIC, addresses: [192.0.2.7], endpoints: [{address: 198.51.100.1}]"),
+    ];
+    let snapshot = mesh(&[entries.concat(), only("REGISTRY_ONLY")]);
+    let answer = asked(&snapshot, "from=shop/client&to=https://a.example.com/x");
+    assert_eq!((text(&answer["verdict"]), text(&answer["destination"]["name"])), ("unknown", "shop/a.example.com"), "{answer:#}");
+    assert!(text(&answer["summary"]).contains("a.example.com:443"), "{answer:#}");
+    for to in ["b.example.com:443", "192.0.2.7:443"] {
+        let answer = asked(&snapshot, &format!("from=shop/client&to={to}"));
+        assert_eq!((text(&answer["verdict"]), encryptions(&answer)), ("allowed", vec!["plaintext"]), "{answer:#}");
+    }
+    let missing = ask(&snapshot, "from=away/visitor&to=https://a.example.com").unwrap_err();
+    assert!(missing.to_string().contains("namespace away"), "{missing}");
+    let answer = asked(&snapshot, "from=shop/client&to=192.0.2.8:443");
+    assert_eq!(text(&answer["verdict"]), "denied", "{answer:#}");
+    assert!(text(&answer["summary"]).contains("REGISTRY_ONLY"), "{answer:#}");
+    let answer = asked(&mesh(&[only("ALLOW_ANY")]), "from=shop/client&to=192.0.2.8:443");
+    assert_eq!((text(&answer["verdict"]), encryptions(&answer)), ("allowed", vec!["plaintext"]), "{answer:#}");
+}

@@ -1,9 +1,12 @@
 //! The way of a client in the mesh: what its agent, or the kernel, does with what it dials.
 
+use std::net::SocketAddr;
+
 use http::request::Parts;
 use mesh_model::backend::BackendTrafficPolicy;
 use mesh_model::route::{Backend as Share, HttpRule, RouteTable, Target};
-use mesh_model::service::NamespacedName;
+use mesh_model::service::{Discovery, NamespacedName};
+use mesh_model::settings::OutboundTraffic;
 use mesh_model::snapshot::Snapshot;
 use mesh_model::traffic::{Balancer, TrafficPolicy};
 use mesh_model::workload::Workload;
@@ -38,6 +41,9 @@ impl Way<'_> {
             };
             self.arrive(address, hop, self.request)
         };
+        if let Some(outcome) = self.unregistered(place) {
+            return steps.push(Step::failed(At::Capture, &outcome, self.request.is_some()));
+        }
         let Place::Service { service, port, dialled } = place else {
             steps.push(Step::good(At::Capture, "pods are dialled by their own addresses: no route and no DestinationRule holds"));
             if targets.is_empty() {
@@ -52,6 +58,10 @@ impl Way<'_> {
                 self.arrive(address, hop::clear(self.snapshot, address, &client, EXCLUDED), self.request)
             };
             return backends.push(Backend::whole(place.party().to_string(), targets.into_iter().map(clear).collect()));
+        }
+        if service.entry.is_some() {
+            let asked = Asked::of_port(self.snapshot, self.client, service, port);
+            return self.asked(&asked, dialled.is_ipv4(), (steps, backends));
         }
         if let Some(asked) = Asked::of(self.snapshot, self.client, *dialled) {
             return self.asked(&asked, dialled.is_ipv4(), (steps, backends));
@@ -74,6 +84,14 @@ impl Way<'_> {
         backends.push(Backend::whole(place.party().to_string(), targets.into_iter().map(reach).collect()));
     }
 
+    /// Why an address is refused that is nobody's, if it is.
+    fn unregistered(&self, place: &Place<'_>) -> Option<Outcome> {
+        let Place::Direct { kind: "Address", targets, .. } = place else { return None };
+        let only = self.snapshot.settings().outbound_traffic == OutboundTraffic::RegistryOnly;
+        let known = |to: &SocketAddr| hop::is_excluded(self.snapshot, *to) || self.snapshot.service_of_stranger(*to).is_some();
+        (only && !targets.iter().all(known)).then_some(Outcome::Unregistered { host: None })
+    }
+
     fn arrive(&self, address: std::net::SocketAddr, hop: Result<hop::Hop<'_>, Outcome>, request: Option<&Parts>) -> Endpoint {
         match hop {
             Ok(hop) => server::endpoint(self.snapshot, hop, request, self.question),
@@ -83,10 +101,11 @@ impl Way<'_> {
 
     /// A Service for which some object asks for more than the kernel can do.
     fn asked(&self, asked: &Asked, v4: bool, (steps, backends): Ways<'_>) {
-        let why = match (&asked.table, self.snapshot.backend_session(&asked.service)) {
-            (Some(_), _) => "it has routes",
-            (None, None) => "it has a DestinationRule",
-            (None, Some(_)) => "its XBackendTrafficPolicy keeps sessions",
+        let why = match (&asked.table, asked.service.is_entry(), self.snapshot.backend_session(&asked.service)) {
+            (Some(_), _, _) => "it has routes",
+            (None, true, _) => "it is a ServiceEntry's host",
+            (None, false, None) => "it has a DestinationRule",
+            (None, false, Some(_)) => "its XBackendTrafficPolicy keeps sessions",
         };
         steps.push(Step::good(At::Capture, format!("the client's agent takes connections to Service {}: {why}", asked.service)));
         let whole = |what: &str| Step::good(At::Protocol, format!("{what}, so connections go as a whole"));
@@ -252,10 +271,22 @@ impl Way<'_> {
             let step = Step::good(At::Traffic, describe_backend(policy));
             steps.push(step.by(Object::new("XBackendTrafficPolicy", &policy.name)));
         }
-        let of = |v4| members(self.snapshot, found.port, found.labels, v4).collect::<Vec<_>>();
+        let of = |v4| members(self.snapshot, &found.port.endpoints, found.labels, v4).collect::<Vec<_>>();
         let mut there = of(v4);
         if let (true, true, Some(other)) = (there.is_empty(), answered, other_family(self.client, v4)) {
             there = of(other);
+        }
+        let elsewhere = match &found.port.discovery {
+            Discovery::Named => None,
+            Discovery::Dialled { .. } => Some("the address that the client dials is the endpoint (resolution: NONE)".to_owned()),
+            Discovery::Dns { names, .. } => {
+                let names: Vec<String> = names.iter().map(|name| format!("{}:{}", name.host, name.port)).collect();
+                Some(format!("the client's node looks its endpoints up: {}", names.join(", ")))
+            }
+        };
+        if let Some(reason) = elsewhere.filter(|_| there.is_empty()) {
+            steps.push(Step::unknown(At::Backend, reason));
+            return done(steps, Vec::new());
         }
         if there.is_empty() {
             steps.push(Step::failed(At::Backend, &Outcome::NoEndpoint, answered));

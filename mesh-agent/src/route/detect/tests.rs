@@ -68,3 +68,21 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_host_of_a_request_is_in_its_head() {
+    let host = |text: &str| http_host(text.as_bytes());
+    for (text, expected) in [
+        ("GET / HTTP/1.1\r\nAccept: */*\r\nhost:  A.Example.com:8080 \r\n\r\nHost: b", Some("a.example.com")),
+        ("\r\nGET / HTTP/1.1\r\nHost: [2001:db8::1]:80\r\n\r\n", Some("2001:db8::1")),
+        ("GET http://b.example.com./x HTTP/1.1\r\nHost: a.example.com\r\n\r\n", Some("b.example.com")),
+        ("GET / HTTP/1.1\r\nHost: a.example.com\r\nHost: b.example.com\r\n\r\n", None),
+        ("GET / HTTP/1.1\r\nHost:\r\n\r\n", None),
+        ("GET / HTTP/1.0\r\n\r\n", None),
+        ("GET / HTTP/1.1\r\nHost: a.example.com\r\n", None),
+        ("\r\n\r\n", None),
+        ("", None),
+    ] {
+        assert_eq!(host(text).as_deref(), expected, "{text:?}");
+    }
+}

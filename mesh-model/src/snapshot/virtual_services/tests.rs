@@ -77,7 +77,7 @@ fn a_destinations_port_is_the_dialled_one_or_its_only_one() {
     assert_eq!((from(&snapshot, "any", 80), from(&snapshot, "any", 81)), (Some("shop/web:80".into()), Some("shop/web:81".into())));
     for (destination, part) in [
         ("{host: none}", "names Service shop/none, which does not exist"),
-        ("{host: example.com}", "example.com, which is no Service's host"),
+        ("{host: example.com}", "example.com, which is no host of a Service, nor of a ServiceEntry"),
         ("{host: web, port: {number: 99}}", "port 99, which Service shop/web does not have"),
     ] {
         let snapshot =
