@@ -455,7 +455,7 @@ fn admin(
             })
         })
         .provide("problems", "what is wrong with the configuration", move || {
-            problems.snapshot.load().problems().iter().map(ToString::to_string).collect()
+            problems.snapshot.load().problems().iter().map(ToString::to_string).chain(problems.tls_problems()).collect()
         })
         .question("explain", crate::ops::explain::USAGE, {
             let mesh = shared.clone();

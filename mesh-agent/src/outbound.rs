@@ -1,5 +1,6 @@
 //! A captured connection of a pod of this node, from its first byte to its last: one call a step.
 
+mod relay;
 mod routed;
 
 use std::cell::RefCell;
@@ -117,5 +118,6 @@ fn connection(worker: &Worker, pod: &LocalPod, client: ClientAddr, origin: Optio
         server,
         dialled: dialled.filter(|dialled| Some(*dialled) != server),
         trace_id: None,
+        upstream_tls: None,
     }
 }

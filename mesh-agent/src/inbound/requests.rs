@@ -34,7 +34,7 @@ use crate::upstream::http::{ConnectionKey, HttpPools, IDLE, Lease, Terms};
 
 /// For how long a client may be silent until it is taken for one whose server speaks first.
 const SILENCE: Duration = Duration::from_secs(1);
-const TERMS: Terms = Terms { idle: IDLE, max_requests: None, max_age: None };
+const TERMS: Terms = Terms { idle: IDLE, max_requests: None, max_age: None, max_streams: None };
 /// Connections to the application that may turn out to be closed before a new one is opened.
 const STALE: u32 = 2;
 
@@ -246,7 +246,7 @@ impl Requests {
         loop {
             let mut lease = self.lease().await?;
             let mut head = parts.clone();
-            request::address(&mut head, self.http2, protocol)?;
+            request::address(&mut head, self.http2, false, protocol)?;
             head.extensions.clear();
             let reused = lease.reused;
             match lease.send(Request::from_parts(head, original.attempt())).await {
@@ -264,7 +264,8 @@ impl Requests {
 
     async fn lease(&self) -> Result<Lease, Outcome> {
         let Judged { inbound, client, server, .. } = &self.judged;
-        let key = ConnectionKey { client: inbound.pod.workload.uid.clone(), server: server.0, workload: None, http2: self.http2 };
+        let key =
+            ConnectionKey { client: inbound.pod.workload.uid.clone(), server: server.0, workload: None, http2: self.http2, tls: None };
         if let Some(lease) = self.kept.take(&key, TERMS) {
             return Ok(lease);
         }

@@ -230,6 +230,7 @@ pub(super) fn of(outcome: &Outcome) -> Meaning {
         Outcome::ClosedByOperator => {
             row("closed_by_operator", F::LocalReset, Level::INFO, AWAY, User, "Someone closed it through the agent's admin endpoint.")
         }
+        Outcome::Upstream(failure) => failure.meaning(),
         Outcome::Request(failure) => failure.meaning(),
         Outcome::Internal { .. } => row(
             "internal",
@@ -489,6 +490,7 @@ pub(super) fn describe(outcome: &Outcome, f: &mut fmt::Formatter<'_>) -> fmt::Re
         Outcome::PodGone { side } => write!(f, "the {side}'s pod is gone"),
         Outcome::Drained => write!(f, "the agent stopped"),
         Outcome::ClosedByOperator => write!(f, "closed by an operator"),
+        Outcome::Upstream(failure) => write!(f, "{failure}"),
         Outcome::Request(failure) => write!(f, "{failure}"),
         Outcome::Internal { detail } => write!(f, "internal error: {detail}"),
     }

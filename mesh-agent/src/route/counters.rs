@@ -14,9 +14,11 @@ pub struct RequestCounters {
     retry_refusals: AtomicU64,
     mirrors: [AtomicU64; 3],
     ejections: [AtomicU64; 3],
+    secured: [AtomicU64; 3],
 }
 
 const MIRROR_RESULTS: [&str; 3] = ["sent", "failed", "skipped"];
+const HANDSHAKES: [&str; 3] = ["full", "resumed", "failed"];
 const REASONS: [Reason; 3] = [Reason::Consecutive5xx, Reason::ConsecutiveGateway, Reason::ConsecutiveLocal];
 
 fn add(counter: &AtomicU64) {
@@ -32,6 +34,16 @@ impl RequestCounters {
     /// An attempt is not made again because a bound does not let it.
     pub fn retry_refused(&self) {
         add(&self.retry_refusals);
+    }
+
+    /// TLS towards a server was begun: whether a session was resumed; `None` if it failed.
+    pub fn secured(&self, resumed: Option<bool>) {
+        let [full, again, failed] = &self.secured;
+        add(match resumed {
+            Some(false) => full,
+            Some(true) => again,
+            None => failed,
+        });
     }
 
     /// A copy was answered.
@@ -77,6 +89,11 @@ pub fn collect(metrics: &Metrics, counters: &Arc<RequestCounters>, clusters: &Ar
         let mut family = samples.family("nodemesh_endpoint_ejections", "Endpoints ejected by outlier detection, by reason.", Kind::Counter);
         for (reason, counter) in REASONS.iter().zip(&counters.ejections) {
             family.sample(&[("reason", reason.as_str())], counter.load(Ordering::Relaxed) as f64);
+        }
+        let help = "TLS handshakes with servers, begun here as a DestinationRule asks, by result.";
+        let mut family = samples.family("nodemesh_origination_handshakes", help, Kind::Counter);
+        for (result, counter) in HANDSHAKES.iter().zip(&counters.secured) {
+            family.sample(&[("result", result)], counter.load(Ordering::Relaxed) as f64);
         }
         of_clusters(samples, &clusters);
     });
