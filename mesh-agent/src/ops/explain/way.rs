@@ -235,7 +235,9 @@ impl Way<'_> {
                 return done(steps, Vec::new());
             }
         };
-        if let Some(policy) = self.snapshot.traffic(self.client, service, port, subset.as_deref()) {
+        let policy = self.snapshot.traffic(self.client, service, port, subset.as_deref());
+        let secure = policy.as_ref().is_some_and(|policy| matches!(policy.tls, TlsMode::Originate(_)));
+        if let Some(policy) = policy {
             let step = match refusal(&policy) {
                 Some(outcome) => Step::failed(At::Traffic, &outcome, answered),
                 None => Step::good(At::Traffic, describe(&policy)),
@@ -262,9 +264,10 @@ impl Way<'_> {
                 return done(steps, Vec::new());
             }
         };
-        let request = sent.as_ref().or(self.request);
+        // Within TLS the server's agent sees no request.
+        let request = sent.as_ref().or(self.request).filter(|_| !secure);
         let arrive = |(endpoint, workload): (&mesh_model::service::ServiceEndpoint, _)| {
-            self.arrive(endpoint.address, hop::routed(self.client, endpoint.address, workload), request)
+            self.arrive(endpoint.address, hop::routed(self.client, endpoint.address, workload, secure), request)
         };
         done(steps, there.into_iter().map(arrive).collect())
     }

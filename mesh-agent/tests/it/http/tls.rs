@@ -15,7 +15,7 @@ const HOST: &str = "secure.outside.svc.cluster.local";
 const CLUSTER: &str = "http://10.97.2.3";
 
 fn authority() -> (Issuer<'static, KeyPair>, String) {
-    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let key = KeyPair::generate().unwrap();
     let pem = params.self_signed(&key).unwrap().pem();
@@ -80,7 +80,7 @@ fn tls_towards_a_server_outside_the_mesh_is_verified_or_nothing_is_sent() {
     let _server = nginx(&HTTP.pod("stranger"), &files);
     let (client, ca) = (HTTP.pod("client"), files.join("ca.crt").display().to_string());
     let secret = format!("X-Secret: {SECRET}");
-    let ask = |words: &[&str]| client.curl(&[&["-H", &secret], words].concat()).unwrap();
+    let ask = |words: &[&str]| client.curl(&[&["-H", &secret][..], words].concat()).unwrap();
     let with = |tls: Value| HTTP.apply("rule-tls", &[rule(HOST, &tls)]);
 
     let link = capture("tls-good");
@@ -161,7 +161,7 @@ fn tls_towards_a_pod_of_the_mesh_goes_inside_its_tunnel() {
     let (issuer, roots) = authority();
     let (certificate, key) = sign(&issuer, "inside.shop.svc.cluster.local", ExtendedKeyUsagePurpose::ServerAuth);
     let files = put("tls-inside", &[("tls.crt", &certificate), ("tls.key", &key), ("clients.crt", &roots), ("ca.crt", &roots)]);
-    let _server = nginx(&HTTP.pod("keyed"), &files);
+    let _server = nginx(&HTTP.pod("v3"), &files);
     HTTP.apply("rule-tls-inside", &[rule("inside", &json!({ "mode": "SIMPLE", "caCertificates": files.join("ca.crt") }))]);
     let client = HTTP.pod("client");
     // The server is named by the request's host, as in Istio.
@@ -178,7 +178,7 @@ fn tls_towards_a_pod_of_the_mesh_goes_inside_its_tunnel() {
 
 #[test]
 fn a_connection_that_is_not_parsed_lasts_as_long_as_its_rule_lets_it() {
-    let _quiet = HTTP.pod("keyed").serve("stall", 7075).unwrap();
+    let _quiet = HTTP.pod("v3").serve("stall", 7075).unwrap();
     let ports = json!([{ "port": { "number": 91 }, "connectionPool": { "tcp": { "idleTimeout": "1s" } } },
         { "port": { "number": 92 }, "connectionPool": { "tcp": { "maxConnectionDuration": "1s" } } }]);
     let mut bounded = rule("bounded", &json!({ "mode": "ISTIO_MUTUAL" }));
