@@ -155,11 +155,15 @@ impl Relay<'_> {
                     Stream::Tcp(server) => self.secure(tls, server, deadline).await,
                     Stream::Tunnel(stream) => {
                         let (near, far) = pair();
+                        let fate: Rc<RefCell<Option<Outcome>>> = Rc::default();
+                        let told = fate.clone();
                         self.worker.connections.spawn_local(async move {
-                            // How that ended is seen at the near end.
-                            let _ = stream.relay(far, &Meter::default(), std::future::pending()).await;
+                            if let Err(error) = stream.relay(far, &Meter::default(), std::future::pending()).await {
+                                *told.borrow_mut() = Some(error.outcome());
+                            }
                         });
-                        self.secure(tls, near, deadline).await
+                        // A tunnel that was refused knows better why there is no TLS.
+                        self.secure(tls, near, deadline).await.map_err(|outcome| fate.take().unwrap_or(outcome))
                     }
                 };
                 let server = match secured {

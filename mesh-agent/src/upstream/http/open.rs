@@ -103,7 +103,7 @@ async fn tunnel(
     pod: &LocalPod,
     workload: &Workload,
     server: ServerAddr,
-    local: std::net::IpAddr,
+    local: IpAddr,
     behalf: OnBehalf,
     fate: &Fate,
     over: CancellationToken,
