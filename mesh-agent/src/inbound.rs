@@ -299,6 +299,7 @@ impl Inbound {
             server: Some(server.0),
             dialled: None,
             trace_id,
+            upstream_tls: None,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! A captured connection of a pod of this node, from its first byte to its last: one call a step.
 
 pub mod egress;
+mod relay;
 mod routed;
 
 use std::cell::RefCell;
@@ -126,5 +127,6 @@ fn connection(worker: &Worker, pod: &LocalPod, client: ClientAddr, origin: Optio
         server,
         dialled: dialled.filter(|dialled| Some(*dialled) != server),
         trace_id: None,
+        upstream_tls: None,
     }
 }

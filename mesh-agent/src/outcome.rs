@@ -14,6 +14,7 @@ use mesh_model::service::NamespacedName;
 use tracing::Level;
 
 pub use request::RequestFailure;
+pub use upstream::UpstreamFailure;
 
 /// How a connection ended.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -138,6 +139,8 @@ pub enum Outcome {
     ClosedByOperator,
     /// One side aborted a connection that the kernel had judged; which one it does not say.
     Aborted,
+    /// What a DestinationRule asks of the connection to the server failed, or ended it.
+    Upstream(UpstreamFailure),
     /// An HTTP request failed.
     Request(RequestFailure),
     /// The agent could not do its work.
@@ -375,6 +378,7 @@ impl Outcome {
             | Outcome::Drained
             | Outcome::ClosedByOperator
             | Outcome::Aborted
+            | Outcome::Upstream(_)
             | Outcome::Request(_)
             | Outcome::Internal { .. } => false,
             // The other node's policy spoke: here too it is a denial, though its policy cannot be named.
@@ -475,3 +479,4 @@ mod meaning;
 pub mod request;
 #[cfg(test)]
 mod tests;
+pub mod upstream;

@@ -35,10 +35,11 @@ use crate::route::serve::Manners;
 use crate::route::tables::Tables;
 use crate::tunnel::pool::LocalFuture;
 use crate::tunnel::{self, Credentials, CredentialsUnavailable, Dialer, PoolKey, Pools};
-use crate::upstream::cluster::Clusters;
+use crate::upstream::cluster::{Cluster, Clusters};
 use crate::upstream::connect;
 use crate::upstream::copy::How;
 use crate::upstream::http::HttpPools;
+use crate::upstream::originate::Credentials as OriginationCredentials;
 
 /// Shared by all threads.
 pub struct Shared {
@@ -68,6 +69,8 @@ pub struct Shared {
     pub names: Arc<Names>,
     /// Connections to what is neither pod nor Service.
     pub egress: Arc<EgressCounters>,
+    /// Where clients' own certificates are, for TLS that is begun on their behalf.
+    pub credentials: Arc<OriginationCredentials>,
     /// What requests count.
     pub requests: Arc<RequestCounters>,
     /// Budgets of the RateLimits in force.
@@ -108,6 +111,7 @@ impl Shared {
             clusters: Arc::new(Clusters::new(names.clone())),
             names,
             egress: Arc::default(),
+            credentials: Arc::new(OriginationCredentials::new(&config.credentials)),
             requests: Arc::default(),
             limits: Arc::default(),
             keys,
@@ -151,6 +155,23 @@ impl Shared {
 }
 
 impl Shared {
+    /// What is wrong with files that TLS towards servers needs, a sentence each.
+    pub fn tls_problems(&self) -> Vec<String> {
+        let of = |cluster: Arc<Cluster>| {
+            let say = |(namespace, reason): (Arc<str>, Arc<str>)| {
+                format!(
+                    "the DestinationRule's tls for Service {}, clients of namespace {namespace}: {reason}; they are refused",
+                    cluster.name
+                )
+            };
+            cluster.tls_problems().into_iter().map(say).collect::<Vec<_>>()
+        };
+        let mut all: Vec<String> = self.clusters.all().into_iter().flat_map(of).collect();
+        all.sort();
+        all.dedup();
+        all
+    }
+
     /// Registers what all workers count.
     pub fn collect(&self, metrics: &Metrics) {
         collect_tunnels(metrics, &self.counters);

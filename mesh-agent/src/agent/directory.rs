@@ -159,6 +159,7 @@ impl Directory {
             server: Some(server),
             dialled: (dialled != server).then_some(dialled),
             trace_id: None,
+            upstream_tls: None,
         };
         let report = KernelReport {
             outcome,

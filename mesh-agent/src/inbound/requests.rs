@@ -34,7 +34,7 @@ use crate::upstream::http::{ConnectionKey, HttpPools, IDLE, Lease, Terms};
 
 /// For how long a client may be silent until it is taken for one whose server speaks first.
 const SILENCE: Duration = Duration::from_secs(1);
-const TERMS: Terms = Terms { idle: IDLE, max_requests: None, max_age: None };
+const TERMS: Terms = Terms { idle: IDLE, max_requests: None, max_age: None, max_streams: None };
 /// Connections to the application that may turn out to be closed before a new one is opened.
 const STALE: u32 = 2;
 
@@ -263,7 +263,7 @@ impl Requests {
             head.uri = parts.uri.clone();
             // Over a new connection there is one attempt only.
             head.headers = if reused { parts.headers.clone() } else { std::mem::take(&mut parts.headers) };
-            request::address(&mut head, self.http2, protocol)?;
+            request::address(&mut head, self.http2, false, protocol)?;
             match lease.send(Request::from_parts(head, original.attempt())).await {
                 Ok(response) => {
                     original.answered();
@@ -287,7 +287,7 @@ impl Requests {
     async fn lease(&self) -> Result<Lease, Outcome> {
         let Judged { inbound, client, server, .. } = &self.judged;
         let client_uid = inbound.pod.workload.uid.clone();
-        let key = ConnectionKey { client: client_uid, server: server.0, workload: None, http2: self.http2, service: None };
+        let key = ConnectionKey { client: client_uid, server: server.0, workload: None, http2: self.http2, service: None, tls: None };
         let opening = match self.kept.taken_or_opening(&key, TERMS).await? {
             Ok(lease) => return Ok(lease),
             Err(opening) => opening,

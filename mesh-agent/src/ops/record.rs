@@ -31,6 +31,8 @@ pub struct Connection {
     pub dialled: Option<SocketAddr>,
     /// Trace id, 32 hexadecimal digits. Claimed by the peer where it came with the tunnel.
     pub trace_id: Option<Arc<str>>,
+    /// The server's name in TLS that is begun here on the client's behalf.
+    pub upstream_tls: Option<Arc<str>>,
 }
 
 /// Where connections are recorded. One a process, shared by all workers.

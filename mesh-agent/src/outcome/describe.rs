@@ -55,6 +55,7 @@ pub(super) fn describe(outcome: &Outcome, f: &mut fmt::Formatter<'_>) -> fmt::Re
         Outcome::PodGone { side } => write!(f, "the {side}'s pod is gone"),
         Outcome::Drained => write!(f, "the agent stopped"),
         Outcome::ClosedByOperator => write!(f, "closed by an operator"),
+        Outcome::Upstream(failure) => write!(f, "{failure}"),
         Outcome::Request(failure) => write!(f, "{failure}"),
         Outcome::Internal { detail } => write!(f, "internal error: {detail}"),
     }

@@ -238,6 +238,7 @@ pub(super) fn of(outcome: &Outcome) -> Meaning {
         Outcome::ClosedByOperator => {
             row("closed_by_operator", F::LocalReset, Level::INFO, AWAY, User, "Someone closed it through the agent's admin endpoint.")
         }
+        Outcome::Upstream(failure) => failure.meaning(),
         Outcome::Request(failure) => failure.meaning(),
         Outcome::Internal { .. } => row(
             "internal",

@@ -54,6 +54,11 @@ pub enum RequestFailure {
         /// The last answer's status.
         status: u16,
     },
+    /// It was answered with a failure, and the bound on retries did not let it be tried again.
+    RetryOverflow {
+        /// The answer's status.
+        status: u16,
+    },
     /// The client's request cannot be understood, or could be understood in two ways.
     BadRequest {
         /// What is wrong with it.
@@ -99,9 +104,9 @@ impl RequestFailure {
             }
             RequestFailure::UpstreamProtocol { .. } => StatusCode::BAD_GATEWAY,
             RequestFailure::TimedOut => StatusCode::GATEWAY_TIMEOUT,
-            RequestFailure::RetriesUsedUp { status } | RequestFailure::FaultInjected { status, .. } => {
-                StatusCode::from_u16(*status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE)
-            }
+            RequestFailure::RetriesUsedUp { status }
+            | RequestFailure::RetryOverflow { status }
+            | RequestFailure::FaultInjected { status, .. } => StatusCode::from_u16(*status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE),
             RequestFailure::BadRequest { .. } => StatusCode::BAD_REQUEST,
             RequestFailure::BodyTimedOut => StatusCode::REQUEST_TIMEOUT,
             RequestFailure::ConnectMethod => StatusCode::METHOD_NOT_ALLOWED,
@@ -165,6 +170,13 @@ impl RequestFailure {
             RequestFailure::RetriesUsedUp { .. } => {
                 ("retries_used_up", F::UpstreamRetryLimit, Blame::User, "Every attempt failed: look at the servers' logs.")
             }
+            // Envoy passes the answer on with this flag.
+            RequestFailure::RetryOverflow { .. } => (
+                "retry_overflow",
+                F::UpstreamOverflow,
+                Blame::User,
+                "The DestinationRule's maxRetries was reached, so it was not tried again: look at the servers' logs, or raise it.",
+            ),
             RequestFailure::BadRequest { .. } => (
                 "bad_request",
                 F::DownstreamProtocolError,
@@ -215,6 +227,7 @@ impl fmt::Display for RequestFailure {
             RequestFailure::UpstreamClosed { detail } => write!(f, "the server gave no answer: {detail}"),
             RequestFailure::UpstreamProtocol { detail } => write!(f, "the server's answer is no HTTP: {detail}"),
             RequestFailure::RetriesUsedUp { status } => write!(f, "every attempt failed, the last with {status}"),
+            RequestFailure::RetryOverflow { status } => write!(f, "answered with {status}, and maxRetries does not let it be tried again"),
             RequestFailure::BadRequest { detail } => write!(f, "{detail}"),
             RequestFailure::Unauthenticated { detail, .. } => write!(f, "{detail}"),
             RequestFailure::RateLimited { limit, .. } => write!(f, "over RateLimit {limit}"),

@@ -44,6 +44,9 @@ fn all() -> Vec<Outcome> {
         Outcome::Incomplete,
         Outcome::Internal { detail: detail.clone() },
     ];
+    use UpstreamFailure as U;
+    let (files, certificate) = (U::TlsFiles { detail: detail.clone() }, U::TlsCertificate { detail: detail.clone() });
+    all.extend([files, certificate, U::TlsHandshake { detail: detail.clone() }, U::Expired].map(Outcome::Upstream));
     for reason in [DenyReason::DenyPolicy, DenyReason::NoAllowPolicy, DenyReason::InvalidPolicy, DenyReason::NoRules] {
         for policy in [None, Some(name("shop/only-frontend"))] {
             all.push(Outcome::PolicyDenied { reason, policy });

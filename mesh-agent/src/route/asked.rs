@@ -1,6 +1,6 @@
 //! What is asked of the connections of one client to a Service's port: whether the agent looks into them, and where they go as a whole. Pure.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use mesh_model::route::{RouteTable, Target, TcpRule, TlsRule};
@@ -31,8 +31,8 @@ pub struct Asked {
 pub enum Whole<'t> {
     /// To the Service that was dialled.
     Own(Target),
-    /// To a backend of this rule.
-    Tcp(&'t TcpRule),
+    /// To a backend of this rule, with its number in the table.
+    Tcp(usize, &'t TcpRule),
     /// To a backend of this rule, with its number in the table.
     Tls(usize, &'t TlsRule),
 }
@@ -69,19 +69,22 @@ impl Asked {
             && matches!((protocol, self.table.as_deref()), (Protocol::Http1 | Protocol::Http2, None | Some(RouteTable::Http { .. })))
     }
 
-    /// Where a connection goes that is not taken apart, by the server name of its TLS if it has one.
+    /// Where a connection of a client goes that is not taken apart: by what it dialled, and by the server name of its TLS if it has one.
     ///
     /// # Errors
-    /// No rule is for that server name.
-    pub fn whole(&self, server_name: Option<&str>) -> Result<Whole<'_>, Outcome> {
+    /// The port has rules for server names, and none is for this one.
+    pub fn whole(&self, client: &Workload, dialled: IpAddr, server_name: Option<&str>) -> Result<Whole<'_>, Outcome> {
         match self.table.as_deref() {
             // Routes for requests say nothing of what is none.
             None | Some(RouteTable::Http { .. }) => Ok(Whole::Own(self.own())),
-            Some(RouteTable::Tcp(rule)) => Ok(Whole::Tcp(rule)),
+            Some(RouteTable::Tcp(rules)) => {
+                let found = rules.iter().enumerate().find(|(_, rule)| rule.scope.holds(client, dialled));
+                Ok(found.map_or_else(|| Whole::Own(self.own()), |(number, rule)| Whole::Tcp(number, rule)))
+            }
             Some(RouteTable::Tls(rules)) => {
                 let name = server_name.unwrap_or_default();
                 let fits = |rule: &TlsRule| rule.hosts.is_empty() || rule.hosts.iter().any(|host| names(host, name));
-                let found = rules.iter().enumerate().find(|(_, rule)| fits(rule));
+                let found = rules.iter().enumerate().find(|(_, rule)| fits(rule) && rule.scope.holds(client, dialled));
                 let (number, rule) = found.ok_or(Outcome::Request(RequestFailure::NoRoute))?;
                 Ok(Whole::Tls(number, rule))
             }

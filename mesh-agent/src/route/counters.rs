@@ -16,6 +16,7 @@ pub struct RequestCounters {
     mirrors: [AtomicU64; 3],
     ejections: [AtomicU64; 3],
     refusals: [AtomicU64; REFUSALS.len()],
+    secured: [AtomicU64; 3],
 }
 
 /// What can keep an attempt from being made again.
@@ -42,6 +43,7 @@ const REFUSALS: [&str; 10] = [
     "head_timeout",
     "body_timeout",
 ];
+const HANDSHAKES: [&str; 3] = ["full", "resumed", "failed"];
 const REASONS: [Reason; 3] = [Reason::Consecutive5xx, Reason::ConsecutiveGateway, Reason::ConsecutiveLocal];
 
 fn add(counter: &AtomicU64) {
@@ -59,6 +61,16 @@ impl RequestCounters {
         if let Some((_, counter)) = RETRY_BOUNDS.iter().zip(&self.retry_refusals).find(|((bound, _), _)| *bound == by) {
             add(counter);
         }
+    }
+
+    /// TLS towards a server was begun: whether a session was resumed; `None` if it failed.
+    pub fn secured(&self, resumed: Option<bool>) {
+        let [full, again, failed] = &self.secured;
+        add(match resumed {
+            Some(false) => full,
+            Some(true) => again,
+            None => failed,
+        });
     }
 
     /// A copy was answered.
@@ -134,6 +146,11 @@ pub fn collect(metrics: &Metrics, counters: &Arc<RequestCounters>, clusters: &Ar
         );
         for (reason, counter) in REFUSALS.iter().zip(&counters.refusals) {
             family.sample(&[("reason", reason)], counter.load(Ordering::Relaxed) as f64);
+        }
+        let help = "TLS handshakes with servers, begun here as a DestinationRule asks, by result.";
+        let mut family = samples.family("nodemesh_origination_handshakes", help, Kind::Counter);
+        for (result, counter) in HANDSHAKES.iter().zip(&counters.secured) {
+            family.sample(&[("result", result)], counter.load(Ordering::Relaxed) as f64);
         }
         of_clusters(samples, &clusters);
     });

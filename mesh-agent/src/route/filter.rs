@@ -76,7 +76,7 @@ fn set_authority(uri: &mut Uri, headers: &mut HeaderMap, host: &str) -> Result<(
 fn rewritten(path: &str, change: &PathRewrite, matched: Option<&PathMatch>) -> String {
     match change {
         PathRewrite::Full(whole) => whole.to_string(),
-        PathRewrite::Regex(pattern, by) => pattern.rewrite(path, by).unwrap_or_else(|| path.to_owned()),
+        PathRewrite::Regex(substitution) => substitution.apply(path),
         PathRewrite::Prefix(by) => match matched {
             Some(PathMatch::Segments(prefix)) => {
                 let rest = path.strip_prefix(&**prefix).unwrap_or(path).trim_start_matches('/');

@@ -25,7 +25,7 @@ impl Turns {
         let turns = match &*table {
             RouteTable::Http { rules, .. } => rules.iter().map(|rule| of(&rule.backends)).collect(),
             RouteTable::Tls(rules) => rules.iter().map(|rule| of(&rule.backends)).collect(),
-            RouteTable::Tcp(rule) => vec![of(&rule.backends)],
+            RouteTable::Tcp(rules) => rules.iter().map(|rule| of(&rule.backends)).collect(),
         };
         let origins = match &*table {
             RouteTable::Http { rules, .. } => rules.iter().map(|rule| rule.origin.to_string().into()).collect(),
@@ -54,8 +54,8 @@ impl Turns {
     }
 
     /// As [`Turns::http`].
-    pub fn tcp<'b>(&self, rule: &'b TcpRule) -> Option<&'b Backend> {
-        self.backend(0, &rule.backends)
+    pub fn tcp<'b>(&self, number: usize, rule: &'b TcpRule) -> Option<&'b Backend> {
+        self.backend(number, &rule.backends)
     }
 }
 

@@ -41,6 +41,11 @@ impl Bounds {
         Some(Place { guard: Some(guard), bounds: self.clone() })
     }
 
+    /// A request on a connection that several share has ended: whoever waits for room looks again.
+    pub fn stream_ended(&self) {
+        self.freed.notify_waiters();
+    }
+
     /// What `take` finds, or a place for a new connection, whichever comes first. Fails if too many wait already. `spare` is given a place
     /// beyond the bound.
     pub async fn place<T>(self: &Arc<Self>, spare: bool, mut take: impl FnMut() -> Option<T>) -> Result<Result<T, Option<Place>>, ()> {

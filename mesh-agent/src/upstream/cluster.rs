@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use mesh_model::backend::BackendTrafficPolicy;
 use mesh_model::service::{Discovery, NamespacedName, Service, ServiceEndpoint, ServicePort};
 use mesh_model::snapshot::Snapshot;
-use mesh_model::traffic::{Balancer, TrafficPolicy};
+use mesh_model::traffic::{Balancer, TlsMode, TrafficPolicy};
 use mesh_model::workload::{Workload, WorkloadUid};
 use parking_lot::{Mutex, RwLock};
 
@@ -22,6 +22,7 @@ use super::health::{Event, Health, Observation};
 use super::http::Server;
 use super::members::{self, Found};
 pub use super::members::{ClusterName, Missing};
+use super::originate::{Credentials, Originator};
 use crate::conn::ServerAddr;
 use crate::names::Names;
 use crate::outcome::Outcome;
@@ -58,6 +59,8 @@ pub struct Cluster {
     picker: Picker,
     health: Option<Arc<Health<SocketAddr>>>,
     bounds: Arc<Mutex<HashMap<WorkloadUid, Arc<Bounds>>>>,
+    /// Of each namespace of clients.
+    originators: Arc<Mutex<HashMap<Arc<str>, Arc<Originator>>>>,
 }
 
 /// An endpoint that was chosen, counted as busy until it is dropped.
@@ -142,6 +145,7 @@ impl Cluster {
             picker,
             health,
             bounds: same_policy.map(|previous| previous.bounds.clone()).unwrap_or_default(),
+            originators: same_policy.map(|previous| previous.originators.clone()).unwrap_or_default(),
         }
     }
 
@@ -190,6 +194,23 @@ impl Cluster {
     pub fn bounds(&self, client: &WorkloadUid) -> Arc<Bounds> {
         let mut all = self.bounds.lock();
         all.entry(client.clone()).or_insert_with(|| Bounds::new(&self.policy.pool)).clone()
+    }
+
+    /// What begins TLS towards it for the clients of a namespace, if its policy asks for that.
+    pub fn originator(&self, namespace: &Arc<str>, credentials: &Arc<Credentials>) -> Option<Arc<Originator>> {
+        let TlsMode::Originate(settings) = &self.policy.tls else { return None };
+        let mut all = self.originators.lock();
+        if let Some(known) = all.get(namespace) {
+            return Some(known.clone());
+        }
+        let new = Arc::new(Originator::new(settings.clone(), namespace.clone(), credentials.clone(), Instant::now()));
+        all.insert(namespace.clone(), new.clone());
+        Some(new)
+    }
+
+    /// What is wrong with the files that TLS towards it needs, by the namespace of the clients.
+    pub fn tls_problems(&self) -> Vec<(Arc<str>, Arc<str>)> {
+        self.originators.lock().iter().filter_map(|(namespace, by)| Some((namespace.clone(), by.problem()?))).collect()
     }
 
     /// How many endpoints may be used, and how many are ejected.

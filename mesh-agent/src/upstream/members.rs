@@ -122,12 +122,7 @@ pub fn other_family(client: &Workload, v4: bool) -> Option<bool> {
 
 /// Why nothing may be sent there: TLS that the policy asks for and that cannot be had is not left out.
 pub fn refusal(policy: &TrafficPolicy) -> Option<Outcome> {
-    let detail = match &policy.tls {
-        TlsMode::Mesh | TlsMode::Disable => return None,
-        TlsMode::Refuse(reason) => format!("the DestinationRule's tls: {reason}"),
-        TlsMode::Originate(_) => {
-            "the DestinationRule asks for TLS towards the application (SIMPLE or MUTUAL), which is not supported".to_owned()
-        }
-    };
+    let TlsMode::Refuse(reason) = &policy.tls else { return None };
+    let detail = format!("the DestinationRule's tls: {reason}");
     Some(Outcome::Request(RequestFailure::InvalidRoute { detail: detail.into() }))
 }

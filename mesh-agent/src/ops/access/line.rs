@@ -74,6 +74,7 @@ fn fields<'a>(line: &AccessLine<'a>) -> Vec<Field<'a>> {
         put("attempts", shown(Some(request.attempts)));
     }
     put("security", Some(labels.security.as_str().into()));
+    put("upstream_tls", connection.upstream_tls.as_deref().map(Cow::Borrowed));
     put("outcome", Some(meaning.name.into()));
     put("flags", Some(meaning.flag.as_str().into()));
     put("reason", Some(line.outcome.to_string().into()));

@@ -213,10 +213,15 @@ fn a_destination_rule_and_its_subset_are_told() {
     let rule = object("networking.istio.io/v1", "DestinationRule", "shop/web", spec);
     let answer = asked(&mesh(&[rule]), "from=shop/client&to=shop/web&path=/");
     assert_eq!(object_at(&answer, "traffic").as_deref(), Some("DestinationRule shop/web"), "{answer:#}");
-    let spec = "{host: web.shop.svc.cluster.local, trafficPolicy: {tls: {mode: SIMPLE}}}";
-    let rule = object("networking.istio.io/v1", "DestinationRule", "shop/web", spec);
-    let answer = asked(&mesh(&[rule]), "from=shop/client&to=shop/web&path=/");
-    assert_eq!(text(&answer["verdict"]), "nowhere", "{answer:#}");
+    let of = |tls: &str| {
+        let spec = format!("{{host: web.shop.svc.cluster.local, trafficPolicy: {{tls: {{mode: SIMPLE{tls}}}}}}}");
+        let rule = object("networking.istio.io/v1", "DestinationRule", "shop/web", &spec);
+        asked(&mesh(&[rule]), "from=shop/client&to=shop/web&path=/")
+    };
+    let answer = of("");
+    assert_eq!(text(&answer["verdict"]), "allowed", "{answer:#}");
+    assert!(answer.to_string().contains("TLS is begun towards the server"), "{answer:#}");
+    assert_eq!(text(&of(", caCrl: /crl")["verdict"]), "nowhere", "what cannot be verified");
 }
 
 #[test]

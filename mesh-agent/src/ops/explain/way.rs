@@ -1,6 +1,6 @@
 //! The way of a client in the mesh: what its agent, or the kernel, does with what it dials.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use http::request::Parts;
 use mesh_model::backend::BackendTrafficPolicy;
@@ -8,7 +8,7 @@ use mesh_model::route::{Backend as Share, HttpRule, RouteTable, Target};
 use mesh_model::service::{Discovery, NamespacedName};
 use mesh_model::settings::OutboundTraffic;
 use mesh_model::snapshot::Snapshot;
-use mesh_model::traffic::{Balancer, TrafficPolicy};
+use mesh_model::traffic::{Balancer, Origination, TlsMode, TrafficPolicy};
 use mesh_model::workload::Workload;
 
 use super::find::Place;
@@ -61,10 +61,10 @@ impl Way<'_> {
         }
         if service.entry.is_some() {
             let asked = Asked::of_port(self.snapshot, self.client, service, port);
-            return self.asked(&asked, dialled.is_ipv4(), (steps, backends));
+            return self.asked(&asked, dialled.ip(), (steps, backends));
         }
         if let Some(asked) = Asked::of(self.snapshot, self.client, *dialled) {
-            return self.asked(&asked, dialled.is_ipv4(), (steps, backends));
+            return self.asked(&asked, dialled.ip(), (steps, backends));
         }
         let routed = self.snapshot.is_routed(&service.name, port.port);
         steps.push(Step::good(
@@ -100,7 +100,7 @@ impl Way<'_> {
     }
 
     /// A Service for which some object asks for more than the kernel can do.
-    fn asked(&self, asked: &Asked, v4: bool, (steps, backends): Ways<'_>) {
+    fn asked(&self, asked: &Asked, dialled: IpAddr, (steps, backends): Ways<'_>) {
         let why = match (&asked.table, asked.service.is_entry(), self.snapshot.backend_session(&asked.service)) {
             (Some(_), _, _) => "it has routes",
             (None, true, _) => "it is a ServiceEntry's host",
@@ -114,37 +114,38 @@ impl Way<'_> {
                 Declared::Tcp => "the port declares TCP, which is not looked into",
                 _ => "a TCPRoute has the port, which is then not looked into",
             }));
-            return self.whole(asked, v4, None, (steps, backends));
+            return self.whole(asked, dialled, None, (steps, backends));
         }
         let parsed = asked.is_taken_apart(Protocol::Http1);
         match (self.request, parsed, asked.table.is_some()) {
             (Some(parts), true, _) => {
                 steps.push(Step::good(At::Protocol, "HTTP is taken apart by the client's agent, and each request has its own way"));
-                self.parsed(asked, v4, parts.clone(), (steps, backends))
+                self.parsed(asked, dialled.is_ipv4(), parts.clone(), (steps, backends))
             }
             (None, true, true) if self.question.sni.is_none() => {
                 let reason = "HTTP is taken apart by the client's agent, and each request is routed by itself; what is no HTTP goes to the \
                               Service that was dialled";
                 steps.push(Step::unknown(At::Protocol, reason).mend("give --method and --path to ask about a request"));
-                self.whole(asked, v4, None, (steps, backends));
+                self.whole(asked, dialled, None, (steps, backends));
             }
             (None, true, _) => {
                 let reason = "HTTP is taken apart by the client's agent; it goes to the Service that was dialled, as all else does";
                 steps.push(Step::good(At::Protocol, reason));
-                self.whole(asked, v4, self.question.sni.as_deref(), (steps, backends));
+                self.whole(asked, dialled, self.question.sni.as_deref(), (steps, backends));
             }
             (_, false, _) => {
                 steps.push(whole("a TLSRoute has the port, for which only the server name of TLS counts"));
-                self.whole(asked, v4, self.question.sni.as_deref(), (steps, backends));
+                self.whole(asked, dialled, self.question.sni.as_deref(), (steps, backends));
             }
         }
     }
 
     /// A connection that is not taken apart.
-    fn whole(&self, asked: &Asked, v4: bool, server_name: Option<&str>, (steps, backends): Ways<'_>) {
-        let (origin, shares) = match asked.whole(server_name) {
+    fn whole(&self, asked: &Asked, dialled: IpAddr, server_name: Option<&str>, (steps, backends): Ways<'_>) {
+        let v4 = dialled.is_ipv4();
+        let (origin, shares) = match asked.whole(self.client, dialled, server_name) {
             Ok(Whole::Own(target)) => return backends.push(self.backend(&target, None, v4, Vec::new(), None)),
-            Ok(Whole::Tcp(rule)) => (&rule.origin, &rule.backends),
+            Ok(Whole::Tcp(_, rule)) => (&rule.origin, &rule.backends),
             Ok(Whole::Tls(_, rule)) => (&rule.origin, &rule.backends),
             Err(outcome) => return steps.push(Step::failed(At::Route, &outcome, false)),
         };
@@ -256,7 +257,9 @@ impl Way<'_> {
                 return done(steps, Vec::new());
             }
         };
-        if let Some(policy) = self.snapshot.traffic(self.client, service, port, subset.as_deref()) {
+        let policy = self.snapshot.traffic(self.client, service, port, subset.as_deref());
+        let secure = policy.as_ref().is_some_and(|policy| matches!(policy.tls, TlsMode::Originate(_)));
+        if let Some(policy) = policy {
             let step = match refusal(&policy) {
                 Some(outcome) => Step::failed(At::Traffic, &outcome, answered),
                 None => Step::good(At::Traffic, describe(&policy)),
@@ -299,9 +302,10 @@ impl Way<'_> {
                 return done(steps, Vec::new());
             }
         };
-        let request = sent.as_ref().or(self.request);
+        // Within TLS the server's agent sees no request.
+        let request = sent.as_ref().or(self.request).filter(|_| !secure);
         let arrive = |(endpoint, workload): (&mesh_model::service::ServiceEndpoint, _)| {
-            self.arrive(endpoint.address, hop::routed(self.client, endpoint.address, workload), request)
+            self.arrive(endpoint.address, hop::routed(self.client, endpoint.address, workload, secure), request)
         };
         done(steps, there.into_iter().map(arrive).collect())
     }
@@ -320,7 +324,7 @@ const EXCLUDED: &str = "the Mesh excludes the port or the address, so it is left
 /// A request as its server's agent gets it.
 fn forwarded(mut parts: Parts) -> Result<Parts, Outcome> {
     let upgrade = request::strip(&mut parts.headers);
-    request::address(&mut parts, false, upgrade.as_ref())?;
+    request::address(&mut parts, false, false, upgrade.as_ref())?;
     Ok(parts)
 }
 
@@ -364,12 +368,17 @@ fn describe(policy: &TrafficPolicy) -> String {
         Balancer::Passthrough => "the endpoint that was dialled",
         Balancer::Hash { .. } => "the endpoint that a hash tells",
     };
+    let tls = match &policy.tls {
+        TlsMode::Originate(Origination { client: Some(_), .. }) => "; TLS with a certificate of its own is begun towards the server",
+        TlsMode::Originate(_) => "; TLS is begun towards the server",
+        TlsMode::Mesh | TlsMode::Disable | TlsMode::Refuse(_) => "",
+    };
     let outlier = if policy.outlier.is_some() { "; endpoints that fail are left out for a while" } else { "" };
     let pool = &policy.pool;
     let bounds = [("connections", pool.max_connections), ("requests", pool.max_requests), ("pending requests", pool.max_pending_requests)];
     let bounds: Vec<String> = bounds.iter().filter_map(|(what, bound)| Some(format!("at most {} {what}", (*bound)?))).collect();
     let bounds = if bounds.is_empty() { String::new() } else { format!("; {}", bounds.join(", ")) };
-    format!("{balancer}{outlier}{bounds}")
+    format!("{balancer}{outlier}{bounds}{tls}")
 }
 
 /// What a client may notice of a Service's own policy.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::order::{Order, TlsOrder};
 use crate::gateway::{BackendRef, ObjectRef, RequestRule, RouteFilter, RouteObject, RouteRules};
 use crate::object::Kind;
-use crate::route::{Backend, ConditionStatus, Filter, HttpRule, RuleOrigin, Target, TcpRule, TlsRule};
+use crate::route::{Backend, ConditionStatus, ConnectionScope, Filter, HttpRule, RuleOrigin, Target, TcpRule, TlsRule};
 use crate::service::NamespacedName;
 use crate::snapshot::Snapshot;
 
@@ -62,11 +62,14 @@ pub(super) fn resolve(snapshot: &Snapshot, route: &RouteObject) -> (Resolved, Ve
                 let of = |host: Option<&Arc<str>>| {
                     let hosts = host.into_iter().cloned().collect();
                     let order = TlsOrder::of(route, host.map(|host| &**host));
-                    (order, Arc::new(TlsRule { origin: origin.clone(), hosts, backends: backends.clone() }))
+                    (
+                        order,
+                        Arc::new(TlsRule { origin: origin.clone(), scope: ConnectionScope::default(), hosts, backends: backends.clone() }),
+                    )
                 };
                 Resolved::Tls(if hosts.is_empty() { vec![of(None)] } else { hosts.iter().map(|host| of(Some(host))).collect() })
             } else {
-                Resolved::Tcp(Arc::new(TcpRule { origin, backends }))
+                Resolved::Tcp(Arc::new(TcpRule { origin, scope: ConnectionScope::default(), backends }))
             }
         }
     };

@@ -70,7 +70,7 @@ fn owner(snapshot: &Snapshot, port: u16, client: &str) -> Option<String> {
     let origin = match &**table(snapshot, port, client)? {
         RouteTable::Http { rules, .. } => &rules.first()?.origin,
         RouteTable::Tls(rules) => &rules.first()?.origin,
-        RouteTable::Tcp(rule) => &rule.origin,
+        RouteTable::Tcp(rules) => &rules[0].origin,
     };
     Some(origin.object.to_string())
 }

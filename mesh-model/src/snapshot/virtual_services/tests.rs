@@ -42,7 +42,7 @@ fn target(table: &RouteTable) -> String {
     let backends = match table {
         RouteTable::Http { rules, .. } => &rules[0].backends,
         RouteTable::Tls(rules) => &rules[0].backends,
-        RouteTable::Tcp(rule) => &rule.backends,
+        RouteTable::Tcp(rules) => &rules[0].backends,
     };
     match &backends[0].target {
         Target::Service { service, port, subset } => {
@@ -212,6 +212,8 @@ fn a_table_of_the_gateway_api_stands() {
     snapshot.routes.entry((web(), 80)).or_default().producer = Some(gateway.clone());
     join(&mut snapshot, &mut sorted, None);
     assert_eq!(snapshot.routes(&web(), 80).unwrap().producer, Some(gateway));
-    assert!(matches!(&**snapshot.routes(&web(), 81).unwrap().producer.as_ref().unwrap(), RouteTable::Tcp(rule) if rule.origin.rule == 7));
+    assert!(
+        matches!(&**snapshot.routes(&web(), 81).unwrap().producer.as_ref().unwrap(), RouteTable::Tcp(rules) if rules[0].origin.rule == 7)
+    );
     assert!(sorted.problems.len() == 1 && sorted.problems[0].message.contains("Gateway API"), "{:?}", sorted.problems);
 }
