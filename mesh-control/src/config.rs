@@ -229,7 +229,7 @@ impl Config {
     /// From flags; every setting is judged before the first error is returned.
     pub fn from_flags(flags: Flags) -> Result<Config, Vec<SettingError>> {
         let mut errors = Errors(Vec::new());
-        let listen = errors.parsed("--listen", &flags.listen, "write e.g. [::]:15012");
+        let listen: Option<SocketAddr> = errors.parsed("--listen", &flags.listen, "write e.g. [::]:15012");
         let admin = errors.parsed("--admin", &flags.admin, "write e.g. 127.0.0.1:15014");
         let mesh = errors.mesh(flags.manifests.as_deref(), flags.kubernetes, flags.kubeconfig.as_deref());
         let own: Arc<str> = flags.agent_namespace.as_str().into();
@@ -277,8 +277,8 @@ impl Config {
             errors.add("--log-level", Some(&flags.log_level), message);
         }
         let log_format = flags.log_format.parse::<LogFormat>().map_err(|m| errors.add("--log-format", Some(&flags.log_format), m)).ok();
-        let (Some(listen), Some(admin), Some(agents), Some(mesh), Some(default), Some(max), Some(log_format), []) =
-            (listen, admin, agents, mesh, default, max, log_format, &*errors.0)
+        let (Some(listen), Some(admin), Some(agents), Some(mesh), Some(default), Some(max), Some(refresh), Some(log_format), []) =
+            (listen, admin, agents, mesh, default, max, refresh, log_format, &*errors.0)
         else {
             return Err(errors.0);
         };

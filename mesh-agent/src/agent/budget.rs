@@ -105,17 +105,5 @@ impl Drop for Place {
     }
 }
 
-/// Every pod costs sockets, every connection two: the soft limit of a shell (1024) is not enough. Returns what is in force, `None` for no
-/// limit.
-pub fn raise_descriptor_limit() -> Option<u64> {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        tracing::warn!(%error, "cannot raise the limit of open files to the hard limit");
-    }
-    getrlimit(Resource::Nofile).current
-}
-
 #[cfg(test)]
 mod tests;

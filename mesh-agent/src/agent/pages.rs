@@ -69,7 +69,15 @@ pub(super) fn admin(
             })
         })
         .provide("problems", "what is wrong with the configuration", move || {
-            problems.snapshot.load().problems().iter().map(ToString::to_string).chain(problems.keys.problems()).chain(problems.tls_problems()).collect()
+            problems
+                .snapshot
+                .load()
+                .problems()
+                .iter()
+                .map(ToString::to_string)
+                .chain(problems.keys.problems())
+                .chain(problems.tls_problems())
+                .collect()
         })
         .question("explain", crate::ops::explain::USAGE, {
             let mesh = shared.clone();

@@ -100,7 +100,8 @@ pub async fn serve(worker: Rc<Worker>, pod: Arc<LocalPod>, application: TcpStrea
             let listed = worker.shared.telemetry.list(known.clone());
             let by_name = requests::ByName::new(worker.clone(), pod.clone(), client, dialled, http2, known);
             let live = listed.live().clone();
-            serve::serve(application, http2, by_name, worker.drain_watch(), async move { live.closed().await }).await;
+            serve::serve(application, http2, by_name, worker.shared.manners(), worker.drain_watch(), async move { live.closed().await })
+                .await;
         }
         Way::Pass => {
             counters.passed.fetch_add(1, Ordering::Relaxed);
@@ -128,7 +129,7 @@ async fn pass(worker: &Rc<Worker>, pod: &Arc<LocalPod>, application: TcpStream, 
         reset(application);
         return recorder.finish(Outcome::AddressFamily);
     };
-    let upstream = match connect::plain(&pod.netns, local, ServerAddr(dialled.0), worker.shared.connect_timeout).await {
+    let upstream = match connect::plain(&pod.netns, local, ServerAddr(dialled.0), worker.shared.connect_timeout, None).await {
         Ok(upstream) => upstream,
         Err(error) => {
             reset(application);

@@ -70,8 +70,8 @@ impl Relay<'_> {
                 known
             }
         };
-        let (trace_id, traceparent) = trace::new(rand::random(), rand::random());
-        known.trace_id = Some(trace_id);
+        let trace = trace::TraceParent::new(rand::random(), rand::random());
+        known.trace_id = Some(trace.trace_id());
         // There is no waiting for connections that are not parsed: over the bound they are refused at once.
         let Some(_place) = cluster.bounds(&pod.workload.uid).now() else {
             reset(application);
@@ -91,7 +91,7 @@ impl Relay<'_> {
         };
         known.upstream_tls = tls.as_ref().map(|tls| tls.name().clone());
         let recorder = worker.shared.telemetry.open(known);
-        let outcome = match self.carry(application, &recorder, tls, service.host, traceparent).await {
+        let outcome = match self.carry(application, &recorder, tls, service.host, trace.to_string().into()).await {
             Ok(outcome) => outcome,
             Err(outcome) => {
                 // A refusal by policy says nothing of the endpoint, nor does what is the client's own.

@@ -27,7 +27,7 @@ use crate::upstream::balance::hash as table;
 use crate::upstream::circuit::Guard;
 use crate::upstream::cluster::{Chosen, Cluster, Wish};
 use crate::upstream::health::{Event, Observation};
-use crate::upstream::http::{ConnectionKey, IDLE, Lease, OnBehalf, Opening, SendFailure, Server, Terms};
+use crate::upstream::http::{ConnectionKey, Dial, IDLE, Lease, OnBehalf, SendFailure, Server, Terms};
 use crate::upstream::originate::Offer;
 
 /// Connections of the pool that may turn out to be closed before a new one is opened.

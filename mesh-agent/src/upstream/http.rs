@@ -31,7 +31,8 @@ pub use open::Dial;
 
 pub mod opening;
 
-use opening::{Opening, Openings, Turn};
+pub use opening::Opening;
+use opening::{Openings, Turn};
 
 /// How long an unused connection is kept where no DestinationRule says otherwise: less than servers usually do.
 pub const IDLE: Duration = Duration::from_secs(55);
@@ -111,7 +112,7 @@ struct Connection {
     /// Gives its place among the open ones back.
     place: Option<Rc<Place>>,
     /// Counts the request among those at once on an HTTP/2 connection.
-    stream: Option<Stream>,
+    _stream: Option<Stream>,
 }
 
 struct Idle {
@@ -265,7 +266,7 @@ impl HttpPools {
                 served: shared.served,
                 opened: shared.opened,
                 place: shared.place.clone(),
-                stream: Some(Stream::open(&shared.streams)),
+                _stream: Some(Stream::open(&shared.streams)),
             }));
         }
         let mut all = self.idle.borrow_mut();
@@ -338,7 +339,7 @@ impl HttpPools {
             let shared = Shared { sender, fate, served: 1, opened: now, used: now, idle: terms.idle, place, streams };
             self.shared.borrow_mut().entry(key.clone()).or_default().push(shared);
         }
-        let connection = Connection { sender, fate, served: 0, opened: now, place, stream };
+        let connection = Connection { sender, fate, served: 0, opened: now, place, _stream: stream };
         Lease { pools: self.clone(), key, terms, connection: Some(connection), reused: false }
     }
 }
@@ -398,7 +399,7 @@ impl Lease {
     /// Keeps the connection for the next request, once it is ready for one.
     pub fn keep(mut self) {
         let Some(mut connection) = self.connection.take() else { return };
-        let Terms { idle, max_requests, max_age } = self.terms;
+        let Terms { idle, max_requests, max_age, .. } = self.terms;
         let old = max_age.is_some_and(|age| connection.opened.elapsed() > age);
         if self.pools.closed.get() || old || max_requests.is_some_and(|most| connection.served >= most) {
             return;

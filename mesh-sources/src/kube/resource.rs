@@ -5,7 +5,7 @@ use kube::runtime::watcher;
 use mesh_model::object::Kind;
 
 /// The kinds that are watched. ServiceAccounts are not: an identity is made of the name that a pod bears.
-pub(super) const WATCHED: [Kind; 17] = [
+pub(super) const WATCHED: [Kind; 18] = [
     Kind::Namespace,
     Kind::Node,
     Kind::Pod,

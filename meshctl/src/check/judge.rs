@@ -17,7 +17,7 @@ const LATE: u64 = 3600;
 /// Clocks that are further apart than this, in seconds, make new certificates look as if they were not valid yet.
 const SKEW: i64 = 10;
 /// The definitions of what the mesh reads, each with the versions in which it does.
-const READ: [(&str, &[&str]); 12] = [
+const READ: [(&str, &[&str]); 13] = [
     ("meshes.nodemesh.dev", &["v1alpha1"]),
     ("ratelimits.nodemesh.dev", &["v1alpha1"]),
     ("authorizationpolicies.security.istio.io", &["v1", "v1beta1"]),

@@ -96,8 +96,8 @@ impl Client {
         if let Some(address) = self.addresses.get(&name) {
             return Ok(*address);
         }
-        let mut found = tokio::net::lookup_host(&name).await.with_context(|| format!("looking up {name}"))?;
-        let address = found.next().with_context(|| format!("{name} has no address"))?;
+        let found = tokio::net::lookup_host(&name).await.with_context(|| format!("looking up {name}"))?.next();
+        let address = found.with_context(|| format!("{name} has no address"))?;
         self.addresses.insert(name, address);
         Ok(address)
     }

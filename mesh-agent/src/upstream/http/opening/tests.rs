@@ -5,7 +5,7 @@ use super::*;
 
 fn key() -> ConnectionKey {
     let client = WorkloadUid("client".into());
-    ConnectionKey { client, server: "10.0.0.1:80".parse().unwrap(), workload: None, http2: true, service: None }
+    ConnectionKey { client, server: "10.0.0.1:80".parse().unwrap(), workload: None, http2: true, service: None, tls: None }
 }
 
 fn mine(openings: &Rc<Openings>) -> Opening {
