@@ -112,6 +112,7 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
         };
         paths.push(path);
     }
+    let loads: Vec<Load> = loads.into_iter().filter(|load| paths.iter().any(|path| path.id.carries(*load))).collect();
     let build = match &arguments.binaries {
         Some(directory) => directory.display().to_string(),
         None => format!("profile {}", arguments.profile),

@@ -1,7 +1,7 @@
 //! A Service's port, or a subset of its pods, as somewhere that requests can be sent: who is there, how loaded and how well each is, and what
 //! bounds hold. One for all workers; rebuilt when the endpoints or the policy change, with what was learnt of those that stay.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -413,12 +413,15 @@ impl Clusters {
     pub fn sweep(&self, snapshot: &Snapshot) {
         self.budgets.lock().retain(|service, _| snapshot.retry_budget(service).is_some());
         let mut slots = self.slots.write();
-        let current: HashSet<ClusterName> =
-            slots.iter().filter(|(_, slot)| slot.version == snapshot.version()).map(|((name, _), _)| name.clone()).collect();
+        let mut newest: HashMap<ClusterName, u64> = HashMap::new();
+        for ((name, _), slot) in slots.iter() {
+            let version = newest.entry(name.clone()).or_default();
+            *version = slot.version.max(*version);
+        }
         slots.retain(|(name, _), slot| {
-            let in_force = Arc::strong_count(&slot.cluster.policy) > 1 || !current.contains(name);
-            let wanted = slot.version == snapshot.version() || Arc::strong_count(&slot.cluster) > 1 || in_force;
-            snapshot.service(&name.service).is_some() && wanted
+            let is_newest = newest.get(name).is_none_or(|version| slot.version >= *version);
+            let in_use = Arc::strong_count(&slot.cluster) > 1 || Arc::strong_count(&slot.cluster.policy) > 1;
+            snapshot.service(&name.service).is_some() && (is_newest || in_use)
         });
     }
 

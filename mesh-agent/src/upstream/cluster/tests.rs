@@ -88,6 +88,23 @@ fn what_was_learnt_outlives_a_configuration_in_which_nobody_asked() {
 }
 
 #[test]
+fn what_is_under_a_policy_of_the_past_goes_once_there_is_another() {
+    let clusters = Clusters::default();
+    let first = mesh(None, &[1, 2]);
+    cluster(&clusters, &first, "client");
+    clusters.slots.write().values_mut().for_each(|slot| slot.version = 0);
+    // Read anew, the rule is another value.
+    let second = mesh(None, &[1, 2]);
+    drop(first);
+    clusters.sweep(&second);
+    assert_eq!(clusters.slots.read().len(), 1, "nobody has asked yet");
+    cluster(&clusters, &second, "client");
+    assert_eq!(clusters.slots.read().len(), 2);
+    clusters.sweep(&second);
+    assert_eq!(clusters.slots.read().len(), 1);
+}
+
+#[test]
 fn what_is_not_there_is_told() {
     let snapshot = mesh(None, &[1]);
     let client = snapshot.workloads().find(|workload| &*workload.name == "client").unwrap();
