@@ -102,7 +102,7 @@ impl Window {
         let number = self.number(now);
         let counted = |old: u64| {
             let (there, count) = (old >> COUNT, old & MOST);
-            Some(if there < number { number << COUNT | 1 } else { there << COUNT | (count + 1).min(MOST) })
+            Some(if there < number { (number << COUNT) | 1 } else { (there << COUNT) | (count + 1).min(MOST) })
         };
         let before = self.slot(number).and_then(|slot| slot.fetch_update(Ordering::AcqRel, Ordering::Acquire, counted).ok());
         before.map_or(number, |before| number.max(before >> COUNT))
