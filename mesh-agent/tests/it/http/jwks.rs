@@ -159,8 +159,12 @@ fn keys_that_an_issuer_serves_are_fetched_followed_and_kept() {
     }
     let line = mesh.access("n2", &[("direction", "inbound"), ("outcome", "unauthenticated")]);
     assert!(line.to_string().contains("keys") || line.to_string().contains("issuer"), "{line}");
-    let page = mesh.admin("n2", "/jwks").to_string();
-    assert!(page.contains("/nothing answered 404") && page.contains(&format!("{host}:8443/keys")), "{page}");
+    let mut page = String::new();
+    let told = wait_until("mesh-control says what is missing", SOON, || {
+        page = mesh.admin("n2", "/jwks").to_string();
+        page.contains("/nothing answered 404")
+    });
+    assert!(told.is_ok() && page.contains(&format!("{host}:8443/keys")), "{page}");
     assert_eq!(mesh.sum("n2", "nodemesh_jwks_sources", &[("state", "held")]), 3.0);
     assert_eq!(mesh.sum("n2", "nodemesh_jwks_sources", &[("state", "missing")]), 1.0);
     let metrics = control_metrics(&mesh.world);
