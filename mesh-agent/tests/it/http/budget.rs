@@ -1,6 +1,6 @@
 //! One budget for a Service (RateLimit, `scope: service`), lent by mesh-control to the nodes that need it.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mesh_lab::mesh::Control;
 
