@@ -133,7 +133,7 @@ fn a_share_is_an_equal_part_and_keeps_what_it_owes() {
     assert_eq!(passed(&quarter, start + SECOND / 5, &CONNECTION, 20), 0, "a smaller share is no new budget");
     assert_eq!(passed(&quarter, start + SECOND * 60, &CONNECTION, 20), 2);
     assert_eq!(passed(&of(50), start + SECOND * 600, &CONNECTION, 20), 1, "never less than one at once");
-    let whole = part(SECOND, 10, WHOLE);
+    let whole = shape(&limit(0, 10, 10, LimitBy::Everyone), None, None);
     assert_eq!(whole, (SECOND, 10));
 }
 
