@@ -97,3 +97,6 @@ impl Drop for Place {
         self.bounds.freed.notify_one();
     }
 }
+
+#[cfg(test)]
+mod tests;
