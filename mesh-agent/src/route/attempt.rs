@@ -338,7 +338,7 @@ async fn lease(
         Err(opening) => opening,
     };
     // A bounded number of connections is shared by all workers; one for HTTP/2 each of them may always have.
-    let spare = http2 && !worker.http.shares(&key);
+    let spare = || http2 && !worker.http.shares(&key);
     let place = match bounds.place(spare, || worker.http.take(&key, terms)).await {
         Ok(Ok(lease)) => return Ok(lease),
         Ok(Err(place)) => place,
