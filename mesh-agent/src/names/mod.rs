@@ -130,7 +130,8 @@ impl Names {
         names.iter().any(|name| answers.by_name.get(&name.host).is_some_and(|known| known.addresses.contains(&address)))
     }
 
-    fn publish(&self, by_name: HashMap<Arc<str>, Known>) {
+    /// Puts what names stand for in force.
+    pub(crate) fn publish(&self, by_name: HashMap<Arc<str>, Known>) {
         let before = self.answers.load();
         let same = |known: &HashMap<Arc<str>, Known>| {
             known.len() == by_name.len()

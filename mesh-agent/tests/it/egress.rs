@@ -186,7 +186,7 @@ fn what_is_not_in_the_registry_is_refused_and_said() {
     let line = ONLY.access_of("n1", "outbound", &report);
     assert_eq!(text(&line, "outcome"), "registry_only", "{line}");
     assert!(line.to_string().contains("REGISTRY_ONLY"), "{line}");
-    let refused = [("destination_service_name", "BlackHoleCluster"), ("response_flags", "NC")];
+    let refused = [("destination_service_name", "BlackHoleCluster"), ("response_flags", "DENY")];
     ONLY.wait_sum("n1", "istio_tcp_connections_closed_total", &refused, 1.0);
     ONLY.wait_sum("n1", "nodemesh_egress_connections_total", &[("result", "refused")], 2.0);
 
