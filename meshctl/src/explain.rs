@@ -14,7 +14,7 @@ pub struct Arguments {
     /// The client: a pod or what it belongs to (Deployment, StatefulSet, …), or an address outside.
     #[arg(value_name = "NAMESPACE/NAME|IP")]
     source: String,
-    /// The server: a Service, a pod or what it belongs to, or an address and port. Before the name pod/, workload/ or service/ says which is
+    /// The server: a Service, a pod or what it belongs to, an address and port, or a host of a ServiceEntry (https://api.example.com). Before the name pod/, workload/ or service/ says which is
     /// meant of several.
     #[arg(value_name = "NAMESPACE/NAME[:PORT]|IP:PORT")]
     destination: String,
