@@ -26,6 +26,9 @@ use crate::shared::Worker;
 /// Hosts that one connection has requests for, at most; the client needs another for more.
 const HOSTS: usize = 64;
 
+/// Who answers for a host, and the names that its endpoints have.
+type Found = (Rc<Client>, Option<Arc<[DnsEndpoint]>>);
+
 /// See the module.
 pub(super) struct ByName {
     /// For what goes nowhere.
@@ -50,7 +53,7 @@ impl ByName {
     }
 
     /// Whose request it is, by what it says, and the names that the host's endpoints have.
-    fn client(&self, request: &Request<Incoming>) -> Result<(Rc<Client>, Option<Arc<[DnsEndpoint]>>), Outcome> {
+    fn client(&self, request: &Request<Incoming>) -> Result<Found, Outcome> {
         let nowhere = &self.nowhere;
         let named = match request.uri().authority() {
             Some(authority) => Some(authority.as_str()),
