@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use mesh_common::flow::{ORIGIN_OUTSIDE, Origin};
+use mesh_model::snapshot::Snapshot;
 use tokio::net::TcpStream;
 
 use crate::agent::pods::LocalPod;
@@ -39,9 +40,7 @@ pub async fn serve(worker: Rc<Worker>, pod: Arc<LocalPod>, application: TcpStrea
         if let (Some(asked), Ok(_)) = (asked, &place) {
             return routed::serve(worker, pod, application, client, OrigDst(dialled), asked).await;
         }
-        // What has become a pod since is reached as one, or not at all.
-        let outside = origin.flags & ORIGIN_OUTSIDE != 0 && worker.shared.snapshot.load().workload_at(dialled.ip()).is_none();
-        if outside && place.is_ok() {
+        if origin.flags & ORIGIN_OUTSIDE != 0 && place.is_ok() && is_nobodys(&worker.shared.snapshot.load(), dialled) {
             return egress::serve(worker, pod, application, client, OrigDst(dialled)).await;
         }
     }
@@ -59,6 +58,12 @@ pub async fn serve(worker: Rc<Worker>, pod: Arc<LocalPod>, application: TcpStrea
             worker.shared.telemetry.refused(connection(&worker, &pod, client, origin.as_ref(), None), outcome);
         }
     }
+}
+
+/// Whether an address is no pod's. What has become a pod since the kernel looked is reached as one, or not at all.
+fn is_nobodys(snapshot: &Snapshot, dialled: SocketAddr) -> bool {
+    let ip = dialled.ip().to_canonical();
+    snapshot.workload_at(ip).is_none() && !snapshot.held().iter().any(|pod| pod.addresses.contains(&ip))
 }
 
 fn target(worker: &Worker, origin: &Origin) -> Result<Target, Outcome> {

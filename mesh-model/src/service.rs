@@ -118,6 +118,16 @@ pub enum Discovery {
     },
 }
 
+impl Discovery {
+    /// The names that are looked up.
+    pub fn names(&self) -> Option<&Arc<[DnsEndpoint]>> {
+        match self {
+            Discovery::Dns { names, .. } => Some(names),
+            Discovery::Named | Discovery::Dialled { .. } => None,
+        }
+    }
+}
+
 /// A name behind a port.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DnsEndpoint {

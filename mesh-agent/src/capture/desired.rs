@@ -272,3 +272,6 @@ pub fn forget(snapshot: &Snapshot, state: &KernelState, registry: &mut Registry)
     registry.identities.retain_numbers(|number| identities.contains(&number));
     registry.lists.retain_numbers(|number| state.lists.contains_key(&number));
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,10 +8,10 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use mesh_model::service::{Discovery, ServiceEndpoint, ServicePort};
+use mesh_model::service::{Discovery, DnsEndpoint, ServiceEndpoint, ServicePort};
 use mesh_model::snapshot::Snapshot;
 use tokio::sync::watch;
 
@@ -44,6 +44,8 @@ pub struct Known {
 pub struct Names {
     answers: ArcSwap<Answers>,
     wanted: watch::Sender<Arc<BTreeSet<Arc<str>>>>,
+    /// The generation, for those who wait for the next.
+    news: watch::Sender<u64>,
     left_out: AtomicU64,
     answered: AtomicU64,
     failed: AtomicU64,
@@ -52,7 +54,15 @@ pub struct Names {
 impl Default for Names {
     fn default() -> Self {
         let (wanted, _) = watch::channel(Arc::default());
-        Names { answers: ArcSwap::default(), wanted, left_out: AtomicU64::new(0), answered: AtomicU64::new(0), failed: AtomicU64::new(0) }
+        let (news, _) = watch::channel(0);
+        Names {
+            answers: ArcSwap::default(),
+            wanted,
+            news,
+            left_out: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+        }
     }
 }
 
@@ -119,6 +129,22 @@ impl Names {
         Cow::Owned(all)
     }
 
+    /// Waits until each of these names has been asked for once, for `limit` at most: an entry that has just been made is not without
+    /// endpoints only because nobody has looked yet.
+    pub async fn settle(&self, names: &[DnsEndpoint], limit: Duration) {
+        let known = || {
+            let answers = self.answers.load();
+            names.iter().all(|name| answers.by_name.contains_key(&name.host))
+        };
+        if known() {
+            return;
+        }
+        let mut news = self.news.subscribe();
+        let waiting = async { while !known() && news.changed().await.is_ok() {} };
+        // Who is not known by then has no endpoint.
+        let _ = tokio::time::timeout(limit, waiting).await;
+    }
+
     /// Whether an address is one that the port's endpoints have, on whichever port: a client dials the port of the entry.
     pub fn stands_for(&self, port: &ServicePort, address: IpAddr) -> bool {
         let address = address.to_canonical();
@@ -130,7 +156,8 @@ impl Names {
         names.iter().any(|name| answers.by_name.get(&name.host).is_some_and(|known| known.addresses.contains(&address)))
     }
 
-    fn publish(&self, by_name: HashMap<Arc<str>, Known>) {
+    /// Puts what names stand for in force.
+    pub(crate) fn publish(&self, by_name: HashMap<Arc<str>, Known>) {
         let before = self.answers.load();
         let same = |known: &HashMap<Arc<str>, Known>| {
             known.len() == by_name.len()
@@ -138,6 +165,7 @@ impl Names {
         };
         let generation = before.generation + u64::from(!same(&before.by_name));
         self.answers.store(Arc::new(Answers { generation, by_name }));
+        self.news.send_if_modified(|news| std::mem::replace(news, generation) != generation);
     }
 
     /// Registers what is counted.

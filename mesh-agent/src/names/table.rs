@@ -73,7 +73,7 @@ impl Table {
         match reply {
             Reply::Addresses(mut addresses, ttl) => {
                 let mut seen = BTreeSet::new();
-                addresses.retain(|ip| seen.insert(*ip));
+                addresses.retain(|ip| is_elsewhere(*ip) && seen.insert(*ip));
                 entry.failures = 0;
                 entry.due = Some(now + ttl.clamp(SHORTEST, LONGEST));
                 entry.known = Some(Known { addresses: addresses.into(), since: now });
@@ -90,6 +90,11 @@ impl Table {
     pub fn known(&self) -> HashMap<Arc<str>, Known> {
         self.0.iter().filter_map(|(name, entry)| Some((name.clone(), entry.known.clone()?))).collect()
     }
+}
+
+/// Whether an address can be a host's elsewhere: whoever has a name must not thereby lead a client to itself.
+fn is_elsewhere(ip: IpAddr) -> bool {
+    !(ip.is_loopback() || ip.is_unspecified() || ip.is_multicast())
 }
 
 #[cfg(test)]

@@ -90,3 +90,26 @@ fn more_names_than_are_looked_up_are_left_out() {
     names.want((0..MOST + 3).map(|number| format!("h{number}.example.com").into()).collect());
     assert_eq!((names.wanted.borrow().len(), names.left_out.load(Ordering::Relaxed)), (MOST, 3));
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_first_answer_is_waited_for() {
+    let (names, snapshot, now) = (Arc::new(Names::default()), snapshot(), Instant::now());
+    let host = port(&snapshot, "a.example.com").discovery.names().unwrap().clone();
+    let limit = Duration::from_secs(2);
+    let start = tokio::time::Instant::now();
+    names.settle(&[], limit).await;
+    assert_eq!(start.elapsed(), Duration::ZERO, "there is nothing to wait for");
+    names.settle(&host, limit).await;
+    assert_eq!(start.elapsed(), limit, "nobody answers");
+    let waiting = tokio::spawn({
+        let (names, host) = (names.clone(), host.clone());
+        async move { names.settle(&host, Duration::from_secs(3600)).await }
+    });
+    tokio::task::yield_now().await;
+    let mut table = Table::default();
+    table.want(now, &wanted(&snapshot, "n1"));
+    table.heard(now, "a.example.com", Reply::Addresses(Vec::new(), Duration::from_secs(60)));
+    names.publish(table.known());
+    waiting.await.unwrap();
+    assert_eq!(start.elapsed(), limit, "that there is no address is an answer");
+}

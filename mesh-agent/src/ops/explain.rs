@@ -30,7 +30,8 @@ pub use value::{At, Backend, Encryption, Endpoint, Explanation, Object, Party, R
 
 /// What the page takes.
 pub const USAGE: &str = "whether a connection or request would be allowed, by what, and where it would go: ?from=ns/pod|workload|IP, \
-                         to=ns/service|pod|workload[:port]|IP:port, port=N, method=GET, path=/x, header=name:value (repeated), sni=name";
+                         to=ns/service|pod|workload[:port]|IP:port|host:port|https://host, port=N, method=GET, path=/x, \
+                         header=name:value (repeated), sni=name";
 
 /// Why there is no answer.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]

@@ -24,6 +24,8 @@ use crate::upstream::{connect, copy};
 
 mod requests;
 
+/// For the first answer about a name.
+const FIRST_ANSWER: Duration = Duration::from_secs(2);
 /// For the head of a request or a TLS client's hello, once it has begun.
 const HEAD: Duration = Duration::from_secs(10);
 
@@ -80,17 +82,25 @@ pub async fn serve(worker: Rc<Worker>, pod: Arc<LocalPod>, application: TcpStrea
         Err(_) => return worker.shared.telemetry.refused(known(nobody(PASSTHROUGH)), Outcome::ClientReset),
     };
     // The configuration is not held on to for as long as the connection lives.
-    let (way, stranger) = {
+    let (way, stranger, names) = {
         let snapshot = worker.shared.snapshot.load();
         let workload = pod.current(&snapshot);
         let place = Dialled::of(&snapshot, &workload, dialled.0);
         let stranger = place.stranger().map(|service| worker.shared.service(&service.name));
-        (place.way(&worker.shared.names, protocol, host.as_deref()), stranger)
+        let way = place.way(&worker.shared.names, protocol, host.as_deref());
+        let names = match &way {
+            Way::Whole(here) => {
+                snapshot.service(&here.service).and_then(|service| service.ports.iter().find(|port| port.port == here.port))
+            }
+            Way::Requests | Way::Pass | Way::Refuse(_) => None,
+        };
+        (way, stranger, names.and_then(|port| port.discovery.names()).cloned())
     };
     let counters = &worker.shared.egress;
     match way {
         Way::Whole(here) => {
             counters.entry.fetch_add(1, Ordering::Relaxed);
+            worker.shared.names.settle(names.as_deref().unwrap_or_default(), FIRST_ANSWER).await;
             let asked = routed::Asked::of(&worker, &pod, here);
             routed::whole(&worker, &pod, application, client, dialled, &asked, host.as_deref()).await;
         }

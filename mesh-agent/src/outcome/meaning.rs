@@ -99,7 +99,7 @@ pub(super) fn of(outcome: &Outcome) -> Meaning {
         ),
         Outcome::Unregistered { .. } => row(
             "registry_only",
-            F::NoCluster,
+            F::Deny,
             Level::INFO,
             DENIED,
             User,

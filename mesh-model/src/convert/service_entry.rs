@@ -174,6 +174,10 @@ fn endpoint(input: &mut Input<'_>, mut map: Fields<'_>, ports: &[EntryPort], res
             None
         }
         Some(text) => match (text.parse::<IpAddr>(), resolution) {
+            (Ok(ip), _) if ip.is_loopback() || ip.is_unspecified() => {
+                input.error(at.key("address"), format!("\"{text}\" is no address of a host elsewhere; write the endpoint's own"));
+                None
+            }
             (Ok(ip), _) => Some(EntryAddress::Ip(ip.to_canonical())),
             (Err(_), Resolution::Dns | Resolution::DnsRoundRobin) => {
                 let name = name(text, false);

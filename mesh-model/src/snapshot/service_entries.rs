@@ -51,8 +51,8 @@ impl Snapshot {
         let of = |service: &Arc<Service>| service.ports.iter().position(|port| port.port == dialled.port());
         let within = self.entries.ranges.iter().filter(|(net, _)| net.contains(&dialled.ip()));
         let within = within.filter_map(|(_, service)| Some((service, of(service)?)));
-        let found = nearest(client_namespace, exact.iter().map(|(service, port)| (service, *port)))
-            .or_else(|| nearest(client_namespace, within.map(|(service, port)| (service, port))));
+        let found =
+            nearest(client_namespace, exact.iter().map(|(service, port)| (service, *port))).or_else(|| nearest(client_namespace, within));
         let (service, port) = found?;
         Some((service, service.ports.get(port)?))
     }

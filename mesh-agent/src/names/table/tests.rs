@@ -22,7 +22,7 @@ fn an_answer_counts_for_its_time_within_bounds() {
     assert_eq!(table.due(start, 9), Vec::<Arc<str>>::new(), "they are being asked for");
     assert_eq!(table.next(), None);
     for (name, ttl, expected) in [("a", SECOND, SHORTEST), ("b", 60 * SECOND, 60 * SECOND), ("c", 86_400 * SECOND, LONGEST)] {
-        table.heard(start, name, Reply::Addresses(ips(&["192.0.2.1", "192.0.2.1"]), ttl));
+        table.heard(start, name, Reply::Addresses(ips(&["127.0.0.1", "192.0.2.1", "::1", "192.0.2.1", "0.0.0.0"]), ttl));
         assert_eq!(known(&table, name), Some(ips(&["192.0.2.1"])));
         assert!(!table.due(start + expected - SECOND, 9).iter().any(|due| **due == *name));
         assert_eq!(table.next(), Some(start + expected));

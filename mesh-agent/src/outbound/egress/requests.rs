@@ -8,9 +8,10 @@ use std::sync::atomic::Ordering;
 
 use hyper::body::Incoming;
 use hyper::{Request, Response};
-use mesh_model::service::NamespacedName;
+use mesh_model::service::{DnsEndpoint, NamespacedName};
 use mesh_model::settings::OutboundTraffic;
 
+use super::FIRST_ANSWER;
 use crate::agent::pods::LocalPod;
 use crate::conn::{ClientAddr, OrigDst};
 use crate::ops::record::Connection;
@@ -24,6 +25,9 @@ use crate::shared::Worker;
 
 /// Hosts that one connection has requests for, at most; the client needs another for more.
 const HOSTS: usize = 64;
+
+/// Who answers for a host, and the names that its endpoints have.
+type Found = (Rc<Client>, Option<Arc<[DnsEndpoint]>>);
 
 /// See the module.
 pub(super) struct ByName {
@@ -48,8 +52,8 @@ impl ByName {
         Rc::new(ByName { nowhere, hosts: RefCell::default() })
     }
 
-    /// Whose request it is, by what it says.
-    fn client(&self, request: &Request<Incoming>) -> Result<Rc<Client>, Outcome> {
+    /// Whose request it is, by what it says, and the names that the host's endpoints have.
+    fn client(&self, request: &Request<Incoming>) -> Result<Found, Outcome> {
         let nowhere = &self.nowhere;
         let named = match request.uri().authority() {
             Some(authority) => Some(authority.as_str()),
@@ -67,7 +71,7 @@ impl ByName {
         };
         let mut hosts = self.hosts.borrow_mut();
         if let Some(client) = hosts.get(&service.name) {
-            return Ok(client.clone());
+            return Ok((client.clone(), port.discovery.names().cloned()));
         }
         if hosts.len() >= HOSTS {
             return Err(Outcome::Request(RequestFailure::Misdirected));
@@ -78,14 +82,17 @@ impl ByName {
         let (worker, pod) = (nowhere.worker.clone(), nowhere.pod.clone());
         let client = Client::new(worker, pod, nowhere.address, nowhere.dialled, service.name.clone(), port.port, nowhere.http2, known);
         hosts.insert(service.name.clone(), client.clone());
-        Ok(client)
+        Ok((client, port.discovery.names().cloned()))
     }
 }
 
 impl Service for ByName {
     async fn answer(self: Rc<Self>, request: Request<Incoming>) -> Response<ReplyBody> {
         match self.client(&request) {
-            Ok(client) => client.answer(request).await,
+            Ok((client, names)) => {
+                self.nowhere.worker.shared.names.settle(names.as_deref().unwrap_or_default(), FIRST_ANSWER).await;
+                client.answer(request).await
+            }
             Err(outcome) => {
                 self.nowhere.worker.shared.egress.refused.fetch_add(1, Ordering::Relaxed);
                 self.nowhere.refuse(request, outcome)

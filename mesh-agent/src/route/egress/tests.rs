@@ -104,7 +104,11 @@ fn tcp_without_addresses_is_told_by_endpoints_or_the_port() {
     assert_eq!(way(&snapshot, "198.51.100.2:5432", Protocol::Opaque, None), "other.example.com");
     assert_eq!(way(&snapshot, "192.0.2.1:5432", Protocol::Opaque, None), "pass");
     assert_eq!(way(&mesh(true, &[fixed.clone(), other]), "192.0.2.1:5432", Protocol::Opaque, None), "registry_only");
-    assert_eq!(way(&mesh(true, &[fixed.clone()]), "192.0.2.1:5432", Protocol::Opaque, None), "fixed.example.com", "the port's only one");
+    assert_eq!(
+        way(&mesh(true, std::slice::from_ref(&fixed)), "192.0.2.1:5432", Protocol::Opaque, None),
+        "fixed.example.com",
+        "the port's only one"
+    );
     assert_eq!(way(&mesh(true, &[fixed, anywhere]), "192.0.2.1:5432", Protocol::Opaque, None), "anywhere.example.com");
 }
 

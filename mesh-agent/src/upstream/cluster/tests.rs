@@ -145,3 +145,52 @@ fn clusters_of_a_service_share_its_retry_budget() {
     clusters.sweep(&fourth);
     assert!(clusters.budgets.lock().is_empty());
 }
+
+/// A client of `shop`, with hosts outside.
+fn outside(previous: Option<&Snapshot>) -> Snapshot {
+    let entry = |name: &str, more: &str| {
+        format!(
+            "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: {name}, namespace: shop}}\n\
+             spec: {{hosts: [{name}.example.com], ports: [{{number: 80, name: http, targetPort: 8080}}], {more}}}\n"
+        )
+    };
+    let mut text = "apiVersion: v1\nkind: Pod\nmetadata: {name: client, namespace: shop}\nspec: {nodeName: n1, containers: []}\n\
+                    status: {podIP: 10.0.1.1}\n"
+        .to_owned();
+    text += &entry("dns", "resolution: DNS");
+    text += &entry("any", "resolution: NONE");
+    text += &entry("parts", "resolution: STATIC, endpoints: [{address: 192.0.2.1, labels: {v: a}}, {address: 192.0.2.2, labels: {v: b}}]");
+    text += "---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: parts, namespace: shop}\n\
+             spec: {host: parts.example.com, subsets: [{name: b, labels: {v: b}}]}\n";
+    let parsed = parse_documents(Path::new("mesh.yaml"), &text);
+    Snapshot::build(&parsed.documents, parsed.problems, previous)
+}
+
+#[test]
+fn endpoints_of_hosts_outside_are_what_their_entry_says() {
+    let names: Arc<Names> = Arc::default();
+    let clusters = Clusters::new(names.clone());
+    let (snapshot, now) = (outside(None), Instant::now());
+    let client = snapshot.workloads().next().unwrap();
+    let get = |host: &str, subset: Option<&str>| {
+        let service = NamespacedName { namespace: "shop".into(), name: host.into() };
+        clusters.get(&snapshot, client, &ClusterName { service, port: 80, subset: subset.map(Arc::from), v4: true }).unwrap()
+    };
+    let chosen = |cluster: &Arc<Cluster>| {
+        let wish = Wish { dialled: Some("198.51.100.9:80".parse().unwrap()), ..Wish::default() };
+        cluster.choose(now, wish).map(|chosen| chosen.server.address.0.to_string())
+    };
+    assert_eq!(chosen(&get("any.example.com", None)).as_deref(), Some("198.51.100.9:8080"), "what was dialled");
+    assert_eq!(chosen(&get("parts.example.com", Some("b"))).as_deref(), Some("192.0.2.2:8080"));
+
+    let before = get("dns.example.com", None);
+    assert!(before.is_empty() && chosen(&before).is_none());
+    let known = |ip: &str| [("dns.example.com".into(), crate::names::Known { addresses: [ip.parse().unwrap()].into(), since: now })].into();
+    names.publish(known("192.0.2.7"));
+    let first = get("dns.example.com", None);
+    assert_eq!(chosen(&first).as_deref(), Some("192.0.2.7:8080"));
+    names.publish(known("192.0.2.7"));
+    assert!(Arc::ptr_eq(&first, &get("dns.example.com", None)), "the same answer changes nothing");
+    names.publish(known("192.0.2.8"));
+    assert_eq!(chosen(&get("dns.example.com", None)).as_deref(), Some("192.0.2.8:8080"));
+}

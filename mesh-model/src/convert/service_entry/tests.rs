@@ -54,7 +54,7 @@ fn a_mistake_costs_its_own_field() {
         "hosts": ["api.example.com", "short", "1.2.3.4", "web.shop.svc.cluster.local"],
         "addresses": ["nonsense", "127.0.0.1", "192.0.2.1"],
         "ports": [{"number": 443, "name": "a", "protocol": "TLS"}, {"number": 443, "name": "b"}, {"number": 53, "name": "c", "protocol": "UDP"}, {"number": 9, "name": "d", "protocol": "odd"}],
-        "resolution": "STATIC", "endpoints": [{"address": "name.example.com"}, {"address": "192.0.2.9", "network": "n"}, {}],
+        "resolution": "STATIC", "endpoints": [{"address": "name.example.com"}, {"address": "192.0.2.9", "network": "n"}, {}, {"address": "::1"}],
         "subjectAltNames": ["spiffe://a"], "unknown": 1,
     }));
     use Severity::{Error, Warn};
@@ -70,6 +70,7 @@ fn a_mistake_costs_its_own_field() {
         (Error, "spec.endpoints[0].address"),
         (Warn, "spec.endpoints[1].network"),
         (Error, "spec.endpoints[2].address"),
+        (Error, "spec.endpoints[3].address"),
         (Warn, "spec.subjectAltNames"),
         (Warn, "spec.unknown"),
     ];

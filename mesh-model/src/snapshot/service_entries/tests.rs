@@ -22,7 +22,7 @@ fn entry(name: &str, spec: &str) -> String {
 
 const HTTP: &str = "ports: [{number: 80, name: http, protocol: HTTP}]";
 
-fn at<'a>(snapshot: &'a Snapshot, client: &str, address: &str) -> Option<String> {
+fn at(snapshot: &Snapshot, client: &str, address: &str) -> Option<String> {
     snapshot.meant_by(client, address.parse().unwrap()).map(|(service, port)| format!("{}:{}", service.name, port.port))
 }
 
