@@ -273,8 +273,8 @@ impl Config {
             errors.add("--log-level", Some(&flags.log_level), message);
         }
         let log_format = flags.log_format.parse::<LogFormat>().map_err(|m| errors.add("--log-format", Some(&flags.log_format), m)).ok();
-        let (Some(listen), Some(admin), Some(agents), Some(mesh), Some(default), Some(max), Some(log_format), []) =
-            (listen, admin, agents, mesh, default, max, log_format, &*errors.0)
+        let (Some(listen), Some(admin), Some(agents), Some(mesh), Some(default), Some(max), Some(refresh), Some(log_format), []) =
+            (listen, admin, agents, mesh, default, max, refresh, log_format, &*errors.0)
         else {
             return Err(errors.0);
         };
