@@ -42,7 +42,7 @@ async fn only_roots_that_are_given_are_trusted() {
     let (issuer, other) = (Issuer::start().await, Issuer::start().await);
     issuer.set("/keys", Answer::of(200, jwks(&["a"])));
     let location = at(format!("{}/keys", issuer.https));
-    fails(&other, location.clone(), "unreachable", "UnknownIssuer").await;
+    fails(&other, location.clone(), "unreachable", "invalid peer certificate").await;
     assert!(issuer.asked().is_empty());
     let fetcher = Fetcher::new(Some(other.roots.clone()));
     assert!(fetcher.fetch(&location, TIMEOUT).await.is_err());
