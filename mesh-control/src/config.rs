@@ -204,7 +204,7 @@ impl Config {
     /// From flags; every setting is judged before the first error is returned.
     pub fn from_flags(flags: Flags) -> Result<Config, Vec<SettingError>> {
         let mut errors = Errors(Vec::new());
-        let listen = errors.parsed("--listen", &flags.listen, "write e.g. [::]:15012");
+        let listen: Option<SocketAddr> = errors.parsed("--listen", &flags.listen, "write e.g. [::]:15012");
         let admin = errors.parsed("--admin", &flags.admin, "write e.g. 127.0.0.1:15014");
         let mesh = errors.mesh(flags.manifests.as_deref(), flags.kubernetes, flags.kubeconfig.as_deref());
         let own: Arc<str> = flags.agent_namespace.as_str().into();
@@ -236,7 +236,7 @@ impl Config {
             LeaseName { namespace: own.clone(), name: name.into() }
         });
         let advertise = flags.advertise.filter(|text| !text.is_empty());
-        let advertise = advertise.and_then(|text| match (text.parse::<IpAddr>(), listen) {
+        let advertise: Option<SocketAddr> = advertise.and_then(|text| match (text.parse::<IpAddr>(), listen) {
             (Ok(address), Some(listen)) => Some(SocketAddr::new(address, listen.port())),
             _ => errors.parsed("--advertise", &text, "write e.g. 10.0.0.7 or 10.0.0.7:15012"),
         });

@@ -26,7 +26,7 @@ pub(super) fn leave(directory: &Path, budgets: &[Carried]) -> io::Result<()> {
 /// Takes what the agent before this one left. Nothing, if it knew nothing of this.
 pub(super) fn take(directory: &Path, now: SystemTime) -> io::Result<Vec<Carried>> {
     let path = file(directory);
-    let read = (|| {
+    let read = (|| -> io::Result<Vec<Carried>> {
         let age = now.duration_since(std::fs::metadata(&path)?.modified()?).unwrap_or_default();
         if age > GOOD {
             return Ok(Vec::new());
