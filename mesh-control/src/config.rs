@@ -261,7 +261,7 @@ impl Config {
             LeaseName { namespace: own.clone(), name: name.into() }
         });
         let advertise = flags.advertise.filter(|text| !text.is_empty());
-        let advertise = advertise.and_then(|text| match (text.parse::<IpAddr>(), listen) {
+        let advertise: Option<SocketAddr> = advertise.and_then(|text| match (text.parse::<IpAddr>(), listen) {
             (Ok(address), Some(listen)) => Some(SocketAddr::new(address, listen.port())),
             _ => errors.parsed("--advertise", &text, "write e.g. 10.0.0.7 or 10.0.0.7:15012"),
         });
