@@ -30,11 +30,11 @@ use crate::route::serve::{Service, serve};
 use crate::route::{filter, first, matches, reply, request, upgrade};
 use crate::upstream::copy;
 use crate::upstream::copy::pipe::End;
-use crate::upstream::http::{ConnectionKey, HttpPools, IDLE, Lease, Terms};
+use crate::upstream::http::{ConnectionKey, HttpPools, IDLE, Lease, STREAMS, Terms};
 
 /// For how long a client may be silent until it is taken for one whose server speaks first.
 const SILENCE: Duration = Duration::from_secs(1);
-const TERMS: Terms = Terms { idle: IDLE, max_requests: None, max_age: None, max_streams: None };
+const TERMS: Terms = Terms { idle: IDLE, max_requests: None, max_age: None, max_streams: Some(STREAMS) };
 /// Connections to the application that may turn out to be closed before a new one is opened.
 const STALE: u32 = 2;
 

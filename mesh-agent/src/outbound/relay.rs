@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::connection;
@@ -238,15 +238,44 @@ impl Relay<'_> {
     {
         let agreed = tls.connect(Offer::Opaque, io, deadline).await;
         self.worker.shared.requests.secured(agreed.as_ref().ok().map(|agreed| agreed.resumed));
-        let mut server = agreed?.stream;
-        let (near, mut far) = pair();
-        self.worker.connections.spawn_local(async move {
-            // A server that ends without TLS's own word for it may have been cut off by somebody else: that is an abort.
-            if tokio::io::copy_bidirectional(&mut far, &mut server).await.is_err() {
-                far.abort();
-            }
-        });
+        let server = agreed?.stream;
+        let (near, far) = pair();
+        self.worker.connections.spawn_local(carry_secured(far, server));
         Ok(near)
+    }
+}
+
+/// Copies between an application and its server behind TLS, to the end of both. A server that ends without TLS's own word for it may have
+/// been cut off by somebody else: that is an abort, unless the application has ended first. One that has said its last may take no more, not even our farewell: that is none.
+async fn carry_secured<T: AsyncRead + AsyncWrite>(far: End, server: T) {
+    let (mut said, mut wanted) = tokio::io::split(far);
+    let (mut answers, mut questions) = tokio::io::split(server);
+    let whole = {
+        let up = async {
+            tokio::io::copy(&mut said, &mut questions).await?;
+            questions.shutdown().await
+        };
+        let down = async {
+            tokio::io::copy(&mut answers, &mut wanted).await?;
+            wanted.shutdown().await
+        };
+        let (mut up, mut down) = (std::pin::pin!(up), std::pin::pin!(down));
+        tokio::select! {
+            ended = &mut down => {
+                if ended.is_ok() {
+                    let _ = up.await;
+                }
+                ended.is_ok()
+            }
+            // What is on its way back may still come whole. To whom has said goodbye many servers say none.
+            parted = &mut up => match down.await {
+                Ok(()) => true,
+                Err(error) => parted.is_ok() && error.kind() == std::io::ErrorKind::UnexpectedEof,
+            },
+        }
+    };
+    if !whole {
+        said.unsplit(wanted).abort();
     }
 }
 
@@ -288,7 +317,52 @@ async fn quiet(meter: &Meter, idle: Option<Duration>) {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use tokio::io::{AsyncReadExt as _, ReadBuf};
+
     use super::*;
+
+    /// Bytes that are there, then an end in order or none; takes nothing.
+    struct Deaf(&'static [u8], bool);
+
+    impl AsyncRead for Deaf {
+        fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            let said = std::mem::take(&mut self.0);
+            buffer.put_slice(said);
+            let cut = said.is_empty() && !self.1;
+            Poll::Ready(if cut { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) })
+        }
+    }
+
+    impl AsyncWrite for Deaf {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Err(io::ErrorKind::NotConnected.into()))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_has_said_its_last_needs_to_take_no_more_and_one_that_is_cut_off_is_an_abort() {
+        for (in_order, wanted) in [(true, true), (false, false)] {
+            let (mut near, far) = pair();
+            near.write_all(b"too late").await.unwrap();
+            AsyncWriteExt::shutdown(&mut near).await.unwrap();
+            carry_secured(far, Deaf(b"answer", in_order)).await;
+            let mut read = Vec::new();
+            assert_eq!(near.read_to_end(&mut read).await.is_ok(), wanted);
+            assert!(!wanted || read == b"answer");
+        }
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_meter_that_stands_still_is_noticed_and_one_that_moves_is_not() {

@@ -27,7 +27,7 @@ use crate::upstream::balance::hash as table;
 use crate::upstream::circuit::Guard;
 use crate::upstream::cluster::{Chosen, Cluster, Wish};
 use crate::upstream::health::{Event, Observation};
-use crate::upstream::http::{ConnectionKey, Dial, IDLE, Lease, OnBehalf, SendFailure, Server, Terms};
+use crate::upstream::http::{ConnectionKey, Dial, IDLE, Lease, OnBehalf, STREAMS, SendFailure, Server, Terms};
 use crate::upstream::originate::Offer;
 
 /// Connections of the pool that may turn out to be closed before a new one is opened.
@@ -327,7 +327,7 @@ async fn lease(
         idle: pool.http_idle_timeout.unwrap_or(IDLE),
         max_requests: pool.max_requests_per_connection,
         max_age: pool.max_connection_duration,
-        max_streams: pool.max_concurrent_streams,
+        max_streams: pool.max_concurrent_streams.or(Some(STREAMS)),
     };
     let failed = |outcome: Outcome| match outcome.is_denial() {
         true => Failed::at_once(outcome),

@@ -36,6 +36,9 @@ use opening::{Openings, Turn};
 
 /// How long an unused connection is kept where no DestinationRule says otherwise: less than servers usually do.
 pub const IDLE: Duration = Duration::from_secs(55);
+/// Requests at once on an HTTP/2 connection where no DestinationRule says otherwise: what servers are asked to allow at least (RFC 9113,
+/// 6.5.2). More would wait inside of the library for their turn, and be lost there if the server closes the connection meanwhile.
+pub const STREAMS: u32 = 100;
 /// Unused connections that are kept for one server.
 const MAX_IDLE: usize = 256;
 const SWEEP: Duration = Duration::from_secs(5);

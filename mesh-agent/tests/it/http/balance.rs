@@ -88,12 +88,12 @@ fn requests_at_once_on_a_connection_are_bounded() {
     let open = |bound: &str| HTTP.sum("n1", "nodemesh_circuit_open", &[("cluster", "outside/streams:80"), ("bound", bound)]);
     let done = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
-        // On one connection of the client, as a browser would.
+        // On one connection of the client.
         let asking = scope.spawn(|| {
             while !done.load(std::sync::atomic::Ordering::Relaxed) {
-                let urls = [1, 2, 3].map(|number| format!("http://10.97.2.7/?delay=1500&number={number}"));
-                let words = ["curl", "-sS", "-Z", "--http2-prior-knowledge", &urls[0], &urls[1], &urls[2]];
-                assert_eq!(client.exec(&words, LIMIT).unwrap().code(), Some(0));
+                let words = ["h2load", "-n", "3", "-c", "1", "-m", "3", "http://10.97.2.7/?delay=1500"];
+                let finished = client.exec(&words, LIMIT).unwrap();
+                assert_eq!(finished.code(), Some(0), "{finished:?}");
             }
         });
         let seen = wait_until("each of three requests has its connection", LIMIT, || (open("requests"), open("connections")) == (3.0, 3.0));

@@ -119,7 +119,12 @@ fn loads_of_both_versions_lose_no_request() {
     ] {
         let words = [&["h2load", "-n", "2000", "-c", "4", "-m", "50"], more, &[url]].concat();
         let said = client(&words);
-        assert!(said.contains("2000 succeeded, 0 failed, 0 errored, 0 timeout"), "{url} {more:?}: {said}");
+        let bad = || {
+            let lines = ["n1", "n2"].map(|node| CLIENTS.cluster.agent(node).access_log()).concat();
+            let failed = lines.into_iter().filter(|line| line["status"].as_str().is_none_or(|status| status.starts_with('5')));
+            failed.take(6).map(|line| line.to_string()).collect::<Vec<_>>().join("\n")
+        };
+        assert!(said.contains("2000 succeeded, 0 failed, 0 errored, 0 timeout"), "{url} {more:?}: {said}{}", bad());
     }
     sent += 4000.0;
     let said = client(&["nghttp", "-n", "-v", "-m", "30", "http://10.97.0.1:81/"]);

@@ -180,7 +180,7 @@ fn whoever_does_not_get_its_answers_counts_with_its_fair_share_before_it_takes_i
         idle.ask(&mut ledger, at(second), &node(0), &two, 0, false);
         busy.ask(&mut ledger, at(second), &node(1), &two, 3_000_000, false);
     }
-    assert_eq!((idle.holds(at(2)), busy.holds(at(2))), (10_000, 990_000));
+    assert_eq!((idle.holds(at(2)), busy.holds(at(2))), (5_000, 995_000));
     // It asks on, and hears nothing.
     for second in 3..14 {
         idle.ask(&mut ledger, at(second), &node(0), &two, 0, true);
