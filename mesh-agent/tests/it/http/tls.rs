@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use mesh_lab::process::Process;
 use mesh_lab::{Capture, Pod};
-use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 
 use super::*;
 
@@ -16,6 +16,7 @@ const CLUSTER: &str = "http://10.97.2.3";
 
 fn authority() -> (Issuer<'static, KeyPair>, String) {
     let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
+    params.distinguished_name.push(DnType::CommonName, "an authority");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let key = KeyPair::generate().unwrap();
     let pem = params.self_signed(&key).unwrap().pem();
@@ -24,6 +25,8 @@ fn authority() -> (Issuer<'static, KeyPair>, String) {
 
 fn sign(issuer: &Issuer<'static, KeyPair>, name: &str, usage: ExtendedKeyUsagePurpose) -> (String, String) {
     let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+    // One that had its issuer's name would be taken for self-signed.
+    params.distinguished_name.push(DnType::CommonName, name);
     params.extended_key_usages = vec![usage];
     let key = KeyPair::generate().unwrap();
     (params.signed_by(&key, issuer).unwrap().pem(), key.serialize_pem())
