@@ -7,7 +7,7 @@ use crate::convert::{Converted, convert};
 use crate::problem::Severity;
 use crate::route::{
     Backend, ConnectionScope, Cors, Fault, HeaderEdit, HttpRule, OriginMatch, PathMatch, PathRewrite, Pattern, Redirect, RequestMatch,
-    RetryOn, RetryPolicy, Rewrite, RouteTable, Target, TextMatch,
+    RetryOn, RetryPolicy, Rewrite, RouteTable, Substitution, Target, TextMatch,
 };
 use crate::virtual_service::Declared;
 
