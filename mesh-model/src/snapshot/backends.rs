@@ -47,6 +47,9 @@ impl Snapshot {
     }
 }
 
+/// A policy, where it was read, and the place of the target that is meant.
+type Claim<'a> = (&'a Origin, &'a Arc<BackendTrafficPolicy>, usize);
+
 /// Fills the snapshot's policies. After its Services.
 pub(super) fn join(snapshot: &mut Snapshot, sorted: &mut Sorted<'_>, previous: Option<&Snapshot>) {
     let placed: Vec<(&Origin, &Arc<BackendTrafficPolicy>)> = sorted
@@ -59,7 +62,7 @@ pub(super) fn join(snapshot: &mut Snapshot, sorted: &mut Sorted<'_>, previous: O
     if placed.is_empty() {
         return;
     }
-    let mut claims: BTreeMap<NamespacedName, Vec<(&Origin, &Arc<BackendTrafficPolicy>, usize)>> = BTreeMap::new();
+    let mut claims: BTreeMap<NamespacedName, Vec<Claim<'_>>> = BTreeMap::new();
     for (origin, policy) in placed {
         for (index, name) in &policy.targets {
             let service = NamespacedName { namespace: policy.name.namespace.clone(), name: name.clone() };

@@ -230,7 +230,7 @@ fn the_services_own_policy_is_told_where_requests_are_seen() {
     let policy =
         |spec: &str| object("gateway.networking.x-k8s.io/v1alpha1", "XBackendTrafficPolicy", "shop/web", &format!("{{{targets}, {spec}}}"));
     let budget = policy("retryConstraint: {budget: {percent: 7}}");
-    let answer = asked(&mesh(&[budget.clone()]), "from=shop/client&to=shop/web&path=/");
+    let answer = asked(&mesh(std::slice::from_ref(&budget)), "from=shop/client&to=shop/web&path=/");
     assert_eq!(object_at(&answer, "traffic"), None, "nobody looks into the connection: {answer:#}");
     let answer =
         asked(&mesh(&[budget, route("shop/web", "{backendRefs: [{name: web, port: 80}]}")]), "from=shop/client&to=shop/web&path=/");
