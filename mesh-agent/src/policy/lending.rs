@@ -120,14 +120,15 @@ impl Meter {
     }
 }
 
-/// A share of a limit: its requests in how much more time, and what is whole of its burst, 1 at least.
+/// A share of a limit: its requests in how much more time, and its burst in whole numbers, 1 at least. So all shares together may have a
+/// little more at once than the limit: less than one each.
 pub fn part(per: Duration, burst: u32, parts: u32) -> (Duration, u32) {
     let parts = u128::from(parts.clamp(1, WHOLE));
     let nanos = (per.as_nanos() * u128::from(WHOLE)).div_ceil(parts);
     let (seconds, rest) = (nanos / 1_000_000_000, nanos % 1_000_000_000);
     let per = Duration::new(u64::try_from(seconds).unwrap_or(u64::MAX), u32::try_from(rest).unwrap_or_default());
-    // A fair share is rounded down: a third of three is still one.
-    let whole = u128::from(burst) * (parts + 1) / u128::from(WHOLE);
+    // To the nearest: cut off, a node with nine tenths of two would have one at once, and lose what comes in while nobody asks.
+    let whole = (u128::from(burst) * parts + u128::from(WHOLE) / 2) / u128::from(WHOLE);
     (per, u32::try_from(whole).unwrap_or(u32::MAX).clamp(1, burst.max(1)))
 }
 

@@ -22,9 +22,9 @@ pub const AGAIN: Duration = Duration::from_secs(1);
 /// As [`AGAIN`], while somebody has less than he needs or gives something back.
 pub const SOON: Duration = Duration::from_millis(250);
 /// Of its fair share, what a node keeps that asks for nothing, so that its next requests need not wait: one in so many.
-const KEPT: u64 = 50;
+const KEPT: u64 = 100;
 /// What is lent above the demand, which is a little different every time: one in so many.
-const ABOVE: u64 = 50;
+const ABOVE: u64 = 100;
 
 /// Names a budget.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]

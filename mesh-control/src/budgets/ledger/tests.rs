@@ -42,29 +42,31 @@ fn a_share_grows_only_when_the_other_has_confirmed_that_it_gave_back() {
     // The other has not asked: it has its fair share.
     assert_eq!(ask(0, asked(1, 2_000_000, 500_000)).parts, 500_000);
     let idle = ask(1, asked(1, 0, 500_000));
-    assert_eq!((idle.parts, idle.again), (10_000, SOON), "all but what it keeps for its next requests");
+    assert_eq!((idle.parts, idle.again), (5_000, SOON), "all but what it keeps for its next requests");
     assert_eq!(ask(0, asked(2, 2_000_000, 500_000)).parts, 500_000, "the answer may have been lost");
-    assert_eq!(ask(1, asked(2, 0, 10_000)).parts, 10_000);
-    assert_eq!(ask(0, asked(3, 2_000_000, 500_000)).parts, 990_000);
+    assert_eq!(ask(1, asked(2, 0, 5_000)).parts, 5_000);
+    assert_eq!(ask(0, asked(3, 2_000_000, 500_000)).parts, 995_000);
     // Turned round.
-    assert_eq!(ask(1, asked(3, 2_000_000, 10_000)).parts, 10_000);
-    assert_eq!(ask(0, asked(4, 0, 990_000)).parts, 10_000);
-    assert_eq!(ask(1, asked(4, 2_000_000, 10_000)).parts, 10_000);
-    assert_eq!(ask(0, asked(5, 0, 10_000)).parts, 10_000);
-    assert_eq!(ask(1, asked(5, 2_000_000, 10_000)).parts, 990_000);
+    assert_eq!(ask(1, asked(3, 2_000_000, 5_000)).parts, 5_000);
+    assert_eq!(ask(0, asked(4, 0, 995_000)).parts, 5_000);
+    assert_eq!(ask(1, asked(4, 2_000_000, 5_000)).parts, 5_000);
+    assert_eq!(ask(0, asked(5, 0, 5_000)).parts, 5_000);
+    assert_eq!(ask(1, asked(5, 2_000_000, 5_000)).parts, 995_000);
 }
 
 #[test]
 fn whoever_falls_silent_counts_with_its_fair_share_once_its_loan_has_lapsed() {
     let (mut ledger, now) = calm();
     let two = sharing(&[1, 1], 0);
-    for turn in [1, 2] {
-        ledger.ask(now, &id(), &node(1), &two, asked(turn, 0, 10_000)).unwrap();
-    }
-    let mut ask = |at: Instant, turn: u64, holds: u32| ledger.ask(at, &id(), &node(0), &two, asked(turn, 2_000_000, holds)).unwrap().parts;
-    assert_eq!(ask(now, 1, 500_000), 990_000);
-    assert_eq!(ask(now + LIFETIME - Duration::from_millis(1), 2, 990_000), 990_000);
-    assert_eq!(ask(now + LIFETIME, 3, 990_000), 500_000);
+    let mut ask = |at: Instant, index: usize, turn: u64, demand: u64, holds: u32| {
+        ledger.ask(at, &id(), &node(index), &two, asked(turn, demand, holds)).unwrap().parts
+    };
+    assert_eq!(ask(now, 0, 1, 2_000_000, 500_000), 500_000);
+    assert_eq!(ask(now, 1, 1, 0, 500_000), 5_000);
+    assert_eq!(ask(now, 1, 2, 0, 5_000), 5_000);
+    assert_eq!(ask(now, 0, 2, 2_000_000, 500_000), 995_000);
+    assert_eq!(ask(now + LIFETIME - Duration::from_millis(1), 0, 3, 2_000_000, 995_000), 995_000);
+    assert_eq!(ask(now + LIFETIME, 0, 4, 2_000_000, 995_000), 500_000);
 }
 
 #[test]
@@ -77,10 +79,12 @@ fn one_that_begins_to_lead_takes_back_and_does_not_give() {
     assert_eq!(ask(start, 0, 1, 2_000_000, 990_000), 500_000, "lent by another, which is heard of no more");
     assert_eq!(ask(start, 1, 1, 2_000_000, 10_000), 10_000);
     let later = start + LIFETIME + Duration::from_secs(1);
-    assert_eq!(ask(later, 0, 2, 0, 500_000), 10_000);
+    assert_eq!(ask(later, 0, 2, 0, 500_000), 500_000, "nobody else has asked for more");
     assert_eq!(ask(later, 1, 2, 2_000_000, 10_000), 500_000);
-    assert_eq!(ask(later, 0, 3, 0, 10_000), 10_000);
-    assert_eq!(ask(later, 1, 3, 2_000_000, 500_000), 990_000);
+    assert_eq!(ask(later, 0, 3, 0, 500_000), 5_000);
+    assert_eq!(ask(later, 1, 3, 2_000_000, 500_000), 500_000, "the answer may have been lost");
+    assert_eq!(ask(later, 0, 4, 0, 5_000), 5_000);
+    assert_eq!(ask(later, 1, 4, 2_000_000, 500_000), 995_000);
 }
 
 #[test]
@@ -176,7 +180,7 @@ fn whoever_does_not_get_its_answers_counts_with_its_fair_share_before_it_takes_i
         idle.ask(&mut ledger, at(second), &node(0), &two, 0, false);
         busy.ask(&mut ledger, at(second), &node(1), &two, 3_000_000, false);
     }
-    assert_eq!((idle.holds(at(2)), busy.holds(at(2))), (10_000, 990_000));
+    assert_eq!((idle.holds(at(2)), busy.holds(at(2))), (5_000, 995_000));
     // It asks on, and hears nothing.
     for second in 3..14 {
         idle.ask(&mut ledger, at(second), &node(0), &two, 0, true);
