@@ -213,40 +213,10 @@ fn a_destination_rule_and_its_subset_are_told() {
     let rule = object("networking.istio.io/v1", "DestinationRule", "shop/web", spec);
     let answer = asked(&mesh(&[rule]), "from=shop/client&to=shop/web&path=/");
     assert_eq!(object_at(&answer, "traffic").as_deref(), Some("DestinationRule shop/web"), "{answer:#}");
-<<<<<<< HEAD
     let spec = "{host: web.shop.svc.cluster.local, trafficPolicy: {tls: {mode: SIMPLE}}}";
     let rule = object("networking.istio.io/v1", "DestinationRule", "shop/web", spec);
     let answer = asked(&mesh(&[rule]), "from=shop/client&to=shop/web&path=/");
     assert_eq!(text(&answer["verdict"]), "nowhere", "{answer:#}");
-=======
-    let of = |tls: &str| {
-        let spec = format!("{{host: web.shop.svc.cluster.local, trafficPolicy: {{tls: {{mode: SIMPLE{tls}}}}}}}");
-        let rule = object("networking.istio.io/v1", "DestinationRule", "shop/web", &spec);
-        asked(&mesh(&[rule]), "from=shop/client&to=shop/web&path=/")
-    };
-    let answer = of("");
-    assert_eq!(text(&answer["verdict"]), "allowed", "{answer:#}");
-    assert!(answer.to_string().contains("TLS is begun towards the server"), "{answer:#}");
-    assert_eq!(text(&of(", caCrl: /crl")["verdict"]), "nowhere", "what cannot be verified");
-}
-
-#[test]
-fn the_services_own_policy_is_told_where_requests_are_seen() {
-    let targets = "targetRefs: [{group: '', kind: Service, name: web}]";
-    let policy =
-        |spec: &str| object("gateway.networking.x-k8s.io/v1alpha1", "XBackendTrafficPolicy", "shop/web", &format!("{{{targets}, {spec}}}"));
-    let budget = policy("retryConstraint: {budget: {percent: 7}}");
-    let answer = asked(&mesh(&[budget.clone()]), "from=shop/client&to=shop/web&path=/");
-    assert_eq!(object_at(&answer, "traffic"), None, "nobody looks into the connection: {answer:#}");
-    let answer =
-        asked(&mesh(&[budget, route("shop/web", "{backendRefs: [{name: web, port: 80}]}")]), "from=shop/client&to=shop/web&path=/");
-    assert_eq!(object_at(&answer, "traffic").as_deref(), Some("XBackendTrafficPolicy shop/web"), "{answer:#}");
-    assert!(answer.to_string().contains("7%"), "{answer:#}");
-    let session = policy("sessionPersistence: {type: Cookie}");
-    let answer = asked(&mesh(&[session]), "from=shop/client&to=shop/web&path=/");
-    assert!(answer["steps"].to_string().contains("keeps sessions"), "{answer:#}");
-    assert_eq!(object_at(&answer, "traffic").as_deref(), Some("XBackendTrafficPolicy shop/web"), "{answer:#}");
->>>>>>> e853bb9 (Round shares of a burst to the nearest, and say in tests what the ledger does)
 }
 
 #[test]

@@ -74,9 +74,9 @@ async fn a_node_is_lent_what_holds_for_its_own_pods() {
         "{metrics}"
     );
     assert_eq!((first.loans.first().unwrap().parts, first.lifetime_ms), (500_000, 3000));
-    assert_eq!(ask("n2", 1, need(0, 500_000)).await.loans.first().unwrap().parts, 10_000);
-    assert_eq!(ask("n2", 2, need(0, 10_000)).await.loans.first().unwrap().parts, 10_000);
-    assert_eq!(ask("n1", 2, need(2_000_000, 500_000)).await.loans.first().unwrap().parts, 990_000);
+    assert_eq!(ask("n2", 1, need(0, 500_000)).await.loans.first().unwrap().parts, 5_000);
+    assert_eq!(ask("n2", 2, need(0, 5_000)).await.loans.first().unwrap().parts, 5_000);
+    assert_eq!(ask("n1", 2, need(2_000_000, 500_000)).await.loans.first().unwrap().parts, 995_000);
     let strange = [(budget("l", 1), "not lent"), (budget("l", 9), "no limit"), (budget("x", 0), "no RateLimit"), (None, "not named")];
     let needs = strange.iter().map(|(budget, _)| Need { budget: budget.clone(), demand: 1, holds: 0 }).collect();
     for (loan, (_, why)) in ask("n1", 3, needs).await.loans.iter().zip(&strange) {
