@@ -86,18 +86,25 @@ pub struct Meter {
     over: Duration,
     /// A second.
     rate: f64,
+    /// The same over [`LONGER`] times as long.
+    steady: f64,
     last: Option<(Instant, u64)>,
 }
 
 /// Longest and shortest time over which demand is measured.
 const OVER: (Duration, Duration) = (Duration::from_millis(700), Duration::from_secs(30));
+/// Requests in that time that are too few to tell a pause from an end by it, and how much longer they are measured over.
+const FEW: f64 = 5.0;
+const LONGER: f64 = 4.0;
+/// What is asked for beyond a few.
+const ROOM: f64 = 1.25;
 
 impl Meter {
     /// For a limit of so many in a time: over the time in which ten are let through, so that one that lets few through is not shared by
     /// chance.
     pub fn new(requests: u32, per: Duration) -> Meter {
         let ten = per.saturating_mul(10) / requests.max(1);
-        Meter { over: ten.clamp(OVER.0, OVER.1), rate: 0.0, last: None }
+        Meter { over: ten.clamp(OVER.0, OVER.1), rate: 0.0, steady: 0.0, last: None }
     }
 
     /// There were `count` in all so far.
@@ -109,26 +116,36 @@ impl Meter {
             return;
         }
         let seen = count.saturating_sub(before) as f64 / time;
-        self.rate += (seen - self.rate) * (1.0 - (-time / self.over.as_secs_f64()).exp());
+        let over = self.over.as_secs_f64();
+        self.rate += (seen - self.rate) * (1.0 - (-time / over).exp());
+        self.steady += (seen - self.steady) * (1.0 - (-time / over / LONGER).exp());
     }
 
     /// What is asked for in the time of a limit, in parts of what it lets through.
     pub fn demand(&self, requests: u32, per: Duration) -> u64 {
-        let parts = self.rate * per.as_secs_f64() / f64::from(requests.max(1)) * f64::from(WHOLE);
+        // Of a few the time between them is not their absence, and they do not come evenly: with just their number some would come too early.
+        let few = FEW / self.over.as_secs_f64();
+        let rate = if self.rate < few { (self.rate.max(self.steady) * ROOM).min(few) } else { self.rate };
+        let parts = rate * per.as_secs_f64() / f64::from(requests.max(1)) * f64::from(WHOLE);
         // A cast from float saturates.
         parts.round() as u64
     }
 }
 
-/// A share of a limit: its requests in how much more time, and its burst in whole numbers, 1 at least. So all shares together may have a
-/// little more at once than the limit: less than one each.
+/// A share of a limit: its requests in how much more time, and its burst in whole numbers, 1 at least. All shares together have at once what
+/// the limit has, or as many as there are shares, or one more: only one of them can be more than half.
 pub fn part(per: Duration, burst: u32, parts: u32) -> (Duration, u32) {
     let parts = u128::from(parts.clamp(1, WHOLE));
     let nanos = (per.as_nanos() * u128::from(WHOLE)).div_ceil(parts);
     let (seconds, rest) = (nanos / 1_000_000_000, nanos % 1_000_000_000);
     let per = Duration::new(u64::try_from(seconds).unwrap_or(u64::MAX), u32::try_from(rest).unwrap_or_default());
-    // To the nearest: cut off, a node with nine tenths of two would have one at once, and lose what comes in while nobody asks.
-    let whole = (u128::from(burst) * parts + u128::from(WHOLE) / 2) / u128::from(WHOLE);
+    let whole = if parts * 2 > u128::from(WHOLE) {
+        // To the nearest: cut off, a node with nine tenths of two would have one at once, and lose what comes in while nobody asks.
+        (u128::from(burst) * parts + u128::from(WHOLE) / 2) / u128::from(WHOLE)
+    } else {
+        // A fair share is rounded down: a third of three is still one.
+        u128::from(burst) * (parts + 1) / u128::from(WHOLE)
+    };
     (per, u32::try_from(whole).unwrap_or(u32::MAX).clamp(1, burst.max(1)))
 }
 
