@@ -98,12 +98,14 @@ impl Election {
         loop {
             let own = *leads.borrow_and_update();
             let look = async {
-                while !own {
+                if own {
+                    self.say(said, Leadership::Leads(Instant::now()));
+                    return std::future::pending::<()>().await;
+                }
+                loop {
                     self.say(said, Leadership::Follows(self.leader().await));
                     tokio::time::sleep(LOOK).await;
                 }
-                self.say(said, Leadership::Leads(Instant::now()));
-                std::future::pending::<()>().await
             };
             tokio::select! {
                 changed = leads.changed() => {
