@@ -16,6 +16,7 @@ use crate::capture::preflight::{self, Places};
 use crate::config::{AfterHandover, Config, ConfigError, Required};
 use crate::identity;
 use crate::link::{Link, LinkError};
+use crate::names;
 use crate::ops::access::{AccessConfig, AccessFormat, AccessLog};
 use crate::ops::clock::SystemClock;
 use crate::ops::drain;
@@ -24,6 +25,7 @@ use crate::ops::metrics::server::MetricsEndpoint;
 use crate::ops::metrics::{Kind, Metrics, MetricsConfig};
 use crate::ops::ready::Readiness;
 use crate::ops::record::Telemetry;
+use crate::ops::trace::export::Exporter;
 use crate::outcome::Outcome;
 use crate::shared::Shared;
 use crate::sources::Node;
@@ -37,6 +39,7 @@ pub mod directory;
 pub mod ended;
 pub mod handover;
 pub mod kernel;
+mod keys;
 mod lending;
 pub mod lock;
 mod pages;
@@ -114,7 +117,7 @@ pub async fn run(config: Config, log: LogControl) -> Result<(), AgentError> {
     if !lacks.is_empty() {
         return Err(AgentError::Lacks(lacks.iter().map(|lack| format!("- {lack}")).collect::<Vec<_>>().join("\n")));
     }
-    let descriptors = raise_descriptor_limit();
+    let descriptors = budget::raise_descriptor_limit();
     let pod_limit = config.max_connections_per_pod.unwrap_or_else(|| budget::default_limit(descriptors));
     tracing::info!(descriptors, connections = pod_limit, "limits of this process and of one pod");
     let config = Config { max_connections_per_pod: Some(pod_limit), ..config };
@@ -132,18 +135,6 @@ pub async fn run(config: Config, log: LogControl) -> Result<(), AgentError> {
             Err(error)
         }
     }
-}
-
-/// Every pod costs sockets, every connection two: the soft limit of a shell (1024) is not enough. Returns what is in force, `None` for no
-/// limit.
-fn raise_descriptor_limit() -> Option<u64> {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        tracing::warn!(%error, "cannot raise the limit of open files to the hard limit");
-    }
-    getrlimit(Resource::Nofile).current
 }
 
 /// What the container runtime says and nobody has taken up yet, at most; then it waits.
@@ -191,13 +182,22 @@ impl Agent {
         let source = crate::sources::start(&required.source, node, told, &mut tasks, &metrics, &blocker).await?;
         drop(blocker);
 
+        let exporter = Exporter { cluster: config.cluster.as_str().into(), node: config.node.as_str().into() };
+        spawn(&mut tasks, "the exporter of spans", exporter.run(telemetry.spans().clone(), source.snapshots.clone()));
+
         let link = Arc::new(Link::new(config.link(&required.ca))?);
         let secrets = identity::start(&config, &required.ca, &link, &mut tasks, &metrics);
+        let issuers = keys::start(link.clone(), &mut tasks, &metrics);
+        issuers.expect(keys::needed(&source.first, &config.node));
         let mut kernel = Kernel::load(&config, &required.pods_cgroup)?;
         let (lock, predecessor) = match place {
-            Place::Free(lock) => (lock, None),
+            Place::Free(lock) => {
+                keys::at_hand(&issuers, keys::AT_START).await;
+                (lock, None)
+            }
             Place::Taken(predecessor) => {
-                let taken = succeed(predecessor, directory, &secrets, Pods::of(&config, Arc::default()).identities(&source.first)).await?;
+                let identities = Pods::of(&config, Arc::default(), Arc::default()).identities(&source.first);
+                let taken = succeed(predecessor, directory, &secrets, identities, &issuers).await?;
                 let listener = bind(config.metrics_listen, "--metrics-listen", handover::PATIENCE).await?;
                 page(&mut tasks, "metrics endpoint", listener, endpoint, &pages);
                 taken
@@ -205,7 +205,7 @@ impl Agent {
         };
         let (door, events) = Door::open(directory)?;
         kernel.take_over(predecessor.is_some())?;
-        let shared = Arc::new(Shared::new(&config, source.first, telemetry.clone(), secrets.clone(), kernel.pins()));
+        let shared = Arc::new(Shared::new(&config, source.first, telemetry.clone(), secrets.clone(), issuers, kernel.pins()));
         shared.collect(&metrics);
         if predecessor.is_some() {
             match bequest::take(directory, SystemTime::now()) {
@@ -218,6 +218,7 @@ impl Agent {
         lending::collect(&metrics, &counts);
         let lending = Lending { link, limits: shared.limits.clone(), counts, stop: reins.stop.clone() };
         spawn(&mut tasks, "budgets of Services", lending.run());
+        names::resolver::start(&mut tasks, &config.dns_server, shared.names.clone());
         let count = config.workers.map_or_else(default_workers, usize::from);
         let (workers, workers_ended) = Workers::start(count, &shared, &drain).map_err(|e| AgentError::System("starting workers", e))?;
         drop(drain);
@@ -340,6 +341,7 @@ impl Agent {
             workers.join();
         }
         telemetry.access().flush(Duration::from_secs(1));
+        telemetry.spans().flush(Duration::from_secs(1)).await;
         course.is_released()
     }
 }

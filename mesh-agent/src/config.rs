@@ -94,6 +94,9 @@ pub struct Config {
     /// be in one of the meshes only.
     #[arg(long, env = "NODEMESH_CNI_WITH_ISTIO", value_name = "refuse|coexist", default_value = "refuse")]
     pub cni_with_istio: CniWithIstio,
+    /// Name servers that say where the hosts of ServiceEntries are, address:port; by default those of /etc/resolv.conf.
+    #[arg(long, env = "NODEMESH_DNS_SERVER", value_name = "ADDRESS", value_delimiter = ',')]
+    pub dns_server: Vec<SocketAddr>,
     /// The kernel programs.
     #[arg(long, env = "NODEMESH_BPF_OBJECT", value_name = "FILE", default_value = "/usr/lib/nodemesh/mesh-ebpf.o")]
     pub bpf_object: PathBuf,
@@ -109,6 +112,10 @@ pub struct Config {
     /// Validity to ask for.
     #[arg(long, env = "NODEMESH_CERTIFICATE_LIFETIME", value_name = "DURATION", default_value = "24h", value_parser = duration)]
     pub certificate_lifetime: Duration,
+    /// Certificates and keys that the agent shows servers outside the mesh where a DestinationRule asks for it: a directory with
+    /// <namespace of the clients>/<credentialName>/{ca.crt,tls.crt,tls.key}. Read again when they change.
+    #[arg(long, env = "NODEMESH_CREDENTIALS", value_name = "DIR", default_value = "/var/run/nodemesh/credentials")]
+    pub credentials: PathBuf,
     /// Where Prometheus and the readiness probe look.
     #[arg(long, env = "NODEMESH_METRICS_LISTEN", value_name = "ADDRESS", default_value = "[::]:15020")]
     pub metrics_listen: SocketAddr,
@@ -139,6 +146,13 @@ pub struct Config {
     /// How long connecting to an application may take.
     #[arg(long, env = "NODEMESH_CONNECT_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = duration)]
     pub connect_timeout: Duration,
+    /// How long the head of an HTTP/1 request may take, from its first byte; then its connection is closed.
+    #[arg(long, env = "NODEMESH_HTTP_HEAD_TIMEOUT", value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    pub http_head_timeout: Duration,
+    /// How long a client may send nothing of a request's body that its server waits for, as long as that has not begun to answer; then the
+    /// request is answered with 408. 0s: for any time.
+    #[arg(long, env = "NODEMESH_HTTP_BODY_IDLE_TIMEOUT", value_name = "DURATION", default_value = "5m", value_parser = duration)]
+    pub http_body_idle_timeout: Duration,
     /// Most connections of one pod at once, in and out together; what is more is refused. 0: any number. By default a sixteenth of the
     /// descriptors that the process may have (its hard limit): with three tunnels to the pod for each connection, of which those that carry
     /// nothing give way, one pod then takes a quarter at most.

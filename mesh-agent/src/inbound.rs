@@ -175,9 +175,10 @@ impl Handler for Inbound {
         let client = ClientAddr(SocketAddr::new(incoming.tcp_peer.ip(), port));
         let telemetry = &self.worker.shared.telemetry;
         let peer = Peer { identity: Some(incoming.peer.clone()), address: client };
-        let traceparent = incoming.traceparent.as_deref().and_then(trace::trace_id);
+        let trace = incoming.traceparent.as_deref().and_then(trace::TraceParent::parse);
+        let trace = trace.map(|trace| trace.trace_id());
         let host = incoming.host.as_deref();
-        let connection = self.connection(client, incoming.server, Some(&incoming.peer), Security::MutualTls, traceparent, host);
+        let connection = self.connection(client, incoming.server, Some(&incoming.peer), Security::MutualTls, trace, host);
         let mut recorder = telemetry.open(connection);
         match self.open(peer, client, incoming.server, Transport::Tunnel, Refused::Stream, &mut recorder).await {
             Ok(Opened { _place: place, way }) => {
@@ -298,6 +299,7 @@ impl Inbound {
             server: Some(server.0),
             dialled: None,
             trace_id,
+            upstream_tls: None,
         }
     }
 }

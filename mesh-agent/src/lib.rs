@@ -21,6 +21,7 @@ pub mod conn;
 pub mod identity;
 pub mod inbound;
 pub mod link;
+pub mod names;
 pub mod ops;
 pub mod outbound;
 pub mod outcome;

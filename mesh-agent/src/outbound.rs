@@ -1,5 +1,7 @@
 //! A captured connection of a pod of this node, from its first byte to its last: one call a step.
 
+pub mod egress;
+mod relay;
 mod routed;
 
 use std::cell::RefCell;
@@ -7,7 +9,8 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use mesh_common::flow::Origin;
+use mesh_common::flow::{ORIGIN_OUTSIDE, Origin};
+use mesh_model::snapshot::Snapshot;
 use tokio::net::TcpStream;
 
 use crate::agent::pods::LocalPod;
@@ -30,9 +33,15 @@ pub async fn serve(worker: Rc<Worker>, pod: Arc<LocalPod>, application: TcpStrea
     let origin = accept::origin(&worker.origins, pod.netns.cookie(), client.0).await;
     if let Some(origin) = &origin {
         let dialled = SocketAddr::from(origin.dialled);
-        let asked = routed::asked(&worker, &pod, &worker.shared.snapshot.load(), dialled);
+        let asked = match origin.flags & ORIGIN_OUTSIDE {
+            0 => routed::asked(&worker, &pod, &worker.shared.snapshot.load(), dialled),
+            _ => None,
+        };
         if let (Some(asked), Ok(_)) = (asked, &place) {
             return routed::serve(worker, pod, application, client, OrigDst(dialled), asked).await;
+        }
+        if origin.flags & ORIGIN_OUTSIDE != 0 && place.is_ok() && is_nobodys(&worker.shared.snapshot.load(), dialled) {
+            return egress::serve(worker, pod, application, client, OrigDst(dialled)).await;
         }
     }
     match origin.ok_or(Outcome::UnknownDestination).and_then(|origin| target(&worker, &origin)) {
@@ -51,13 +60,19 @@ pub async fn serve(worker: Rc<Worker>, pod: Arc<LocalPod>, application: TcpStrea
     }
 }
 
+/// Whether an address is no pod's. What has become a pod since the kernel looked is reached as one, or not at all.
+fn is_nobodys(snapshot: &Snapshot, dialled: SocketAddr) -> bool {
+    let ip = dialled.ip().to_canonical();
+    snapshot.workload_at(ip).is_none() && !snapshot.held().iter().any(|pod| pod.addresses.contains(&ip))
+}
+
 fn target(worker: &Worker, origin: &Origin) -> Result<Target, Outcome> {
     resolve(&worker.shared.snapshot.load(), origin, |candidates| rand::random_range(0..candidates.max(1)))
 }
 
 async fn tunnel(worker: &Worker, pod: &LocalPod, application: TcpStream, client: ClientAddr, target: Target) {
-    let (trace_id, traceparent) = trace::new(rand::random(), rand::random());
-    let connection = Connection { trace_id: Some(trace_id), ..connection(worker, pod, client, None, Some(&target)) };
+    let trace = trace::TraceParent::new(rand::random(), rand::random());
+    let connection = Connection { trace_id: Some(trace.trace_id()), ..connection(worker, pod, client, None, Some(&target)) };
     let recorder = worker.shared.telemetry.open(connection);
     let Some(local) = pod.address(target.server.0.ip()) else {
         reset(application);
@@ -76,7 +91,7 @@ async fn tunnel(worker: &Worker, pod: &LocalPod, application: TcpStream, client:
         client: Some(client),
         host: target.service.as_ref().map(|service| worker.shared.service(service).host),
         baggage: Some(worker.shared.baggage(pod)),
-        traceparent: Some(traceparent),
+        traceparent: Some(trace.to_string().into()),
     };
     let stream = match worker.pools.open(key, request).await {
         Ok(stream) => stream,
@@ -117,5 +132,6 @@ fn connection(worker: &Worker, pod: &LocalPod, client: ClientAddr, origin: Optio
         server,
         dialled: dialled.filter(|dialled| Some(*dialled) != server),
         trace_id: None,
+        upstream_tls: None,
     }
 }

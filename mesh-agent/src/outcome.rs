@@ -14,6 +14,7 @@ use mesh_model::service::NamespacedName;
 use tracing::Level;
 
 pub use request::RequestFailure;
+pub use upstream::UpstreamFailure;
 
 /// How a connection ended.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -52,6 +53,11 @@ pub enum Outcome {
     },
     /// The client is a process below the pods' cgroup in a network namespace that nobody enrolled.
     UnknownPod,
+    /// The mesh's outboundTrafficPolicy is REGISTRY_ONLY, and what was dialled is not in the registry.
+    Unregistered {
+        /// The host that the client named, if it named one. Its own word.
+        host: Option<Arc<str>>,
+    },
     /// The destination address belongs to no workload that this agent serves.
     UnknownDestination,
     /// One of the mesh's own ports was dialled.
@@ -133,6 +139,8 @@ pub enum Outcome {
     ClosedByOperator,
     /// One side aborted a connection that the kernel had judged; which one it does not say.
     Aborted,
+    /// What a DestinationRule asks of the connection to the server failed, or ended it.
+    Upstream(UpstreamFailure),
     /// An HTTP request failed.
     Request(RequestFailure),
     /// The agent could not do its work.
@@ -346,6 +354,7 @@ impl Outcome {
             | Outcome::PolicyRevoked { .. }
             | Outcome::PodHeld { .. }
             | Outcome::UnknownPod
+            | Outcome::Unregistered { .. }
             | Outcome::Incomplete
             | Outcome::Request(RequestFailure::Unauthenticated { .. })
             | Outcome::OwnPort => true,
@@ -369,6 +378,7 @@ impl Outcome {
             | Outcome::Drained
             | Outcome::ClosedByOperator
             | Outcome::Aborted
+            | Outcome::Upstream(_)
             | Outcome::Request(_)
             | Outcome::Internal { .. } => false,
             // The other node's policy spoke: here too it is a denial, though its policy cannot be named.
@@ -460,11 +470,13 @@ impl fmt::Display for Side {
 impl fmt::Display for Outcome {
     /// What happened, in a line; [`Meaning::advice`] says what to do.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        meaning::describe(self, f)
+        describe::describe(self, f)
     }
 }
 
+mod describe;
 mod meaning;
 pub mod request;
 #[cfg(test)]
 mod tests;
+pub mod upstream;

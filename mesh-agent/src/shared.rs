@@ -22,20 +22,24 @@ use crate::capture::load::LoadError;
 use crate::capture::maps::Origins;
 use crate::config::Config;
 use crate::identity::{Certificate, CertificateWatch, Secrets};
+use crate::names::Names;
 use crate::ops::ServiceRef;
 use crate::ops::drain::DrainWatch;
 use crate::ops::metrics::{Kind, Metrics, Refused};
 use crate::ops::record::Telemetry;
+use crate::outbound::egress::EgressCounters;
 use crate::outcome::{Outcome, Side};
-use crate::policy::limits;
+use crate::policy::{KeyStore, limits};
 use crate::route::counters::RequestCounters;
+use crate::route::serve::Manners;
 use crate::route::tables::Tables;
 use crate::tunnel::pool::LocalFuture;
 use crate::tunnel::{self, Credentials, CredentialsUnavailable, Dialer, PoolKey, Pools};
-use crate::upstream::cluster::Clusters;
+use crate::upstream::cluster::{Cluster, Clusters};
 use crate::upstream::connect;
 use crate::upstream::copy::How;
 use crate::upstream::http::HttpPools;
+use crate::upstream::originate::Credentials as OriginationCredentials;
 
 /// Shared by all threads.
 pub struct Shared {
@@ -51,23 +55,48 @@ pub struct Shared {
     pub counters: Arc<tunnel::TunnelCounters>,
     /// How long connecting to an application may take.
     pub connect_timeout: Duration,
+    /// How long the head of an HTTP/1 request may take.
+    pub http_head_timeout: Duration,
+    /// How long a client may send nothing of a request's body before it is answered; `None` for any time.
+    pub http_body_idle_timeout: Option<Duration>,
     /// Where the pins are.
     pub pins: std::path::PathBuf,
     /// Turns of the routes in force.
     pub tables: Tables,
     /// Where requests go.
     pub clusters: Arc<Clusters>,
+    /// What the names of ServiceEntries stand for.
+    pub names: Arc<Names>,
+    /// Connections to what is neither pod nor Service.
+    pub egress: Arc<EgressCounters>,
+    /// Where clients' own certificates are, for TLS that is begun on their behalf.
+    pub credentials: Arc<OriginationCredentials>,
     /// What requests count.
     pub requests: Arc<RequestCounters>,
     /// Budgets of the RateLimits in force.
     pub limits: Arc<limits::Registry>,
+    /// Keys of issuers.
+    pub keys: Arc<KeyStore>,
     cluster: String,
     cluster_domain: String,
 }
 
 impl Shared {
+    /// What is asked of clients that speak HTTP.
+    pub fn manners(&self) -> Manners {
+        Manners { head_timeout: self.http_head_timeout, counters: self.requests.clone() }
+    }
+
     /// From the settings and the parts.
-    pub fn new(config: &Config, snapshot: Arc<Snapshot>, telemetry: Arc<Telemetry>, secrets: Secrets, pins: &std::path::Path) -> Self {
+    pub fn new(
+        config: &Config,
+        snapshot: Arc<Snapshot>,
+        telemetry: Arc<Telemetry>,
+        secrets: Secrets,
+        keys: Arc<KeyStore>,
+        pins: &std::path::Path,
+    ) -> Self {
+        let names: Arc<Names> = Arc::default();
         Shared {
             snapshot: ArcSwap::new(snapshot),
             telemetry,
@@ -75,11 +104,17 @@ impl Shared {
             tunnel: Arc::default(),
             counters: Arc::default(),
             connect_timeout: config.connect_timeout,
+            http_head_timeout: config.http_head_timeout,
+            http_body_idle_timeout: Some(config.http_body_idle_timeout).filter(|timeout| !timeout.is_zero()),
             pins: pins.to_path_buf(),
             tables: Tables::default(),
-            clusters: Arc::default(),
+            clusters: Arc::new(Clusters::new(names.clone())),
+            names,
+            egress: Arc::default(),
+            credentials: Arc::new(OriginationCredentials::new(&config.credentials)),
             requests: Arc::default(),
             limits: Arc::default(),
+            keys,
             cluster: config.cluster.clone(),
             cluster_domain: config.cluster_domain.clone(),
         }
@@ -120,11 +155,30 @@ impl Shared {
 }
 
 impl Shared {
+    /// What is wrong with files that TLS towards servers needs, a sentence each.
+    pub fn tls_problems(&self) -> Vec<String> {
+        let of = |cluster: Arc<Cluster>| {
+            let say = |(namespace, reason): (Arc<str>, Arc<str>)| {
+                format!(
+                    "the DestinationRule's tls for Service {}, clients of namespace {namespace}: {reason}; they are refused",
+                    cluster.name
+                )
+            };
+            cluster.tls_problems().into_iter().map(say).collect::<Vec<_>>()
+        };
+        let mut all: Vec<String> = self.clusters.all().into_iter().flat_map(of).collect();
+        all.sort();
+        all.dedup();
+        all
+    }
+
     /// Registers what all workers count.
     pub fn collect(&self, metrics: &Metrics) {
         collect_tunnels(metrics, &self.counters);
         crate::route::counters::collect(metrics, &self.requests, &self.clusters);
         crate::policy::limits::collect(metrics, &self.limits);
+        self.names.collect(metrics);
+        self.egress.collect(metrics);
     }
 }
 

@@ -40,8 +40,8 @@ pub struct SockEntry {
     pub service: u32,
     /// Policy program of the destination when it was judged.
     pub policy: u32,
-    /// Zero.
-    pub pad: u32,
+    /// [`ORIGIN_OUTSIDE`] or 0.
+    pub flags: u32,
 }
 
 /// Key of `ORIGINS`: the client's end of a connection that was handed to the agent.
@@ -68,9 +68,12 @@ pub struct Origin {
     pub endpoint: Endpoint,
     /// Service id, 0 for none.
     pub service: u32,
-    /// Zero.
-    pub pad: u32,
+    /// [`ORIGIN_OUTSIDE`] or 0.
+    pub flags: u32,
 }
+
+/// [`Origin::flags`]: what was dialled is no pod and no Service, as far as the kernel knows: at most a host of a ServiceEntry.
+pub const ORIGIN_OUTSIDE: u32 = 1;
 
 /// Key of `FLOWS`: client and server end.
 #[repr(C)]

@@ -21,7 +21,7 @@ pub mod verdict;
 pub mod workload;
 
 /// Version of every layout in this crate; part of the pin path ([`names::pin_dir`]).
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;
 
 #[cfg(test)]
 mod tests;

@@ -27,6 +27,8 @@ pub mod map {
     pub const IDENTITY_SETS: &str = "IDENTITY_SETS";
     /// Excluded destination port → 1.
     pub const EXCLUDED_PORTS: &str = "EXCLUDED_PORTS";
+    /// Port (`u32`, host order) at which the agent takes connections to addresses that are no pod's and no Service's.
+    pub const EGRESS_PORTS: &str = "EGRESS_PORTS";
     /// Excluded destination ranges.
     pub const EXCLUDED_CIDRS: &str = "EXCLUDED_CIDRS";
     /// Socket-local: [`crate::flow::SockEntry`].

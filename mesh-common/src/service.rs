@@ -12,13 +12,16 @@ pub struct ServiceEntry {
     pub list: u32,
     /// Number of endpoints; 0 means that a connect is refused, unless the agent is to answer it.
     pub count: u32,
-    /// [`SERVICE_VIA_AGENT`] or 0.
+    /// `SERVICE_*` bits.
     pub flags: u32,
 }
 
 /// [`ServiceEntry::flags`]: some object asks for more than the kernel can do (routes, a DestinationRule), so the agent takes the
 /// connections of every client.
 pub const SERVICE_VIA_AGENT: u32 = 1;
+/// It is a host of a ServiceEntry: which one a client means, and whether it knows it at all, is the agent's to say. Comes with
+/// [`SERVICE_VIA_AGENT`].
+pub const SERVICE_OUTSIDE: u32 = 1 << 1;
 
 /// Key of `BACKENDS`.
 #[repr(C)]

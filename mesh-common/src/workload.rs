@@ -62,6 +62,8 @@ pub const SETTINGS_LOG_DIRECT: u32 = 1 << 1;
 pub const SETTINGS_READY: u32 = 1 << 2;
 /// A write of the maps failed: what they do not have may be in the mesh all the same, so connections of the mesh's pods to it are refused.
 pub const SETTINGS_INCOMPLETE: u32 = 1 << 3;
+/// Connections to what is no pod and no Service go to the agent on every port, not on those of `EGRESS_PORTS` alone.
+pub const SETTINGS_REGISTRY_ONLY: u32 = 1 << 4;
 
 /// The only value of `SETTINGS`.
 #[repr(C)]

@@ -105,6 +105,13 @@ pub struct Flags {
     /// Longest lifetime of a certificate; longer ones are asked for in vain.
     #[arg(long, env = "NODEMESH_CONTROL_MAX_LIFETIME", default_value = "24h", value_name = "DURATION")]
     pub max_lifetime: String,
+    /// Roots (PEM) that may vouch for issuers of tokens, beside those that the system or Mozilla trusts: for issuers with certificates of your
+    /// own. Read for each fetch of keys.
+    #[arg(long, env = "NODEMESH_CONTROL_JWKS_ROOTS", value_name = "FILE")]
+    pub jwks_roots: Option<String>,
+    /// How often the keys of issuers that RequestAuthentications name are fetched; an issuer may ask for more by Cache-Control.
+    #[arg(long, env = "NODEMESH_CONTROL_JWKS_REFRESH", default_value = "20m", value_name = "DURATION")]
+    pub jwks_refresh: String,
     /// What is logged: off, error, warn, info, debug, trace, or a list of target=level.
     #[arg(long, env = "NODEMESH_CONTROL_LOG_LEVEL", default_value = "info", value_name = "LEVEL")]
     pub log_level: String,
@@ -125,6 +132,22 @@ pub struct LeaseName {
 impl fmt::Display for LeaseName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// How keys of issuers are fetched.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct KeySettings {
+    /// File of roots, beside those of the system.
+    pub roots: Option<PathBuf>,
+    /// From one fetch to the next.
+    pub refresh: Duration,
+}
+
+impl Default for KeySettings {
+    /// Every 20 minutes, as istiod.
+    fn default() -> Self {
+        KeySettings { roots: None, refresh: Duration::from_secs(1200) }
     }
 }
 
@@ -162,6 +185,8 @@ pub struct Config {
     pub bundle_out: Option<PathBuf>,
     /// Lifetimes of workloads' certificates.
     pub lifetimes: Lifetimes,
+    /// How keys of issuers are fetched.
+    pub keys: KeySettings,
     /// Bounds of the endpoint.
     pub server: ServerLimits,
     /// Bounds of the service.
@@ -240,6 +265,7 @@ impl Config {
             (Ok(address), Some(listen)) => Some(SocketAddr::new(address, listen.port())),
             _ => errors.parsed("--advertise", &text, "write e.g. 10.0.0.7 or 10.0.0.7:15012"),
         });
+        let refresh = errors.refresh(&flags.jwks_refresh);
         let default = errors.lifetime("--default-lifetime", &flags.default_lifetime);
         let max = errors.lifetime("--max-lifetime", &flags.max_lifetime);
         if let (Some(default), Some(max)) = (default, max)
@@ -251,8 +277,8 @@ impl Config {
             errors.add("--log-level", Some(&flags.log_level), message);
         }
         let log_format = flags.log_format.parse::<LogFormat>().map_err(|m| errors.add("--log-format", Some(&flags.log_format), m)).ok();
-        let (Some(listen), Some(admin), Some(agents), Some(mesh), Some(default), Some(max), Some(log_format), []) =
-            (listen, admin, agents, mesh, default, max, log_format, &*errors.0)
+        let (Some(listen), Some(admin), Some(agents), Some(mesh), Some(default), Some(max), Some(refresh), Some(log_format), []) =
+            (listen, admin, agents, mesh, default, max, refresh, log_format, &*errors.0)
         else {
             return Err(errors.0);
         };
@@ -269,6 +295,7 @@ impl Config {
             source: CaSource { files, state_dir: flags.state_dir.map(PathBuf::from) },
             bundle_out: flags.bundle_out.map(PathBuf::from),
             lifetimes: Lifetimes { default, max },
+            keys: KeySettings { roots: flags.jwks_roots.filter(|path| !path.is_empty()).map(PathBuf::from), refresh },
             server: ServerLimits::default(),
             service: ServiceLimits { patience, ..ServiceLimits::default() },
             log_level: flags.log_level,
@@ -315,6 +342,14 @@ impl Errors {
             Some(time) => return Some(time),
         }
         None
+    }
+
+    fn refresh(&mut self, text: &str) -> Option<Duration> {
+        let parsed = duration(text).filter(|time| (Duration::from_secs(1)..=Duration::from_secs(24 * 3600)).contains(time));
+        if parsed.is_none() {
+            self.add("--jwks-refresh", Some(text), "is not a duration between 1s and 24h; write e.g. 20m");
+        }
+        parsed
     }
 
     fn names(&mut self, text: &str) -> Vec<ServerName> {

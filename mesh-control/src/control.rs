@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 use mesh_model::snapshot::Snapshot;
 use mesh_proto::ca::istio_certificate_service_server::IstioCertificateServiceServer;
 use mesh_proto::nodemesh::budgets_server::BudgetsServer;
+use mesh_proto::nodemesh::keys_server::KeysServer;
 use mesh_sources::{OpenError, Source, SourceSettings, SourceStatus};
 use rcgen::KeyPair;
 use rustls::server::{ClientHello, ResolvesServerCert};
@@ -31,6 +32,7 @@ use crate::ca::objects::ObjectError;
 use crate::ca::{Authenticator, Authority, CaService, Keeper, MeshInventory, NodeTokens, Objects, TokenReviews};
 use crate::config::{AgentProof, Config};
 use crate::files;
+use crate::keys::{self, Book, Fetcher, KeysService, Terms, Upkeep};
 use crate::leadership::{Election, Leadership};
 use crate::metrics::Metrics;
 use crate::ready::Readiness;
@@ -43,6 +45,8 @@ const LOOK: Duration = Duration::from_millis(250);
 const MAINTAIN: Duration = Duration::from_secs(30);
 /// What is awaited from the start, for readiness; its reader begins once all else is there.
 const CONFIGURATION: &str = "configuration";
+/// What a call that has waited for news has left of a request's time for its answer.
+const ANSWERING: Duration = Duration::from_secs(2);
 /// Lifetime of the certificate that the server shows.
 const SERVING_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
@@ -103,6 +107,8 @@ impl Control {
         let (snapshots, status) = (source.subscribe(), source.status());
         let mut metrics = Metrics::new();
         metrics.show_source(status.clone());
+        let (kept, book) = watch::channel(Arc::<Book>::default());
+        keys::show(&mut metrics, book.clone());
         let metrics = Arc::new(metrics);
         let ready = Arc::new(Readiness::default());
         ready.wait_for(CONFIGURATION, "to be read");
@@ -170,15 +176,21 @@ impl Control {
         let ca = IstioCertificateServiceServer::new(ca)
             .max_decoding_message_size(config.server.message)
             .max_encoding_message_size(server::MAX_ANSWER);
-        let budgets = BudgetService::new(authenticator, leadership.clone(), snapshots.clone(), metrics.clone());
+        let budgets = BudgetService::new(authenticator.clone(), leadership.clone(), snapshots.clone(), metrics.clone());
         let budgets = BudgetsServer::new(budgets).max_decoding_message_size(budgets::LONGEST).max_encoding_message_size(server::MAX_ANSWER);
-        let services = Services::default().and(ca).and(budgets);
         let stopping = CancellationToken::new();
+        let waiting = config.server.request.saturating_sub(ANSWERING);
+        let keys = KeysService::new(authenticator, book.clone(), waiting, stopping.clone(), metrics.clone());
+        let keys =
+            KeysServer::new(keys).max_decoding_message_size(keys::service::MAX_REQUEST).max_encoding_message_size(server::MAX_ANSWER);
+        let services = Services::default().and(ca).and(budgets).and(keys);
         let (limits, counted, stop) = (config.server, metrics.clone(), stopping.clone());
         tasks.spawn(async move {
             let served = server::serve(ca_listener, tls, services, limits, counted, stop.cancelled()).await;
             ("the certificate service", served.map_err(|error| error.to_string()))
         });
+        let (terms, fetcher) = (Terms::new(config.keys.refresh), Fetcher::new(config.keys.roots));
+        tasks.spawn(Upkeep::new(terms, fetcher, snapshots.clone(), kept, metrics.clone()).run());
         tasks.spawn(await_source(snapshots.clone(), status, ready.clone()));
         if let Some(follower) = follower {
             tasks.spawn(async move { ("the follower of tokens", follower.run().await) });
@@ -192,7 +204,7 @@ impl Control {
             let election =
                 Election { client: client.clone(), lease: lease.clone(), advertised: config.advertise, metrics: metrics.clone() };
             tasks.spawn(election.run(said));
-            let statuses = Statuses { client, lease, leadership, snapshots: snapshots.clone(), metrics: metrics.clone() };
+            let statuses = Statuses { client, lease, leadership, snapshots: snapshots.clone(), book, metrics: metrics.clone() };
             tasks.spawn(statuses.run());
         }
         tasks.spawn(take_snapshots(snapshots, inventory, metrics.clone()));

@@ -6,6 +6,8 @@
 //!                                       ─ may it?        inventory (enrolled pods of that node)
 //!                                       ─ sign           authority (root ► intermediate ► leaf)
 //!
+//!  RequestAuthentications ─► keys ─ https ─► issuers of tokens; agents call keys::service for what came of it
+//!
 //!  services beside the authority ask gate (of which node is the caller, and does it ask too often) and leadership (is it this replica's turn)
 //!
 //! the users' objects ─► status::conditions (what is said) ─► status::writer (by the replica that leads)
@@ -20,6 +22,7 @@ pub mod config;
 pub mod control;
 pub mod files;
 pub mod gate;
+pub mod keys;
 pub mod leadership;
 pub mod log;
 pub mod metrics;

@@ -73,6 +73,7 @@ pub struct Metrics {
     pub leader: Gauge,
     statuses: Family<ResultLabel, Counter>,
     calls: Family<Call, Counter>,
+    jwks: Family<ResultLabel, Counter>,
     lent: Family<OfBudget, Gauge<f64, AtomicU64>>,
 }
 
@@ -97,9 +98,10 @@ impl Metrics {
             leader: Gauge::default(),
             statuses: Family::default(),
             calls: Family::default(),
+            jwks: Family::default(),
             lent: Family::default(),
         };
-        let Metrics { registry, issued, refused, connections, expiry, open, nodes, identities, leader, statuses, calls, lent } =
+        let Metrics { registry, issued, refused, connections, expiry, open, nodes, identities, leader, statuses, calls, jwks, lent } =
             &mut metrics;
         registry.register(
             "nodemesh_control_leader",
@@ -111,6 +113,7 @@ impl Metrics {
             "Calls of agents to services beside the certificate authority, by what came of them",
             calls.clone(),
         );
+        registry.register("nodemesh_control_jwks_fetches", "Fetches of keys from issuers of tokens, by what came of them", jwks.clone());
         registry.register("nodemesh_control_status_writes", "Writes of the status of objects, by what came of them", statuses.clone());
         registry.register(
             "nodemesh_control_budget_lent_ratio",
@@ -182,6 +185,21 @@ impl Metrics {
     /// How many calls came to this.
     pub fn calls(&self, service: &'static str, result: &'static str) -> u64 {
         self.calls.get_or_create(&Call { service, result }).get()
+    }
+
+    /// Shows what another part collects, at each scrape.
+    pub fn collect(&mut self, collector: Box<dyn Collector>) {
+        self.registry.register_collector(collector);
+    }
+
+    /// Counts a fetch of an issuer's keys; the result is a name that this program chose.
+    pub fn jwks_fetched(&self, result: &'static str) {
+        self.jwks.get_or_create(&ResultLabel { result }).inc();
+    }
+
+    /// How many fetches came to this.
+    pub fn jwks_fetches(&self, result: &'static str) -> u64 {
+        self.jwks.get_or_create(&ResultLabel { result }).get()
     }
 
     /// Counts a write of an object's status.

@@ -6,7 +6,7 @@ use mesh_common::addr::{Addr, Endpoint};
 use mesh_common::event::*;
 use mesh_common::flow::*;
 use mesh_common::policy::{Facts, Member, Program};
-use mesh_common::service::{BackendKey, SERVICE_VIA_AGENT};
+use mesh_common::service::{BackendKey, SERVICE_OUTSIDE, SERVICE_VIA_AGENT};
 use mesh_common::verdict::{Decision, Walk};
 use mesh_common::workload::*;
 
@@ -108,6 +108,9 @@ fn resolve_and_judge(ctx: &SockAddrContext, family: Family, settings: &Settings,
     if let Some(service) = unsafe { SERVICES.get(&attempt.dialled) } {
         attempt.service = service.service;
         let via_agent = service.flags & SERVICE_VIA_AGENT != 0;
+        if service.flags & SERVICE_OUTSIDE != 0 {
+            attempt.flags = ORIGIN_OUTSIDE;
+        }
         if service.count != 0 {
             // SAFETY: the helper has no preconditions.
             let index = unsafe { bpf_get_prandom_u32() } % service.count;
@@ -129,6 +132,10 @@ fn resolve_and_judge(ctx: &SockAddrContext, family: Family, settings: &Settings,
     let known = if own { None } else { unsafe { WORKLOADS.get(to) } };
     if known.is_none() && !own && settings.flags & SETTINGS_INCOMPLETE != 0 {
         return refuse(pod, attempt, REASON_INCOMPLETE);
+    }
+    if known.is_none() && !own && attempt.service == 0 && is_watched(settings, attempt.dialled.port.get()) {
+        attempt.flags = ORIGIN_OUTSIDE;
+        return to_agent(ctx, family, settings, pod, attempt);
     }
     let Some(workload) = known.filter(|workload| workload.flags & WORKLOAD_ENROLLED != 0) else {
         count(counter::PASS);
@@ -160,6 +167,13 @@ fn resolve_and_judge(ctx: &SockAddrContext, family: Family, settings: &Settings,
         return judge(ctx, family, pod, own, attempt, program);
     }
     to_agent(ctx, family, settings, pod, attempt)
+}
+
+/// Whether the agent looks after connections to addresses of nobody that is known, on this port.
+#[inline(always)]
+fn is_watched(settings: &Settings, port: u16) -> bool {
+    // SAFETY: as in `resolve_and_judge`.
+    settings.flags & SETTINGS_REGISTRY_ONLY != 0 || unsafe { EGRESS_PORTS.get(port as u32) }.is_some()
 }
 
 /// Rewritten to the agent's listener in the pod's own namespace.

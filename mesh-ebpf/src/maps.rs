@@ -29,6 +29,8 @@ pub static IDENTITY_SETS: HashMap<Member, u32> = HashMap::pinned(262_144, BPF_F_
 #[map]
 pub static EXCLUDED_PORTS: HashMap<u32, u32> = HashMap::pinned(1024, BPF_F_NO_PREALLOC);
 #[map]
+pub static EGRESS_PORTS: HashMap<u32, u32> = HashMap::pinned(65_536, BPF_F_NO_PREALLOC);
+#[map]
 pub static EXCLUDED_CIDRS: LpmTrie<CidrData, u32> = LpmTrie::pinned(1024, 0);
 #[btf_map]
 pub static SOCKETS: SkStorage<SockEntry, { BPF_F_NO_PREALLOC as usize }> = SkStorage::pinned();

@@ -67,7 +67,7 @@ fn connecting(ctx: &SockOpsContext) {
         if settings().is_none_or(|s| flow.destination_port.get() as u32 != s.outbound_port) {
             return;
         }
-        let origin = Origin { dialled: entry.dialled, endpoint: entry.endpoint, service: entry.service, pad: 0 };
+        let origin = Origin { dialled: entry.dialled, endpoint: entry.endpoint, service: entry.service, flags: entry.flags };
         ORIGINS.insert(origin_key(ctx, &flow), origin, 0)
     } else {
         if flow.destination != entry.endpoint.addr || flow.destination_port != entry.endpoint.port {

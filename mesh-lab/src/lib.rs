@@ -7,9 +7,11 @@
 //!
 //! Needs root, cgroup v2 (alone or beside v1), and the programs `ip`, `nsenter` and `tcpdump`.
 
+pub mod ask;
 pub mod capture;
 pub mod cgroup;
 pub mod http;
+pub mod http2;
 pub mod manifests;
 pub mod mesh;
 pub mod netns;
@@ -20,6 +22,7 @@ pub mod peer;
 pub mod pod;
 pub mod process;
 pub mod record;
+pub mod throw;
 pub mod world;
 
 pub use capture::Capture;

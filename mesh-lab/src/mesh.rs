@@ -242,6 +242,7 @@ impl Agent {
             format!("--pods-cgroup={}", node.pods_cgroup().display()),
             format!("--instance={instance}"),
             format!("--run-dir={}", world.directory().join("run").display()),
+            format!("--credentials={}", world.directory().join("credentials").display()),
             format!("--ca-address=https://{}:{CA_PORT}", world.control_address()),
             format!("--ca-root={}", world.directory().join("roots.pem").display()),
             format!("--ca-token-file={}", world.directory().join("tokens").join(node.name()).display()),

@@ -6,7 +6,9 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 
 /// The command that tells whether a package is needed, where it isn't the package's name.
-const COMMANDS: [(&str, &str); 7] = [
+const COMMANDS: [(&str, &str); 9] = [
+    ("dnsmasq-base", "dnsmasq"),
+    ("nghttp2-client", "h2load"),
     ("nginx-light", "nginx"),
     ("redis-server", "redis-server"),
     ("redis-tools", "redis-cli"),

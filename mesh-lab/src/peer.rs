@@ -14,6 +14,10 @@ use serde::{Deserialize, Serialize};
 use crate::pod::Pod;
 use crate::process::{Place, Process};
 
+mod calls;
+
+pub use calls::{CallReport, WebSocketReport};
+
 /// What a client saw (`connect`, `tick`, `udp`).
 #[derive(Serialize, Deserialize, Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
@@ -201,11 +205,7 @@ impl Pod {
     /// # Errors
     /// As [`Self::serve`].
     pub fn serve_with(&self, flags: &[&str]) -> Result<Server> {
-        let binary = binary()?.display().to_string();
-        let words: Vec<&str> = [binary.as_str(), "serve"].into_iter().chain(flags.iter().copied()).collect();
-        let mut process = self.place().spawn(&words, &self.log_file(), &[])?;
-        process.wait_for_log("listening", Duration::from_secs(10))?;
-        Ok(Server { process })
+        self.serve_as(&[&["serve"], flags].concat())
     }
 }
 
@@ -230,6 +230,8 @@ pub struct HttpSeen {
     pub body: usize,
     /// Requests that the server has had, this one too.
     pub total: u64,
+    /// Those for the path that a query's `about` names, whatever theirs said; 0 without one.
+    pub about: u64,
 }
 
 impl HttpSeen {
@@ -245,12 +247,7 @@ impl Pod {
     /// # Errors
     /// As [`Self::serve`].
     pub fn serve_http(&self, name: &str, port: u16) -> Result<Server> {
-        let binary = binary()?.display().to_string();
-        let listen = format!("[::]:{port}");
-        let words = [binary.as_str(), "http", "--listen", &listen, "--name", name];
-        let mut process = self.place().spawn(&words, &self.log_file(), &[])?;
-        process.wait_for_log("listening", Duration::from_secs(10))?;
-        Ok(Server { process })
+        self.serve_as(&["http", "--listen", &format!("[::]:{port}"), "--name", name])
     }
 
     /// Runs curl with these words and reads its answer, in at most ten seconds.

@@ -14,6 +14,7 @@ use crate::problem::{FieldPath, Finding, Severity};
 use crate::service::NamespacedName;
 
 mod authorization_policy;
+mod backend_traffic_policy;
 mod destination_rule;
 mod endpoint_slice;
 mod fields;
@@ -28,6 +29,7 @@ mod rate_limit;
 mod request_authentication;
 mod selector;
 mod service;
+mod service_entry;
 mod virtual_service;
 
 pub(crate) use authorization_policy::range;
@@ -151,7 +153,9 @@ pub fn convert_from(object: &Value, provenance: Provenance) -> Converted {
         Kind::HttpRoute | Kind::GrpcRoute | Kind::TlsRoute | Kind::TcpRoute => gateway_route::convert(&mut input),
         Kind::VirtualService => virtual_service::convert(&mut input),
         Kind::DestinationRule => destination_rule::convert(&mut input),
+        Kind::ServiceEntry => service_entry::convert(&mut input),
         Kind::RateLimit => rate_limit::convert(&mut input),
+        Kind::XBackendTrafficPolicy => backend_traffic_policy::convert(&mut input),
     };
     Converted { key: Some(key), title, reading, findings: input.findings }
 }
@@ -174,7 +178,9 @@ fn unsupported(api_version: Option<&str>, kind: &str) -> Finding {
     let version = api_version.unwrap_or_default();
     let message = format!("{version} {kind} is not a kind that is supported; nothing of the object is done");
     // Objects written for a mesh ask for something that does not happen; others are none of the mesh's business.
-    let for_a_mesh = ["istio.io/", "gateway.networking.k8s.io/", "nodemesh.dev/"].iter().any(|group| version.contains(group));
+    let for_a_mesh = ["istio.io/", "gateway.networking.k8s.io/", "gateway.networking.x-k8s.io/", "nodemesh.dev/"]
+        .iter()
+        .any(|group| version.contains(group));
     let severity = if for_a_mesh { Severity::Warn } else { Severity::Info };
     Finding { severity, field: FieldPath::default(), message }
 }

@@ -30,6 +30,37 @@ pub struct MeshSpec {
     pub excluded_cidrs: Option<Vec<String>>,
     /// What becomes of connections of a process in a pod that is not known yet: it may belong into the mesh.
     pub unknown_pods: Option<UnknownPodsSpec>,
+    /// Spans of the requests that the agents look into, and where they are sent; none are made where this is absent.
+    pub tracing: Option<TracingSpec>,
+    /// What becomes of connections of the mesh's pods to what is no pod, no Service and no host of a ServiceEntry.
+    pub outbound_traffic_policy: Option<OutboundTrafficPolicySpec>,
+}
+
+/// `tracing`.
+#[derive(JsonSchema, Serialize, Default)]
+pub struct TracingSpec {
+    /// The collector, which takes OTLP over gRPC, as http://collector.observability:4317. The agents call it from their nodes, not from a pod.
+    #[schemars(length(min = 1, max = 512), regex(pattern = r"^http://[^/@?#]+:[0-9]+/?$"))]
+    pub endpoint: String,
+    /// Percent of the traces beginning in the mesh that are sampled, 1 if absent. One that has begun before is sampled if its beginner says so.
+    #[schemars(range(min = 0, max = 100))]
+    pub sampling: Option<f64>,
+}
+
+/// `outboundTrafficPolicy`.
+#[derive(JsonSchema, Serialize, Default)]
+pub struct OutboundTrafficPolicySpec {
+    /// ALLOW_ANY lets them pass, REGISTRY_ONLY refuses them.
+    pub mode: Option<OutboundTrafficModeSpec>,
+}
+
+/// `outboundTrafficPolicy.mode`.
+#[derive(JsonSchema, Serialize, Clone, Copy)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+#[expect(missing_docs, reason = "as ModeSpec")]
+pub enum OutboundTrafficModeSpec {
+    AllowAny,
+    RegistryOnly,
 }
 
 /// `mtls`.

@@ -113,6 +113,13 @@ pub enum RouteFilter {
         /// Of `share.1` requests `share.0` are copied.
         share: (u32, u32),
     },
+    /// An `ExtensionRef`: the mesh has no kind that one could lead to, so its requests are answered with an error.
+    Extension {
+        /// What it leads to, in words.
+        to: Arc<str>,
+        /// Why they are.
+        why: Arc<str>,
+    },
 }
 
 /// Somewhere that requests or connections go.

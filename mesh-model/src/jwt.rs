@@ -7,6 +7,7 @@
 //! Only signatures by private keys are accepted (RFC 7518: RS*, PS*, ES256, ES384; RFC 8037: Ed25519). `none` and the HS* do not exist
 //! here: a key set is public, so a "secret" from it proves nothing.
 
+use std::fmt;
 use std::sync::Arc;
 
 use base64::Engine;
@@ -21,7 +22,7 @@ use crate::service::NamespacedName;
 mod keys;
 mod places;
 
-pub use keys::{Jwks, JwksError};
+pub use keys::{Jwks, JwksError, MAX_JWKS, MAX_REDUCED, reduce};
 pub use places::Place;
 
 /// How far clocks may be apart, in seconds, as in Envoy.
@@ -31,10 +32,25 @@ pub const MAX_TOKEN: usize = 16 * 1024;
 /// How many tokens one request may have.
 pub const MAX_TOKENS: usize = 8;
 
+/// Where the keys of a rule are found, anew for each token: they may be fetched, and change.
+pub trait KeyRing: fmt::Debug + Send + Sync {
+    /// The keys now, or why there are none.
+    fn keys(&self) -> Result<Arc<Jwks>, Arc<str>>;
+}
+
+/// Keys that do not change: those that stand in the rule itself, or why they are none.
+pub type FixedKeys = Result<Arc<Jwks>, Arc<str>>;
+
+impl KeyRing for FixedKeys {
+    fn keys(&self) -> Result<Arc<Jwks>, Arc<str>> {
+        self.clone()
+    }
+}
+
 /// Checks the tokens of the requests to a workload.
 #[derive(Clone, Debug)]
 pub struct Authenticator {
-    rules: Vec<(Arc<JwtRule>, Option<Arc<Jwks>>)>,
+    rules: Vec<(Arc<JwtRule>, Arc<dyn KeyRing>)>,
     refused: Option<NamespacedName>,
 }
 
@@ -81,9 +97,9 @@ pub enum JwtError {
     /// No key of the issuer made its signature.
     #[error("no key of issuer {0} made the token's signature")]
     Signature(Arc<str>),
-    /// The issuer's keys are not there.
-    #[error("the keys of issuer {0} are not there yet")]
-    NoKeys(Arc<str>),
+    /// The issuer's keys are not there, and why.
+    #[error("the keys of issuer {0} are not there: {1}")]
+    NoKeys(Arc<str>, Arc<str>),
     /// A RequestAuthentication that holds for the workload is not understood.
     #[error("RequestAuthentication {0} is not understood, and so no token is believed; see the problems of the configuration")]
     Refused(NamespacedName),
@@ -98,12 +114,11 @@ impl JwtError {
             JwtError::UnknownIssuer(_) => "Jwt issuer is not configured",
             JwtError::Audience(_) => "Audiences in Jwt are not allowed",
             JwtError::Malformed(_) => "Jwt is not in the form of Header.Payload.Signature with two dots and 3 sections",
-            JwtError::TooLong
-            | JwtError::TooMany
-            | JwtError::Algorithm(_)
-            | JwtError::Signature(_)
-            | JwtError::NoKeys(_)
-            | JwtError::Refused(_) => "Jwt verification fails",
+            // istiod puts a key of nobody where it cannot fetch any.
+            JwtError::NoKeys(..) => "Jwks doesn't have key to match kid or alg from Jwt",
+            JwtError::TooLong | JwtError::TooMany | JwtError::Algorithm(_) | JwtError::Signature(_) | JwtError::Refused(_) => {
+                "Jwt verification fails"
+            }
         }
     }
 }
@@ -127,9 +142,8 @@ struct HeaderWire {
 }
 
 impl Authenticator {
-    /// For the RequestAuthentications that hold for a workload; `None` if there are none. `keys` gives the keys of a rule, parsed once
-    /// for many workloads, or `None` while they are not there.
-    pub fn new(effective: &[Arc<RequestAuthentication>], keys: impl Fn(&JwtRule) -> Option<Arc<Jwks>>) -> Option<Authenticator> {
+    /// For the RequestAuthentications that hold for a workload; `None` if there are none. `keys` gives the place of a rule's keys.
+    pub fn new(effective: &[Arc<RequestAuthentication>], keys: impl Fn(&JwtRule) -> Arc<dyn KeyRing>) -> Option<Authenticator> {
         let refused = effective.iter().find(|policy| policy.refused.is_some()).map(|policy| policy.name.clone());
         let rules: Vec<_> = effective.iter().flat_map(|policy| &policy.rules).map(|rule| (rule.clone(), keys(rule))).collect();
         (refused.is_some() || !rules.is_empty()).then_some(Authenticator { rules, refused })
@@ -159,7 +173,7 @@ impl Authenticator {
         let issuer = token.claims.get("iss").and_then(Value::as_str).unwrap_or_default();
         let mut error = None;
         for (rule, keys) in self.rules.iter().filter(|(rule, _)| *rule.issuer == *issuer && place.is_of(rule)) {
-            match check(token, rule, keys.as_deref(), now) {
+            match check(token, rule, &**keys, now) {
                 Ok(()) => {
                     let claims = Claims::new(token.claims.clone());
                     return Ok(Verified { claims, rule: rule.clone(), place, payload: token.payload.to_owned() });
@@ -172,7 +186,7 @@ impl Authenticator {
 }
 
 /// What is cheap is checked first, and nothing is believed before the signature.
-fn check(token: &Token<'_>, rule: &JwtRule, keys: Option<&Jwks>, now: u64) -> Result<(), JwtError> {
+fn check(token: &Token<'_>, rule: &JwtRule, keys: &dyn KeyRing, now: u64) -> Result<(), JwtError> {
     let issuer = || rule.issuer.clone();
     let time = |name: &str| match token.claims.get(name) {
         None => Ok(None),
@@ -196,7 +210,7 @@ fn check(token: &Token<'_>, rule: &JwtRule, keys: Option<&Jwks>, now: u64) -> Re
     if !meant {
         return Err(JwtError::Audience(issuer()));
     }
-    let keys = keys.ok_or_else(|| JwtError::NoKeys(issuer()))?;
+    let keys = keys.keys().map_err(|why| JwtError::NoKeys(issuer(), why))?;
     if keys.verify(token.algorithm, token.key_id.as_deref(), token.signed.as_bytes(), token.signature) {
         Ok(())
     } else {

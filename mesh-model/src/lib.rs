@@ -4,6 +4,7 @@
 //! text ─ document ─► objects with their lines ─ convert ─► values ─ snapshot ─► the mesh at one moment ─ policy::compile ─► programs
 //! ```
 
+pub mod backend;
 pub mod convert;
 #[cfg(any(test, feature = "crd"))]
 pub mod crd;
@@ -19,6 +20,7 @@ pub mod policy;
 pub mod problem;
 pub mod route;
 pub mod service;
+pub mod service_entry;
 pub mod settings;
 pub mod snapshot;
 #[cfg(any(test, feature = "testing"))]

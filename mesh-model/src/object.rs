@@ -6,10 +6,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::backend::BackendTrafficPolicy;
 use crate::gateway::RouteObject;
 use crate::limit::RateLimit;
 use crate::policy::{AuthorizationPolicy, PeerAuthentication, RequestAuthentication};
 use crate::service::NamespacedName;
+use crate::service_entry::ServiceEntry;
 use crate::settings::MeshSettings;
 use crate::traffic::DestinationRule;
 use crate::virtual_service::VirtualService;
@@ -50,13 +52,17 @@ pub enum Kind {
     VirtualService,
     /// `networking.istio.io/v1`, `v1beta1` and `v1alpha3`
     DestinationRule,
+    /// `networking.istio.io/v1`, `v1beta1` and `v1alpha3`
+    ServiceEntry,
     /// `nodemesh.dev/v1alpha1`
     RateLimit,
+    /// `gateway.networking.x-k8s.io/v1alpha1`
+    XBackendTrafficPolicy,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Kind; 17] = [
+    pub const ALL: [Kind; 19] = [
         Kind::Namespace,
         Kind::Node,
         Kind::ServiceAccount,
@@ -73,7 +79,9 @@ impl Kind {
         Kind::TcpRoute,
         Kind::VirtualService,
         Kind::DestinationRule,
+        Kind::ServiceEntry,
         Kind::RateLimit,
+        Kind::XBackendTrafficPolicy,
     ];
 
     /// From `kind` alone, for documents of which nothing else could be read.
@@ -95,7 +103,9 @@ impl Kind {
             "TCPRoute" => Kind::TcpRoute,
             "VirtualService" => Kind::VirtualService,
             "DestinationRule" => Kind::DestinationRule,
+            "ServiceEntry" => Kind::ServiceEntry,
             "RateLimit" => Kind::RateLimit,
+            "XBackendTrafficPolicy" => Kind::XBackendTrafficPolicy,
             _ => return None,
         })
     }
@@ -109,10 +119,11 @@ impl Kind {
                 &["security.istio.io/v1", "security.istio.io/v1beta1"]
             }
             Kind::Mesh | Kind::RateLimit => &["nodemesh.dev/v1alpha1"],
+            Kind::XBackendTrafficPolicy => &["gateway.networking.x-k8s.io/v1alpha1"],
             Kind::HttpRoute | Kind::GrpcRoute => &["gateway.networking.k8s.io/v1"],
             Kind::TlsRoute => &["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1alpha3", "gateway.networking.k8s.io/v1alpha2"],
             Kind::TcpRoute => &["gateway.networking.k8s.io/v1", "gateway.networking.k8s.io/v1alpha2"],
-            Kind::VirtualService | Kind::DestinationRule => {
+            Kind::VirtualService | Kind::DestinationRule | Kind::ServiceEntry => {
                 &["networking.istio.io/v1", "networking.istio.io/v1beta1", "networking.istio.io/v1alpha3"]
             }
         }
@@ -152,7 +163,9 @@ impl Kind {
             Kind::TcpRoute => "TCPRoute",
             Kind::VirtualService => "VirtualService",
             Kind::DestinationRule => "DestinationRule",
+            Kind::ServiceEntry => "ServiceEntry",
             Kind::RateLimit => "RateLimit",
+            Kind::XBackendTrafficPolicy => "XBackendTrafficPolicy",
         }
     }
 }
@@ -212,8 +225,12 @@ pub enum Object {
     VirtualService(Arc<VirtualService>),
     /// How clients talk to a host.
     DestinationRule(Arc<DestinationRule>),
+    /// Hosts that are no Services.
+    ServiceEntry(Arc<ServiceEntry>),
     /// How many requests a workload takes.
     RateLimit(Arc<RateLimit>),
+    /// How requests to a Service are treated by whatever route.
+    BackendTrafficPolicy(Arc<BackendTrafficPolicy>),
 }
 
 /// What a label or annotation that switches something says.

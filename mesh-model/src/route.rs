@@ -8,6 +8,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+mod connection;
+mod substitution;
+
+pub use connection::{ConnectionScope, TcpRule, TlsRule};
+pub use substitution::Substitution;
+
 use crate::object::ObjectKey;
 use crate::service::NamespacedName;
 
@@ -43,8 +49,8 @@ pub enum RouteTable {
     },
     /// TLS connections, by their server name.
     Tls(Vec<Arc<TlsRule>>),
-    /// Connections.
-    Tcp(Arc<TcpRule>),
+    /// Connections. One that no rule is for goes to the Service that was dialled.
+    Tcp(Vec<Arc<TcpRule>>),
 }
 
 /// A rule for HTTP requests, with one match.
@@ -141,15 +147,23 @@ pub struct Pattern {
 /// Bytes that a compiled pattern may have.
 const PATTERN_SIZE: usize = 256 << 10;
 
+fn compile(text: &str) -> Result<regex::Regex, regex::Error> {
+    regex::RegexBuilder::new(text).size_limit(PATTERN_SIZE).nest_limit(50).build()
+}
+
+/// What is wrong with a pattern, for people.
+fn complaint(text: &str, error: &regex::Error) -> String {
+    match error {
+        regex::Error::CompiledTooBig(_) => format!("\"{text}\" is too large a pattern; make its repetitions smaller"),
+        _ => format!("\"{text}\" is not a pattern that is understood (RE2's syntax, without look-around and back-references)"),
+    }
+}
+
 impl Pattern {
     /// Compiles one that must match the whole text. The error says what is wrong with it.
     pub fn new(text: &str) -> Result<Pattern, String> {
-        let build = |text: &str| regex::RegexBuilder::new(text).size_limit(PATTERN_SIZE).nest_limit(50).build();
         // By itself first: `a)|(b` is no pattern, and must not become one by the brackets that it is put into.
-        let whole = build(text).and_then(|_| build(&format!("^(?:{text})$"))).map_err(|error| match error {
-            regex::Error::CompiledTooBig(_) => format!("\"{text}\" is too large a pattern; make its repetitions smaller"),
-            _ => format!("\"{text}\" is not a pattern that is understood (RE2's syntax, without look-around and back-references)"),
-        })?;
+        let whole = compile(text).and_then(|_| compile(&format!("^(?:{text})$"))).map_err(|error| complaint(text, &error))?;
         Ok(Pattern { text: text.into(), whole })
     }
 
@@ -161,28 +175,6 @@ impl Pattern {
     /// As it was written.
     pub fn as_str(&self) -> &str {
         &self.text
-    }
-
-    /// The text with what matches replaced (`\1` in `by` is the first group, as RE2 writes it), or `None` if the whole does not match.
-    pub fn rewrite(&self, text: &str, by: &str) -> Option<String> {
-        let groups = self.whole.captures(text)?;
-        let mut out = String::new();
-        let mut chars = by.chars();
-        while let Some(c) = chars.next() {
-            match (c, chars.clone().next()) {
-                ('\\', Some(digit)) if digit.is_ascii_digit() => {
-                    chars.next();
-                    let number = digit.to_digit(10).unwrap_or(0) as usize;
-                    out.push_str(groups.get(number).map_or("", |group| group.as_str()));
-                }
-                ('\\', Some('\\')) => {
-                    chars.next();
-                    out.push('\\');
-                }
-                _ => out.push(c),
-            }
-        }
-        Some(out)
     }
 }
 
@@ -309,8 +301,8 @@ pub enum PathRewrite {
     Full(Arc<str>),
     /// What the rule's [`PathMatch::Segments`] or [`PathMatch::Prefix`] matched; with [`PathMatch::Exact`] the whole.
     Prefix(Arc<str>),
-    /// What a pattern matches of it (Istio's `uriRegexRewrite`).
-    Regex(Pattern, Arc<str>),
+    /// Every part of it that a pattern matches (Istio's `uriRegexRewrite`).
+    Regex(Substitution),
 }
 
 /// A redirection. What is not said stays as the request has it.
@@ -418,26 +410,6 @@ pub enum SessionBy {
     },
     /// A header of this name.
     Header(Arc<str>),
-}
-
-/// A rule for TLS connections.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct TlsRule {
-    /// Who wrote it.
-    pub origin: RuleOrigin,
-    /// Server names: exact, or `*.` and what they end with; empty for all.
-    pub hosts: Vec<Arc<str>>,
-    /// Where they go.
-    pub backends: Vec<Backend>,
-}
-
-/// A rule for connections.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct TcpRule {
-    /// Who wrote it.
-    pub origin: RuleOrigin,
-    /// Where they go.
-    pub backends: Vec<Backend>,
 }
 
 /// The tables of a Service's port.

@@ -33,6 +33,25 @@ pub enum UnknownPods {
     Pass,
 }
 
+/// Spans of requests, and where they go.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Tracing {
+    /// The collector, as `http://collector.observability:4317`: it takes OTLP over gRPC.
+    pub endpoint: Arc<str>,
+    /// Of a million traces that begin in the mesh so many are sampled. Whether one that has begun elsewhere is, its beginner decides.
+    pub sampling_ppm: u32,
+}
+
+/// What becomes of connections to what is no pod, no Service and no host of a ServiceEntry (Istio's `outboundTrafficPolicy`).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum OutboundTraffic {
+    /// They pass.
+    #[default]
+    AllowAny,
+    /// They are refused.
+    RegistryOnly,
+}
+
 /// Settings of the mesh.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct MeshSettings {
@@ -50,6 +69,10 @@ pub struct MeshSettings {
     pub excluded_cidrs: BTreeSet<IpNet>,
     /// What becomes of connections from pods that are not known.
     pub unknown_pods: UnknownPods,
+    /// Spans of requests; none are made where this is absent.
+    pub tracing: Option<Arc<Tracing>>,
+    /// What becomes of connections to what the mesh knows nothing of.
+    pub outbound_traffic: OutboundTraffic,
 }
 
 impl Default for MeshSettings {
@@ -62,6 +85,8 @@ impl Default for MeshSettings {
             excluded_ports: BTreeSet::new(),
             excluded_cidrs: BTreeSet::new(),
             unknown_pods: UnknownPods::Deny,
+            tracing: None,
+            outbound_traffic: OutboundTraffic::AllowAny,
         }
     }
 }

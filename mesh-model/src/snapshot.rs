@@ -16,11 +16,15 @@ use crate::service::{NamespacedName, Service, ServicePort};
 use crate::settings::{MeshSettings, SameNode};
 use crate::workload::{Workload, WorkloadUid};
 
+pub use service_entries::Meant;
+
+mod backends;
 mod build;
 mod endpoints;
 mod limits;
 mod policies;
 mod routes;
+mod service_entries;
 mod traffic;
 mod virtual_services;
 mod workloads;
@@ -55,6 +59,7 @@ pub struct Snapshot {
     service_accounts: BTreeSet<NamespacedName>,
     services: BTreeMap<NamespacedName, Arc<Service>>,
     by_service_address: HashMap<SocketAddr, (Arc<Service>, usize)>,
+    entries: service_entries::Entries,
     authorization: HashMap<Arc<str>, Vec<Arc<AuthorizationPolicy>>>,
     authentication: HashMap<Arc<str>, Vec<Arc<PeerAuthentication>>>,
     tokens: HashMap<Arc<str>, Vec<Arc<RequestAuthentication>>>,
@@ -64,6 +69,7 @@ pub struct Snapshot {
     routes: HashMap<(NamespacedName, u16), PortRoutes>,
     route_statuses: Vec<ParentStatus>,
     destination_rules: traffic::Rules,
+    backends: backends::Backends,
     /// By the workload that they hold for, in the order of their names.
     limits: HashMap<WorkloadUid, Vec<AppliedLimit>>,
     /// By RateLimit and Service, those with `scope: service`.
@@ -118,7 +124,7 @@ impl Snapshot {
         &self.service_accounts
     }
 
-    /// The Services, by name.
+    /// The Services and the hosts of ServiceEntries, by name.
     pub fn services(&self) -> impl ExactSizeIterator<Item = &Arc<Service>> {
         self.services.values()
     }
@@ -135,16 +141,17 @@ impl Snapshot {
         self.services.get(name).filter(|service| service.ports.iter().any(has))
     }
 
-    /// The Service that has a cluster IP and port, and which of its ports that is.
+    /// The Service that has a cluster IP and port, and which of its ports that is. Of the hosts of ServiceEntries that share an address
+    /// it is the oldest: whom a client means by it [`Snapshot::meant_by`] tells.
     pub fn service_at(&self, address: SocketAddr) -> Option<(&Arc<Service>, &ServicePort)> {
         let address = SocketAddr::new(address.ip().to_canonical(), address.port());
-        let (service, port) = self.by_service_address.get(&address)?;
+        let (service, port) = self.by_service_address.get(&address).or_else(|| self.entries.first_at(address))?;
         Some((service, service.ports.get(*port)?))
     }
 
     /// Whether the agent has to take connections to a Service's port: some object asks for more there than the kernel can do.
     pub fn is_routed(&self, service: &NamespacedName, port: u16) -> bool {
-        self.routes(service, port).is_some() || self.has_traffic(service)
+        service.is_entry() || self.routes(service, port).is_some() || self.has_traffic(service) || self.backend_session(service).is_some()
     }
 
     /// How pods of one node talk when one of them is of this namespace. Either side's [`SameNode::Encrypt`] holds for both.
@@ -168,6 +175,11 @@ impl Snapshot {
     pub fn authentication_for(&self, workload: &Workload) -> Vec<Arc<RequestAuthentication>> {
         let policies = self.of_root_and_own(&self.tokens, workload);
         policies.filter(|policy| self.applies(&policy.name, &policy.scope, workload)).cloned().collect()
+    }
+
+    /// Every RequestAuthentication, whichever workloads it is about.
+    pub fn authentications(&self) -> impl Iterator<Item = &Arc<RequestAuthentication>> {
+        self.tokens.values().flatten()
     }
 
     fn of_root_and_own<'a, T>(&self, by_namespace: &'a HashMap<Arc<str>, Vec<T>>, workload: &Workload) -> impl Iterator<Item = &'a T> {

@@ -66,7 +66,7 @@ pub struct ConnectionPool {
     pub tcp_idle_timeout: Option<Duration>,
     /// After which a connection is closed when it is idle next.
     pub max_connection_duration: Option<Duration>,
-    /// Keepalive probes of the connection.
+    /// Keepalive probes of connections that no tunnel carries.
     pub keepalive: Option<Keepalive>,
     /// Requests that wait for a connection.
     pub max_pending_requests: Option<u32>,
@@ -232,14 +232,42 @@ pub enum TlsMode {
 }
 
 /// TLS that is begun on behalf of the client.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Origination {
-    /// Server name; the request's host if unset.
+    /// Server name; if unset the request's host (Istio's auto-SNI) or, of what is no HTTP, the Service's.
     pub sni: Option<Arc<str>>,
     /// Names one of which the server's certificate must have; the server name if empty.
     pub subject_alt_names: Vec<Arc<str>>,
-    /// File with the roots; the system's if unset.
-    pub ca_certificates: Option<Arc<str>>,
-    /// Files with certificate and key (MUTUAL).
-    pub client: Option<(Arc<str>, Arc<str>)>,
+    /// By whom the server's certificate must be signed.
+    pub trust: Trust,
+    /// What the server is shown (MUTUAL).
+    pub client: Option<ClientCertificate>,
+}
+
+/// By whom a server's certificate must be signed.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Trust {
+    /// By a root of the agent's system.
+    #[default]
+    System,
+    /// By a root in this file.
+    File(Arc<str>),
+    /// By a root in the file `ca.crt` of the credential of this name.
+    Credential(Arc<str>),
+    /// By anybody (`insecureSkipVerify`).
+    Anybody,
+}
+
+/// A certificate with its key.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum ClientCertificate {
+    /// In these files.
+    Files {
+        /// The chain.
+        certificate: Arc<str>,
+        /// The key.
+        key: Arc<str>,
+    },
+    /// In the files `tls.crt` and `tls.key` of the credential of this name.
+    Credential(Arc<str>),
 }

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use crate::object::{Kind, ObjectKey};
 use crate::route::{
-    Backend, Filter, HttpRule, PathMatch, PathRewrite, RequestMatch, RetryPolicy, Rewrite, RouteTable, RuleOrigin, Target, TcpRule, TlsRule,
+    Backend, ConnectionScope, Filter, HttpRule, PathMatch, PathRewrite, RequestMatch, RetryPolicy, Rewrite, RouteTable, RuleOrigin, Target,
+    TcpRule, TlsRule,
 };
 use crate::service::{NamespacedName, ServicePort};
 
@@ -84,6 +85,8 @@ pub struct ConnectionMatch {
     pub hosts: Vec<Arc<str>>,
     /// The port that was dialled; any if unset.
     pub port: Option<u16>,
+    /// What else must hold.
+    pub scope: ConnectionScope,
 }
 
 /// A part of what a rule is for, and where that goes.
@@ -152,10 +155,8 @@ impl VirtualService {
             (!rules.is_empty()).then_some(RouteTable::Tls(rules))
         };
         let tcp = || {
-            let fits = |route: &&ConnectionRoute| route.matches.iter().any(|one| fits(one.port, port));
-            let route = self.tcp.iter().find(fits)?;
-            let rule = TcpRule { origin: self.origin(route.number, None), backends: backends(&route.route, resolve) };
-            Some(RouteTable::Tcp(Arc::new(rule)))
+            let rules: Vec<_> = self.tcp.iter().flat_map(|route| self.tcp_rules(route, port, resolve)).collect();
+            (!rules.is_empty()).then_some(RouteTable::Tcp(rules))
         };
         match declared {
             Declared::Http => http(),
@@ -220,7 +221,18 @@ impl VirtualService {
         let matches = route.matches.iter().filter(|one| fits(one.port, port));
         let rule = |one: &ConnectionMatch| TlsRule {
             origin: self.origin(route.number, None),
+            scope: one.scope.clone(),
             hosts: one.hosts.clone(),
+            backends: backends(&route.route, resolve),
+        };
+        matches.map(|one| Arc::new(rule(one))).collect()
+    }
+
+    fn tcp_rules(&self, route: &ConnectionRoute, port: u16, resolve: &dyn Fn(&Destination) -> Target) -> Vec<Arc<TcpRule>> {
+        let matches = route.matches.iter().filter(|one| fits(one.port, port));
+        let rule = |one: &ConnectionMatch| TcpRule {
+            origin: self.origin(route.number, None),
+            scope: one.scope.clone(),
             backends: backends(&route.route, resolve),
         };
         matches.map(|one| Arc::new(rule(one))).collect()

@@ -14,9 +14,9 @@ pub struct Arguments {
     /// The client: a pod or what it belongs to (Deployment, StatefulSet, …), or an address outside.
     #[arg(value_name = "NAMESPACE/NAME|IP")]
     source: String,
-    /// The server: a Service, a pod or what it belongs to, or an address and port. Before the name pod/, workload/ or service/ says which is
-    /// meant of several.
-    #[arg(value_name = "NAMESPACE/NAME[:PORT]|IP:PORT")]
+    /// The server: a Service, a pod or what it belongs to, an address and port, or a host outside that a ServiceEntry names, as
+    /// https://api.example.com. Before a name pod/, workload/ or service/ says which is meant of several.
+    #[arg(value_name = "NAMESPACE/NAME[:PORT]|IP:PORT|HOST:PORT")]
     destination: String,
     /// Port of the Service or pod.
     #[arg(long)]

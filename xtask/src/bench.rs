@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: how fast the mesh is, beside no mesh and beside Envoy, in one run on one machine.
 
+mod calls;
 mod certificates;
 mod envoy;
 mod load;
@@ -27,7 +28,8 @@ const SPARE: Duration = Duration::from_secs(60);
 
 /// Speed and memory of the mesh, beside no mesh at all and beside a pair of Envoys.
 ///
-/// Everything runs in network namespaces of this machine: nginx and iperf3 in a server's pod, wrk and iperf3 in a client's. Rounds
+/// Everything runs in network namespaces of this machine: nginx and iperf3 in a server's pod; wrk, h2load (for
+/// gRPC) and iperf3 in a client's. Rounds
 /// are interleaved, so that a machine that slows down slows all paths; figures are medians. Absolute figures say more about the
 /// machine than about the mesh: compare the ratios.
 #[derive(clap::Args)]
@@ -69,7 +71,17 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
     let loads = if arguments.loads.is_empty() { Load::ALL.to_vec() } else { arguments.loads.clone() };
     let meshed = wanted.iter().any(|id| id.is_meshed());
     let many = arguments.pods > 0 && (meshed || arguments.only.is_empty());
-    mesh_lab::packages::ensure(&["iproute2", "util-linux", "tcpdump", "curl", "nginx-light", "wrk", "iperf3", "openssl"])?;
+    mesh_lab::packages::ensure(&[
+        "iproute2",
+        "util-linux",
+        "tcpdump",
+        "curl",
+        "nginx-light",
+        "nghttp2-client",
+        "wrk",
+        "iperf3",
+        "openssl",
+    ])?;
     build(&arguments.profile, (meshed || many) && arguments.binaries.is_none())?;
     let envoy = if wanted.iter().any(|id| id.is_envoy()) { Some(envoy::binary()?) } else { None };
     let built = command::target().join(if arguments.profile == "dev" { "debug" } else { &arguments.profile });
@@ -80,8 +92,10 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
     let mut paths = Vec::new();
     for id in &wanted {
         let path = match (id, &mut plain, &mut mesh) {
-            (PathId::Direct | PathId::DirectLocal, Some(plain), _) => plain.direct(*id),
-            (PathId::Envoy | PathId::EnvoyHttp, Some(plain), _) => plain.envoy(*id, envoy.as_deref().context("no Envoy")?)?,
+            (PathId::Direct | PathId::DirectLocal | PathId::DirectGrpc, Some(plain), _) => plain.direct(*id)?,
+            (PathId::Envoy | PathId::EnvoyHttp | PathId::EnvoyGrpc, Some(plain), _) => {
+                plain.envoy(*id, envoy.as_deref().context("no Envoy")?)?
+            }
             (PathId::SameNode | PathId::CrossNode, _, Some(mesh)) => {
                 mesh.start_mesh(&binaries)?;
                 mesh.meshed(*id)?
@@ -90,10 +104,15 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
                 mesh.start_mesh(&binaries)?;
                 mesh.routed()?
             }
+            (PathId::CrossNodeGrpc, _, Some(mesh)) => {
+                mesh.start_mesh(&binaries)?;
+                mesh.called()?
+            }
             _ => continue,
         };
         paths.push(path);
     }
+    let loads: Vec<Load> = loads.into_iter().filter(|load| paths.iter().any(|path| path.id.carries(*load))).collect();
     let build = match &arguments.binaries {
         Some(directory) => directory.display().to_string(),
         None => format!("profile {}", arguments.profile),

@@ -99,14 +99,7 @@ fn documentation() -> Result<String> {
 }
 
 fn dependencies() -> Result<String> {
-    let root = command::cache().join(format!("cargo-deny-{DENY_VERSION}"));
-    let deny = root.join("bin/cargo-deny");
-    if !deny.is_file() {
-        println!("installing cargo-deny {DENY_VERSION} into {} (some minutes, once)", root.display());
-        let mut cargo = command::cargo();
-        cargo.args(["install", "cargo-deny", "--version", DENY_VERSION, "--locked", "--root"]).arg(&root);
-        command::run(cargo.env("CARGO_TARGET_DIR", command::target().join("tools")))?;
-    }
+    let deny = command::cargo_tool("cargo-deny", DENY_VERSION)?;
     let check = |what: &[&str]| {
         let mut command = command::without_cargo_environment(&deny);
         command.args(["--workspace", "check", "--hide-inclusion-graph"]).args(what);

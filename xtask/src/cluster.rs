@@ -29,7 +29,7 @@ use crate::command;
 use crate::image::archive;
 use layout::Node;
 
-pub use client::{apply, apply_in, ask, feed, inside, kubectl};
+pub use client::{apply, apply_in, ask, feed, inside, kubectl, talk};
 pub use layout::NODE_CGROUP;
 pub use node_files::PAUSE;
 

@@ -50,6 +50,19 @@ pub fn without_cargo_environment(program: impl AsRef<std::ffi::OsStr>) -> Comman
     command
 }
 
+/// The program of a crate on the registry, in the cache by its version; built if it isn't there.
+pub fn cargo_tool(name: &str, version: &str) -> Result<PathBuf> {
+    let root = cache().join(format!("{name}-{version}"));
+    let program = root.join("bin").join(name);
+    if !program.is_file() {
+        println!("installing {name} {version} into {} (some minutes, once)", root.display());
+        let mut cargo = cargo();
+        cargo.args(["install", name, "--version", version, "--locked", "--root"]).arg(&root);
+        run(cargo.env("CARGO_TARGET_DIR", target().join("tools")))?;
+    }
+    Ok(program)
+}
+
 /// The command as a person would type it, for messages.
 pub fn line(command: &Command) -> String {
     let mut words = vec![command.get_program().to_string_lossy().into_owned()];

@@ -154,7 +154,7 @@ const SECURITY: &str = "security.istio.io";
 const NETWORKING: &str = "networking.istio.io";
 
 /// Istio's kinds that the mesh reads, with the short names and columns that Istio gives them.
-const ISTIO: [Istio; 5] = [
+const ISTIO: [Istio; 6] = [
     Istio {
         group: SECURITY,
         versions: &["v1", "v1beta1"],
@@ -199,6 +199,19 @@ const ISTIO: [Istio; 5] = [
         short: "dr",
         what: "How clients talk to a host.",
         columns: &[("Host", "string", ".spec.host")],
+    },
+    Istio {
+        group: NETWORKING,
+        versions: &["v1", "v1beta1", "v1alpha3"],
+        kind: "ServiceEntry",
+        plural: "serviceentries",
+        short: "se",
+        what: "Hosts that are no Services, and where they are.",
+        columns: &[
+            ("Hosts", "string", ".spec.hosts"),
+            ("Location", "string", ".spec.location"),
+            ("Resolution", "string", ".spec.resolution"),
+        ],
     },
 ];
 

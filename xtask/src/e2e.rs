@@ -7,6 +7,7 @@ mod authority;
 pub mod bed;
 mod crowd;
 mod enrolment;
+mod gamma;
 mod http;
 mod lifecycle;
 mod pods;
@@ -46,6 +47,25 @@ const ALL: &[(&str, Step)] = &[
     ("an HTTPRoute routes, redirects and answers, and its status says what it lacks", http::routed),
     ("a rolling restart of a server under load, with Istio's own breaker in force: no call fails", http::rolling),
     ("requests are denied by their path on the server's node, and meshctl explains by which policy", http::judged),
+    ("routes: each request has the rule that the standard gives it", gamma::matching),
+    ("routes: of several the older one's rule, then the first by name", gamma::precedence),
+    ("routes: every part of a redirection's Location", gamma::redirects),
+    ("routes: servers see paths and hosts as they are rewritten", gamma::rewrites),
+    ("routes: headers of requests and answers are changed for rules and backends", gamma::filters),
+    ("routes: weights hold; 500 for what is not there, 503 without endpoints", gamma::backends),
+    ("routes: timeouts of requests and attempts", gamma::timeouts),
+    ("routes: failures are tried again as often as is said, and in time", gamma::retries),
+    ("routes: mirrors get as many copies as is said", gamma::mirrors),
+    ("routes: CORS for the origins that are allowed, and no others", gamma::cors),
+    ("routes: a session stays with its server", gamma::sessions),
+    ("routes: a GRPCRoute tells calls apart", gamma::grpc),
+    ("routes: producer's and consumer's for one Service at once", gamma::groups),
+    ("routes: the status says for each parent what became of them, and of the newest generation", gamma::statuses),
+    ("routes: a VirtualService and the subsets of a DestinationRule", gamma::subsets),
+    ("routes: faults are injected where they are asked for, and nowhere else", gamma::faults),
+    ("routes: near servers first, far ones by share or when none is near", gamma::locality),
+    ("routes: Istio's own breaker trips, keeps a server out for 30 s and lets it back in", gamma::breaker),
+    ("routes: all of them go", gamma::forget),
     ("agents are replaced while calls go on: none fails, none is in the clear", lifecycle::upgrade),
     ("the mesh's root is rotated while calls go on: none fails, none is in the clear", lifecycle::rotate),
     ("an agent is killed: nothing passes in the clear, and a new one goes on", lifecycle::crash),

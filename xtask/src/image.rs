@@ -24,7 +24,7 @@ pub struct Arguments {
     /// Where to write agent.tar and control.tar.
     #[arg(long, value_name = "DIR", default_value = "target/images")]
     out: PathBuf,
-    /// Write also the images for tests: http-echo.tar, tools.tar, echo.tar.
+    /// Write also the images for tests: http-echo.tar, tools.tar, peer.tar, echo.tar.
     #[arg(long)]
     tests: bool,
 }
@@ -35,7 +35,12 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let mesh = catalog::mesh()?;
     let mut written = vec![catalog::agent(&mesh, &out)?, catalog::control(&mesh, &out)?];
     if arguments.tests {
-        written.extend([catalog::http_echo(&catalog::programs()?, &out)?, catalog::tools(&out)?, catalog::echo(&out)?]);
+        written.extend([
+            catalog::http_echo(&catalog::programs()?, &out)?,
+            catalog::tools(&out)?,
+            catalog::peer(&out)?,
+            catalog::echo(&out)?,
+        ]);
     }
     for image in &written {
         println!("{:<44} {:>6.1} MB  {}  {}", image.name, megabytes(&image.file)?, image.digest, image.file.display());

@@ -58,7 +58,7 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
         command::need_root("the test bed")?;
         heading("building what the test bed runs");
         let object = build_ebpf::run(&build_ebpf::Arguments::default())?;
-        mesh_lab::packages::ensure(&["iproute2", "util-linux", "tcpdump", "curl"])?;
+        mesh_lab::packages::ensure(&["iproute2", "util-linux", "tcpdump", "curl", "nginx-light", "nghttp2-client", "wrk"])?;
         command::run(command::cargo().args(["build", "-p", "mesh-lab", "-p", "mesh-agent", "-p", "mesh-cni", "-p", "mesh-control"]))?;
         for crate_name in crates_with_tests()? {
             heading(&format!("{crate_name} on this kernel"));

@@ -38,8 +38,11 @@ app.kubernetes.io/instance: {{ .root.Release.Name }}
 - apiGroups: [gateway.networking.k8s.io]
   resources: [httproutes, grpcroutes, tlsroutes, tcproutes]
   verbs: [get, list, watch]
+- apiGroups: [gateway.networking.x-k8s.io]
+  resources: [xbackendtrafficpolicies]
+  verbs: [get, list, watch]
 - apiGroups: [networking.istio.io]
-  resources: [virtualservices, destinationrules]
+  resources: [virtualservices, destinationrules, serviceentries]
   verbs: [get, list, watch]
 {{- end }}
 

@@ -12,6 +12,18 @@ const KEPT_TUNNELS: u32 = 2;
 /// The share of the descriptors that one pod may have by default: a quarter.
 const SHARE: u64 = 4;
 
+/// Every pod costs sockets, every connection two: the soft limit of a shell (1024) is not enough. Returns what is in force, `None` for no
+/// limit.
+pub fn raise_descriptor_limit() -> Option<u64> {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "cannot raise the limit of open files to the hard limit");
+    }
+    getrlimit(Resource::Nofile).current
+}
+
 /// Connections that one pod may have by default, where the process may have so many descriptors (`None`: any number).
 pub fn default_limit(descriptors: Option<u64>) -> u32 {
     let connections = descriptors.unwrap_or(u64::MAX) / DESCRIPTORS / SHARE;

@@ -30,8 +30,11 @@ pub struct Directory {
     services: HashMap<u32, ServiceRef>,
 }
 
-/// A Service with the host name that metrics give it.
+/// A Service with the host name that metrics give it; a ServiceEntry's host has its own.
 pub fn service_ref(name: &NamespacedName, domain: &str) -> ServiceRef {
+    if name.is_entry() {
+        return ServiceRef { name: name.clone(), host: name.name.clone() };
+    }
     ServiceRef { name: name.clone(), host: format!("{}.{}.svc.{domain}", name.name, name.namespace).into() }
 }
 
@@ -156,6 +159,7 @@ impl Directory {
             server: Some(server),
             dialled: (dialled != server).then_some(dialled),
             trace_id: None,
+            upstream_tls: None,
         };
         let report = KernelReport {
             outcome,

@@ -7,8 +7,10 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use aya_log::EbpfLogger;
 use mesh_common::names::map;
-use mesh_common::workload::{SETTINGS_DENY_UNKNOWN, SETTINGS_INCOMPLETE, SETTINGS_LOG_DIRECT, SETTINGS_READY, Settings};
-use mesh_model::settings::UnknownPods;
+use mesh_common::workload::{
+    SETTINGS_DENY_UNKNOWN, SETTINGS_INCOMPLETE, SETTINGS_LOG_DIRECT, SETTINGS_READY, SETTINGS_REGISTRY_ONLY, Settings,
+};
+use mesh_model::settings::{OutboundTraffic, UnknownPods};
 use mesh_model::snapshot::Snapshot;
 
 use crate::capture::accept::{OUTBOUND_PORT, TUNNEL_PORT};
@@ -145,6 +147,9 @@ impl Kernel {
         let mut flags = SETTINGS_READY;
         if snapshot.settings().unknown_pods == UnknownPods::Deny {
             flags |= SETTINGS_DENY_UNKNOWN;
+        }
+        if snapshot.settings().outbound_traffic == OutboundTraffic::RegistryOnly {
+            flags |= SETTINGS_REGISTRY_ONLY;
         }
         if report_ends {
             flags |= SETTINGS_LOG_DIRECT;

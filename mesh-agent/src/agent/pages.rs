@@ -52,6 +52,7 @@ pub(super) fn admin(
     };
     let secrets = shared.secrets.clone();
     let problems = shared.clone();
+    let keys = shared.keys.clone();
     let settings = serde_json::json!({ "flags": format!("{config:?}") });
     let mesh = shared.clone();
     Admin::new(telemetry.clone(), log)
@@ -68,12 +69,21 @@ pub(super) fn admin(
             })
         })
         .provide("problems", "what is wrong with the configuration", move || {
-            problems.snapshot.load().problems().iter().map(ToString::to_string).collect()
+            problems
+                .snapshot
+                .load()
+                .problems()
+                .iter()
+                .map(ToString::to_string)
+                .chain(problems.keys.problems())
+                .chain(problems.tls_problems())
+                .collect()
         })
         .question("explain", crate::ops::explain::USAGE, {
             let mesh = shared.clone();
-            move |query| crate::ops::explain::answer(&mesh.snapshot.load(), query)
+            move |query| crate::ops::explain::answer(&mesh.snapshot.load(), &mesh.keys, query)
         })
+        .provide("jwks", "keys of issuers of tokens, and which are missing", move || keys.describe())
         .provide("source", "where the configuration comes from and how that fares", move || source.borrow().describe(Instant::now()))
         .provide("certs", "certificates", move || secrets.describe())
         .action("certs/renew", "?identity=spiffe://…: asks for a new certificate now", {

@@ -20,8 +20,8 @@ use crate::capture::desired::PodStatus;
 use crate::config::Config;
 use crate::identity::CertificateWatch;
 use crate::policy::WorkloadPolicy;
-use crate::policy::limits;
 use crate::policy::live::publish;
+use crate::policy::{KeyStore, limits};
 use crate::sys::netns::{self, Inode, Lead, Migration, NetNs, Sysctls, where_to};
 use crate::upstream::connect::MARK;
 
@@ -71,12 +71,13 @@ pub struct Pods {
     leaving: HashMap<WorkloadUid, Arc<NetNs>>,
     interner: SetInterner,
     limits: Arc<limits::Registry>,
+    keys: Arc<KeyStore>,
 }
 
 impl Pods {
     /// None yet, of the agent's own node. Each will have places for so many connections and tunnels as the settings say, and budgets of
     /// `limits`.
-    pub fn of(config: &Config, limits: Arc<limits::Registry>) -> Self {
+    pub fn of(config: &Config, limits: Arc<limits::Registry>, keys: Arc<KeyStore>) -> Self {
         Pods {
             node: config.node.as_str().into(),
             limit: config.max_connections_per_pod.unwrap_or_default(),
@@ -88,6 +89,7 @@ impl Pods {
             leaving: HashMap::new(),
             interner: SetInterner::default(),
             limits,
+            keys,
         }
     }
 
@@ -132,7 +134,7 @@ impl Pods {
         let ours: Vec<_> = self.ours(snapshot).cloned().collect();
         for workload in ours.iter().filter(|w| w.enrolled) {
             self.leaving.remove(&workload.uid);
-            let policy = in_force(snapshot, workload, &mut self.interner, &self.limits);
+            let policy = in_force(snapshot, workload, &mut self.interner, &self.limits, &self.keys);
             let compiled = Arc::new(policy.compiled().cloned().unwrap_or_default());
             match self.entries.get_mut(&workload.uid) {
                 Some(entry) => {
@@ -165,6 +167,7 @@ impl Pods {
     fn sweep(&mut self) {
         self.interner.sweep();
         self.limits.sweep();
+        self.keys.sweep();
     }
 
     /// Pods that are no longer to be served as they were.
@@ -188,11 +191,11 @@ impl Pods {
         for served in gone.iter().filter_map(|uid| self.entries.remove(uid)?.served) {
             served.gone.cancel();
         }
-        let Pods { entries, interner, limits, .. } = self;
+        let Pods { entries, interner, limits, keys, .. } = self;
         for entry in entries.values_mut() {
             let Some(workload) = snapshot.workload(&entry.workload.uid) else { continue };
             entry.workload = workload.clone();
-            publish(&entry.policy, in_force(snapshot, workload, interner, limits));
+            publish(&entry.policy, in_force(snapshot, workload, interner, limits, keys));
         }
         self.sweep();
         gone
@@ -371,9 +374,15 @@ impl Pods {
     }
 }
 
-fn in_force(snapshot: &Snapshot, workload: &Workload, interner: &mut SetInterner, limits: &limits::Registry) -> WorkloadPolicy {
+fn in_force(
+    snapshot: &Snapshot,
+    workload: &Workload,
+    interner: &mut SetInterner,
+    limits: &limits::Registry,
+    keys: &KeyStore,
+) -> WorkloadPolicy {
     let limits = limits.limits(Instant::now(), &workload.uid, snapshot.limits_for(workload));
-    WorkloadPolicy::of(snapshot, workload, interner).limited(limits)
+    WorkloadPolicy::of(snapshot, workload, interner).limited(limits).keyed(&|location| keys.slot(location))
 }
 
 fn name(workload: &Workload) -> String {

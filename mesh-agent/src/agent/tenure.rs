@@ -11,8 +11,10 @@ use tokio_util::sync::CancellationToken;
 use super::bequest;
 use super::control::Reins;
 use super::handover::{Course, Door, Event, HandoverError, Predecessor};
+use super::keys;
 use super::lock::WriterLock;
 use crate::identity::Secrets;
+use crate::policy::KeyStore;
 use crate::policy::limits::Registry;
 
 /// What one agent of an instance has and no other.
@@ -85,17 +87,18 @@ impl Tenure {
 /// Longest time that certificates are waited for while another agent serves, if the authority gives any at all.
 const CERTIFICATES: Duration = Duration::from_secs(15);
 
-/// Takes the place of an agent that runs, as late as can be: with every certificate at hand.
+/// Takes the place of an agent that runs, as late as can be: with every certificate at hand, and the keys of issuers.
 pub(super) async fn succeed(
     mut predecessor: Predecessor,
     directory: &Path,
     secrets: &Secrets,
     identities: HashSet<Identity>,
+    issuers: &KeyStore,
 ) -> Result<(WriterLock, Option<Predecessor>), HandoverError> {
     tracing::info!(pid = predecessor.pid, "another agent of this instance serves this node: this one takes its place once it can");
     secrets.ensure(identities.iter().cloned());
     tokio::select! {
-        () = certificates(secrets, &identities) => {}
+        _ = async { tokio::join!(certificates(secrets, &identities), keys::at_hand(issuers, keys::AT_HANDOVER)) } => {}
         () = predecessor.gone() => {}
     }
     let pid = predecessor.pid;

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use mesh_common::addr::{Addr, Endpoint};
 use mesh_common::names::MAX_OPS;
 use mesh_common::policy::{ATOM_IDENTITY, Header, Member, Op, Program};
-use mesh_common::service::{SERVICE_VIA_AGENT, ServiceEntry};
+use mesh_common::service::{SERVICE_OUTSIDE, SERVICE_VIA_AGENT, ServiceEntry};
 use mesh_common::workload::*;
 use mesh_model::identity::Identity;
 use mesh_model::policy::{CompiledPolicy, MtlsModes, plaintext::strict_row};
-use mesh_model::service::{NamespacedName, ServicePort};
+use mesh_model::service::{NamespacedName, Service, ServicePort};
 use mesh_model::settings::SameNode;
 use mesh_model::snapshot::Snapshot;
 use mesh_model::workload::{Workload, WorkloadUid};
@@ -139,6 +139,8 @@ pub fn desired(
         }
     }
     services(snapshot, registry, &mut state);
+    let namespaces: HashSet<&str> = pods.keys().filter_map(|uid| snapshot.workload(uid)).map(|workload| &*workload.namespace).collect();
+    state.egress_ports = snapshot.ports_by_name(|service| namespaces.iter().any(|namespace| service.is_known_to(namespace)));
     let settings = snapshot.settings();
     state.excluded_ports.extend(&settings.excluded_ports);
     state.excluded_cidrs.extend(settings.excluded_cidrs.iter().map(|net| {
@@ -224,6 +226,10 @@ fn services(snapshot: &Snapshot, registry: &mut Registry, state: &mut KernelStat
         let number = registry.services.number(&service.name);
         for ip in &service.addresses {
             for port in &service.ports {
+                if service.entry.is_some() {
+                    outside(snapshot, service, std::net::SocketAddr::new(*ip, port.port), number, state);
+                    continue;
+                }
                 let list = endpoints(port, ip.is_ipv4());
                 let flags = if snapshot.is_routed(&service.name, port.port) { SERVICE_VIA_AGENT } else { 0 };
                 let entry = if list.is_empty() {
@@ -237,6 +243,14 @@ fn services(snapshot: &Snapshot, registry: &mut Registry, state: &mut KernelStat
                 state.services.insert(Endpoint::new(Addr::from(*ip), port.port), entry);
             }
         }
+    }
+}
+
+/// An address of a host of a ServiceEntry. Of several hosts that have it the kernel knows one: the agent tells them apart.
+fn outside(snapshot: &Snapshot, service: &Service, address: std::net::SocketAddr, number: u32, state: &mut KernelState) {
+    if snapshot.service_at(address).is_some_and(|(first, _)| first.name == service.name) {
+        let entry = ServiceEntry { service: number, list: 0, count: 0, flags: SERVICE_VIA_AGENT | SERVICE_OUTSIDE };
+        state.services.insert(Endpoint::new(Addr::from(address.ip()), address.port()), entry);
     }
 }
 
@@ -258,3 +272,6 @@ pub fn forget(snapshot: &Snapshot, state: &KernelState, registry: &mut Registry)
     registry.identities.retain_numbers(|number| identities.contains(&number));
     registry.lists.retain_numbers(|number| state.lists.contains_key(&number));
 }
+
+#[cfg(test)]
+mod tests;

@@ -26,6 +26,7 @@ pub struct Maps {
     members: HashMap<MapData, Member, u32>,
     excluded_ports: HashMap<MapData, u32, u32>,
     excluded_cidrs: LpmTrie<MapData, CidrData, u32>,
+    egress_ports: HashMap<MapData, u32, u32>,
     listeners: SockHash<MapData, Addr>,
     own: SkStorage<MapData, u32>,
 }
@@ -80,6 +81,7 @@ impl Maps {
             members: take(ebpf, map::IDENTITY_SETS)?,
             excluded_ports: take(ebpf, map::EXCLUDED_PORTS)?,
             excluded_cidrs: take(ebpf, map::EXCLUDED_CIDRS)?,
+            egress_ports: take(ebpf, map::EGRESS_PORTS)?,
             listeners: take(ebpf, map::LISTENERS)?,
             own: take(ebpf, map::OWN_LISTENERS)?,
         })
@@ -127,6 +129,7 @@ impl Maps {
         state.policies.extend(self.policies.iter().flatten().map(|(k, v)| (k, std::sync::Arc::new(v))));
         state.members.extend(self.members.keys().flatten());
         state.excluded_ports.extend(self.excluded_ports.keys().flatten().map(|p| p as u16));
+        state.egress_ports.extend(self.egress_ports.keys().flatten().map(|p| p as u16));
         state.excluded_cidrs.extend(self.excluded_cidrs.keys().flatten().map(|k| (k.prefix_len() as u8, Addr(k.data()))));
         state
     }
@@ -158,6 +161,8 @@ impl Maps {
                 Ok(())
             }
             Change::IncludeCidr(p, a) => unless_absent(map::EXCLUDED_CIDRS, self.excluded_cidrs.remove(&CidrKey::new(u32::from(*p), a.0))),
+            Change::WatchPort(p) => at(map::EGRESS_PORTS, self.egress_ports.insert(u32::from(*p), 1, 0)),
+            Change::UnwatchPort(p) => unless_absent(map::EGRESS_PORTS, self.egress_ports.remove(&u32::from(*p))),
             Change::IncludePort(p) => unless_absent(map::EXCLUDED_PORTS, self.excluded_ports.remove(&u32::from(*p))),
             Change::ForgetMember(m) => unless_absent(map::IDENTITY_SETS, self.members.remove(m)),
             Change::ForgetPolicy(k) => unless_absent(map::POLICIES, self.policies.remove(k)),

@@ -31,6 +31,8 @@ pub struct KernelState {
     pub excluded_ports: BTreeSet<u16>,
     /// Destination ranges that are left alone: prefix over 128 bits, address.
     pub excluded_cidrs: BTreeSet<(u8, Addr)>,
+    /// Ports at which the agent takes connections to addresses of nobody that is known.
+    pub egress_ports: BTreeSet<u16>,
 }
 
 impl KernelState {
@@ -60,6 +62,8 @@ pub enum Change {
     ExcludePort(u16),
     /// Insert.
     ExcludeCidr(u8, Addr),
+    /// Insert.
+    WatchPort(u16),
     /// Insert all endpoints of a list.
     List(u32, Arc<[Endpoint]>),
     /// Insert or replace.
@@ -81,6 +85,8 @@ pub enum Change {
     /// Remove.
     IncludePort(u16),
     /// Remove.
+    UnwatchPort(u16),
+    /// Remove.
     ForgetMember(Member),
     /// Remove.
     ForgetPolicy(u32),
@@ -93,6 +99,7 @@ pub fn diff(now: &KernelState, want: &KernelState) -> Vec<Change> {
     changed(&now.policies, &want.policies, |k, v| changes.push(Change::Policy(*k, v.clone())));
     changes.extend(want.excluded_ports.difference(&now.excluded_ports).map(|p| Change::ExcludePort(*p)));
     changes.extend(want.excluded_cidrs.difference(&now.excluded_cidrs).map(|(p, a)| Change::ExcludeCidr(*p, *a)));
+    changes.extend(want.egress_ports.difference(&now.egress_ports).map(|p| Change::WatchPort(*p)));
     changed(&now.workloads, &want.workloads, |k, v| changes.push(Change::Workload(*k, *v)));
     changed(&now.pods, &want.pods, |k, v| changes.push(Change::Pod(*k, *v)));
     changed(&now.lists, &want.lists, |k, v| changes.push(Change::List(*k, v.clone())));
@@ -104,6 +111,7 @@ pub fn diff(now: &KernelState, want: &KernelState) -> Vec<Change> {
     gone(&now.lists, &want.lists, |k, v| changes.push(Change::ForgetList(*k, v.len() as u32)));
     changes.extend(now.excluded_cidrs.difference(&want.excluded_cidrs).map(|(p, a)| Change::IncludeCidr(*p, *a)));
     changes.extend(now.excluded_ports.difference(&want.excluded_ports).map(|p| Change::IncludePort(*p)));
+    changes.extend(now.egress_ports.difference(&want.egress_ports).map(|p| Change::UnwatchPort(*p)));
     gone(&now.policies, &want.policies, |k, _| changes.push(Change::ForgetPolicy(*k)));
     changes.extend(now.members.difference(&want.members).map(|m| Change::ForgetMember(*m)));
     changes

@@ -30,11 +30,11 @@ use crate::route::serve::{Service, serve};
 use crate::route::{filter, first, matches, reply, request, upgrade};
 use crate::upstream::copy;
 use crate::upstream::copy::pipe::End;
-use crate::upstream::http::{ConnectionKey, HttpPools, IDLE, Lease, Terms};
+use crate::upstream::http::{ConnectionKey, HttpPools, IDLE, Lease, STREAMS, Terms};
 
 /// For how long a client may be silent until it is taken for one whose server speaks first.
 const SILENCE: Duration = Duration::from_secs(1);
-const TERMS: Terms = Terms { idle: IDLE, max_requests: None, max_age: None };
+const TERMS: Terms = Terms { idle: IDLE, max_requests: None, max_age: None, max_streams: Some(STREAMS) };
 /// Connections to the application that may turn out to be closed before a new one is opened.
 const STALE: u32 = 2;
 
@@ -143,11 +143,12 @@ where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let drain = judged.inbound.worker.drain_watch();
+    let manners = judged.inbound.worker.shared.manners();
     let http2 = protocol == Protocol::Http2;
     let first = Cell::new(judged.application.take());
     let requests = Rc::new(Requests { judged, http2, first, kept: Rc::default() });
     let kept = requests.kept.clone();
-    let told = serve(stream, http2, requests, drain, ending).await;
+    let told = serve(stream, http2, requests, manners, drain, ending).await;
     kept.close();
     told
 }
@@ -167,8 +168,13 @@ impl Service for Requests {
         let refused = match admitted {
             Ok(_permit) => {
                 let protocol = request::strip(&mut parts.headers);
-                let original = Original::new(body, seen.clone(), false);
-                match self.send(&parts, &original, protocol.as_ref()).await {
+                if let Some(span) = &record.span {
+                    span.hop.write(&mut parts.headers);
+                }
+                // An application that ends a connection of HTTP/2 says what it has not looked at: that is sent again.
+                let idle = self.judged.inbound.worker.shared.http_body_idle_timeout;
+                let original = Original::new(body, seen.clone(), self.http2, idle);
+                match self.send(&mut parts, &original, protocol.as_ref()).await {
                     Ok((mut response, lease)) => {
                         if let Some(standing) = &standing {
                             reply::rate_limit(response.headers_mut(), standing);
@@ -196,8 +202,11 @@ impl Service for Requests {
 impl Requests {
     fn record(&self, parts: &Parts, grpc: bool) -> RequestRecorder {
         let mut connection = self.judged.connection.clone();
-        let traceparent = parts.headers.get("traceparent").and_then(|value| value.to_str().ok());
-        connection.trace_id = traceparent.and_then(trace::trace_id).or(connection.trace_id);
+        let telemetry = &self.judged.inbound.worker.shared.telemetry;
+        let hop = trace::Hop::of(&parts.headers, telemetry.spans().sampler(), || (rand::random(), rand::random()));
+        if hop.is_sampled() || hop.has_begun() {
+            connection.trace_id = Some(hop.trace_id());
+        }
         let line = RequestLine {
             method: parts.method.as_str().into(),
             path: parts.uri.path().into(),
@@ -208,7 +217,9 @@ impl Requests {
             route: None,
             attempts: 1,
         };
-        RequestRecorder::new(&self.judged.inbound.worker.shared.telemetry, connection, line)
+        let mut record = RequestRecorder::new(telemetry, connection, line);
+        record.span = trace::Open::of(hop, &parts.headers, self.http2);
+        record
     }
 
     /// Policy.
@@ -238,22 +249,33 @@ impl Requests {
 
     async fn send(
         &self,
-        parts: &Parts,
+        parts: &mut Parts,
         original: &Original,
         protocol: Option<&http::HeaderValue>,
     ) -> Result<(Response<Incoming>, Lease), Outcome> {
+        let idempotent = matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS);
         let mut stale = 0;
         loop {
             let mut lease = self.lease().await?;
-            let mut head = parts.clone();
-            request::address(&mut head, self.http2, protocol)?;
-            head.extensions.clear();
-            let reused = lease.reused;
+            let reused = lease.reused && stale < STALE;
+            let (mut head, ()) = Request::new(()).into_parts();
+            head.method = parts.method.clone();
+            head.uri = parts.uri.clone();
+            // Over a new connection there is one attempt only.
+            head.headers = if reused { parts.headers.clone() } else { std::mem::take(&mut parts.headers) };
+            request::address(&mut head, self.http2, false, protocol)?;
             match lease.send(Request::from_parts(head, original.attempt())).await {
-                Ok(response) => return Ok((response, lease)),
+                Ok(response) => {
+                    original.answered();
+                    return Ok((response, lease));
+                }
                 Err(failure) => {
-                    let idempotent = matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS) && !original.has_begun();
-                    if !(reused && stale < STALE && original.can_repeat() && (failure.unsent.is_some() || idempotent)) {
+                    if let Some(fault) = original.fault() {
+                        self.judged.inbound.worker.shared.requests.body_broke(&fault);
+                        return Err(fault);
+                    }
+                    let again = failure.unsent.is_some() || failure.leaving || idempotent && !original.has_begun();
+                    if !(reused && original.can_repeat() && again) {
                         return Err(failure.outcome);
                     }
                     stale += 1;
@@ -264,14 +286,25 @@ impl Requests {
 
     async fn lease(&self) -> Result<Lease, Outcome> {
         let Judged { inbound, client, server, .. } = &self.judged;
-        let key = ConnectionKey { client: inbound.pod.workload.uid.clone(), server: server.0, workload: None, http2: self.http2 };
-        if let Some(lease) = self.kept.take(&key, TERMS) {
-            return Ok(lease);
+        let client_uid = inbound.pod.workload.uid.clone();
+        let key = ConnectionKey { client: client_uid, server: server.0, workload: None, http2: self.http2, service: None, tls: None };
+        let opening = match self.kept.taken_or_opening(&key, TERMS).await? {
+            Ok(lease) => return Ok(lease),
+            Err(opening) => opening,
+        };
+        let opened = self.open(key, *client, *server).await;
+        if let Some(opening) = opening {
+            opening.done(opened.as_ref().map(|_| ()).map_err(Outcome::clone));
         }
+        opened
+    }
+
+    async fn open(&self, key: ConnectionKey, client: ClientAddr, server: ServerAddr) -> Result<Lease, Outcome> {
+        let inbound = &self.judged.inbound;
         let stream = match self.first.take() {
             Some(first) => first,
             // Of several the first has the client's own port.
-            None => inbound.deliver(*client, *server).await?,
+            None => inbound.deliver(client, server).await?,
         };
         self.kept.over(&inbound.worker, key, stream, TERMS).await
     }

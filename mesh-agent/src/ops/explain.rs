@@ -15,19 +15,23 @@ mod server;
 mod value;
 mod way;
 
+use std::sync::Arc;
+
 use http::request::Parts;
 use mesh_model::snapshot::Snapshot;
 use serde_json::Value;
 
 use super::admin::{ActionError, Query};
 use crate::outcome::{Outcome, Side};
+use crate::policy::KeyStore;
 use find::{Place, Who};
 pub use question::Question;
 pub use value::{At, Backend, Encryption, Endpoint, Explanation, Object, Party, RequestLine, Step, Verdict};
 
 /// What the page takes.
 pub const USAGE: &str = "whether a connection or request would be allowed, by what, and where it would go: ?from=ns/pod|workload|IP, \
-                         to=ns/service|pod|workload[:port]|IP:port, port=N, method=GET, path=/x, header=name:value (repeated), sni=name";
+                         to=ns/service|pod|workload[:port]|IP:port|host:port|https://host, port=N, method=GET, path=/x, \
+                         header=name:value (repeated), sni=name";
 
 /// Why there is no answer.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -50,16 +54,16 @@ impl From<Unanswered> for ActionError {
 }
 
 /// As [`page`], at this moment: tokens have an end.
-pub fn answer(snapshot: &Snapshot, query: &Query) -> Result<Value, ActionError> {
-    page(snapshot, query, std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs())
+pub fn answer(snapshot: &Snapshot, keys: &Arc<KeyStore>, query: &Query) -> Result<Value, ActionError> {
+    page(snapshot, keys, query, std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs())
 }
 
-/// The admin endpoint's page. `now` is in seconds since 1970, for tokens.
+/// The admin endpoint's page. `now` is in seconds since 1970, for tokens; `keys` are those of issuers that this agent has.
 ///
 /// # Errors
 /// The parameters are wrong, or what they name does not exist.
-pub fn page(snapshot: &Snapshot, query: &Query, now: u64) -> Result<Value, ActionError> {
-    let explanation = explain(snapshot, &Question::of(query, now)?)?;
+pub fn page(snapshot: &Snapshot, keys: &Arc<KeyStore>, query: &Query, now: u64) -> Result<Value, ActionError> {
+    let explanation = explain(snapshot, &Question::of(query, keys, now)?)?;
     serde_json::to_value(explanation).map_err(|error| ActionError::Failed(error.to_string()))
 }
 
@@ -120,7 +124,7 @@ fn outside(
         return steps.push(Step::failed(At::Backend, &Outcome::NoEndpoint, false));
     }
     let reach = |address| match hop::clear(snapshot, address, &source.address(address), "the client is not in the mesh") {
-        Ok(hop) => server::endpoint(snapshot, hop, request, question.now),
+        Ok(hop) => server::endpoint(snapshot, hop, request, question),
         Err(outcome) => server::unreachable(snapshot, address, &outcome, request.is_some()),
     };
     backends.push(Backend::whole(place.party().to_string(), targets.into_iter().map(reach).collect()));

@@ -72,6 +72,7 @@ pub(crate) fn connection() -> Connection {
         server: Some(address("10.2.0.7:8080")),
         dialled: Some(address("10.96.0.9:80")),
         trace_id: None,
+        upstream_tls: None,
     }
 }
 

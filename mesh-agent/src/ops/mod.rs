@@ -5,6 +5,7 @@
 //!                    │ finish(outcome) or Drop
 //!                    ├─► metrics   istio_tcp_*, nodemesh_policy_decisions        ─► :15020/metrics
 //!                    ├─► access    one line                                      ─► writer thread ─► stdout
+//!                    ├─► trace    a span, if its trace is sampled                ─► exporter ─► collector (requests)
 //!                    └─► live      removed from the list of living connections   ─► :15000/connections
 //! ```
 

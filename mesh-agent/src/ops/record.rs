@@ -12,6 +12,7 @@ use super::clock::{Clock, SystemClock};
 use super::live::{LiveConnection, LiveConnections};
 use super::metrics::labels::{ConnectionLabels, Reporter};
 use super::metrics::{Metrics, Series};
+use super::trace::Spans;
 use crate::conn::Meter;
 use crate::outcome::Outcome;
 
@@ -30,6 +31,8 @@ pub struct Connection {
     pub dialled: Option<SocketAddr>,
     /// Trace id, 32 hexadecimal digits. Claimed by the peer where it came with the tunnel.
     pub trace_id: Option<Arc<str>>,
+    /// The server's name in TLS that is begun here on the client's behalf.
+    pub upstream_tls: Option<Arc<str>>,
 }
 
 /// Where connections are recorded. One a process, shared by all workers.
@@ -37,6 +40,7 @@ pub struct Telemetry {
     metrics: Arc<Metrics>,
     access: Arc<AccessLog>,
     live: Arc<LiveConnections>,
+    spans: Arc<Spans>,
     clock: Arc<dyn Clock>,
     /// Of connections that are taken apart into requests: those are counted.
     uncounted: Arc<Series>,
@@ -54,7 +58,9 @@ impl Telemetry {
         let counted = live.clone();
         metrics.before_scrape(move |_| counted.count_bytes());
         let uncounted = metrics.uncounted();
-        Arc::new(Telemetry { metrics, access, live, clock, uncounted })
+        let spans = Spans::new();
+        spans.collect(&metrics);
+        Arc::new(Telemetry { metrics, access, live, spans, clock, uncounted })
     }
 
     /// The metrics.
@@ -70,6 +76,11 @@ impl Telemetry {
     /// The connections that live.
     pub fn live(&self) -> &Arc<LiveConnections> {
         &self.live
+    }
+
+    /// Spans of requests.
+    pub fn spans(&self) -> &Arc<Spans> {
+        &self.spans
     }
 
     /// The clock.

@@ -7,6 +7,7 @@ use std::time::Instant;
 use super::access::AccessLine;
 use super::metrics::requests::{RequestKey, RequestProtocol, RequestTotals};
 use super::record::{Connection, DryRun, Telemetry};
+use super::trace;
 use crate::outcome::Outcome;
 
 /// What the access log says of a request beyond its connection.
@@ -43,6 +44,8 @@ pub struct RequestRecorder {
     pub totals: RequestTotals,
     /// A policy in dry run that would have denied it.
     pub dry_run: Option<DryRun>,
+    /// Its span, if its trace is sampled.
+    pub span: Option<Box<trace::Open>>,
     outcome: Option<Outcome>,
 }
 
@@ -51,7 +54,8 @@ impl RequestRecorder {
     pub fn new(telemetry: &Arc<Telemetry>, connection: Connection, line: RequestLine) -> RequestRecorder {
         let started = telemetry.clock().now();
         let telemetry = telemetry.clone();
-        RequestRecorder { telemetry, started, connection, line, totals: RequestTotals::default(), dry_run: None, outcome: None }
+        let totals = RequestTotals::default();
+        RequestRecorder { telemetry, started, connection, line, totals, dry_run: None, span: None, outcome: None }
     }
 
     /// When it arrived.
@@ -104,5 +108,9 @@ impl Drop for RequestRecorder {
             },
             now,
         );
+        if let Some(open) = self.span.take() {
+            let (connection, line, end) = (self.connection.clone(), self.line.clone(), telemetry.clock().wall());
+            telemetry.spans().put(trace::Finished { open, connection, line, totals: self.totals, outcome, end });
+        }
     }
 }

@@ -1,7 +1,6 @@
 //! A connection to a Service for which some object asks for more than the kernel can do: what is spoken on it is found out, HTTP is taken
 //! apart into requests, and anything else goes as a whole to an endpoint that the rules and policies choose.
 
-use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -11,22 +10,20 @@ use mesh_model::route::Target;
 use mesh_model::snapshot::Snapshot;
 use tokio::net::TcpStream;
 
-use super::{connection, tunnel};
+use super::connection;
+use super::relay::Relay;
 use crate::agent::pods::LocalPod;
 use crate::conn::{ClientAddr, OrigDst};
+use crate::ops::Security;
 use crate::ops::record::Connection;
-use crate::ops::{PeerInfo, Security};
-use crate::outcome::{ConnectFailure, Outcome, RequestFailure};
+use crate::outcome::Outcome;
 use crate::route::asked::{self, Whole};
 use crate::route::detect::{Declared, Protocol};
 use crate::route::exchange::Client;
 use crate::route::tables::Turns;
 use crate::route::{first, serve};
-use crate::shared::{Worker, outcome_of, reset};
+use crate::shared::{Worker, reset};
 use crate::upstream::cluster::{Chosen, Cluster, ClusterName, Missing, Wish};
-use crate::upstream::health::Observation;
-use crate::upstream::resolve;
-use crate::upstream::{connect, copy};
 
 /// For how long a client of a port that declares nothing may be silent until it is taken for one whose server speaks first.
 const SILENCE: Duration = Duration::from_secs(1);
@@ -37,6 +34,14 @@ const HELLO: Duration = Duration::from_secs(10);
 pub struct Asked {
     here: asked::Asked,
     turns: Option<Arc<Turns>>,
+}
+
+impl Asked {
+    /// Of what is known to be asked for.
+    pub fn of(worker: &Worker, pod: &LocalPod, here: asked::Asked) -> Asked {
+        let turns = worker.shared.tables.get(&worker.shared.snapshot.load(), &here.service, here.port, &pod.workload.namespace);
+        Asked { here, turns }
+    }
 }
 
 /// What some object asks for, for this client; `None` if nothing does.
@@ -59,38 +64,51 @@ pub async fn serve(worker: Rc<Worker>, pod: Arc<LocalPod>, application: TcpStrea
         false => Ok(Protocol::Opaque),
         true => first::protocol(&application, silence).await,
     };
-    let whole = |worker: &Worker| Connection {
-        labels: crate::ops::ConnectionLabels {
-            service: Some(worker.shared.service(&here.service)),
-            security: Security::Unknown,
-            ..connection(worker, &pod, client, None, None).labels
-        },
-        dialled: Some(dialled.0),
-        ..connection(worker, &pod, client, None, None)
-    };
     let protocol = match protocol {
         Ok(protocol) => protocol,
         // Gone before it said anything.
-        Err(_) => return worker.shared.telemetry.refused(whole(&worker), Outcome::ClientReset),
+        Err(_) => return worker.shared.telemetry.refused(known(&worker, &pod, client, dialled, here), Outcome::ClientReset),
     };
     if here.is_taken_apart(protocol) {
         let http2 = protocol == Protocol::Http2;
-        let known = whole(&worker);
+        let known = known(&worker, &pod, client, dialled, here);
         let listed = worker.shared.telemetry.list(known.clone());
         let http = Client::new(worker.clone(), pod, client, dialled, here.service.clone(), here.port, http2, known);
         let live = listed.live().clone();
-        serve::serve(application, http2, http, worker.drain_watch(), async move { live.closed().await }).await;
+        serve::serve(application, http2, http, worker.shared.manners(), worker.drain_watch(), async move { live.closed().await }).await;
         return;
     }
     let name = match protocol {
         Protocol::Tls => first::server_name(&application, HELLO).await.ok().flatten(),
         _ => None,
     };
-    match backend(&worker, &pod, dialled, &asked, name.as_deref()) {
-        Ok((cluster, chosen)) => relay(&worker, &pod, application, client, dialled, &cluster, chosen).await,
+    self::whole(&worker, &pod, application, client, dialled, &asked, name.as_deref()).await;
+}
+
+/// What is known of it before it has a server.
+fn known(worker: &Worker, pod: &LocalPod, client: ClientAddr, dialled: OrigDst, here: &asked::Asked) -> Connection {
+    let mut known = connection(worker, pod, client, None, None);
+    known.labels.service = Some(worker.shared.service(&here.service));
+    known.labels.security = Security::Unknown;
+    known.dialled = Some(dialled.0);
+    known
+}
+
+/// Serves one that is not taken apart, to its end. `name` is the server name of its TLS.
+pub async fn whole(
+    worker: &Rc<Worker>,
+    pod: &Arc<LocalPod>,
+    application: TcpStream,
+    client: ClientAddr,
+    dialled: OrigDst,
+    asked: &Asked,
+    name: Option<&str>,
+) {
+    match backend(worker, pod, dialled, asked, name) {
+        Ok((cluster, chosen)) => Relay { worker, pod, client, dialled, cluster: &cluster, chosen }.run(application).await,
         Err(outcome) => {
             reset(application);
-            worker.shared.telemetry.refused(whole(&worker), outcome);
+            worker.shared.telemetry.refused(known(worker, pod, client, dialled, &asked.here), outcome);
         }
     }
 }
@@ -105,77 +123,21 @@ fn backend(
 ) -> Result<(Arc<Cluster>, Chosen), Outcome> {
     let snapshot = worker.shared.snapshot.load();
     let no_backend = || asked.here.no_backend();
-    let turn = match (asked.here.whole(name)?, &asked.turns) {
+    let client = pod.current(&snapshot);
+    let turn = match (asked.here.whole(&client, dialled.0.ip(), name)?, &asked.turns) {
         (Whole::Own(target), _) => Some(target),
-        (Whole::Tcp(rule), Some(turns)) => turns.tcp(rule).map(|backend| backend.target.clone()),
+        (Whole::Tcp(number, rule), Some(turns)) => turns.tcp(number, rule).map(|backend| backend.target.clone()),
         (Whole::Tls(number, rule), Some(turns)) => turns.tls(number, rule).map(|backend| backend.target.clone()),
         (_, None) => None,
     };
     let target = turn.ok_or_else(no_backend)?;
     let Target::Service { service, port, subset } = target else { return Err(no_backend()) };
     let name = ClusterName { service, port, subset, v4: dialled.0.is_ipv4() };
-    let cluster = worker.shared.clusters.get(&snapshot, &pod.current(&snapshot), &name).map_err(Missing::outcome)?;
+    let cluster = worker.shared.clusters.get(&snapshot, &client, &name).map_err(Missing::outcome)?;
     if let Some(outcome) = cluster.refusal() {
         return Err(outcome);
     }
     let wish = Wish { dialled: Some(dialled.0), ..Wish::default() };
     let chosen = cluster.choose(Instant::now(), wish).ok_or(Outcome::NoEndpoint)?;
     Ok((cluster, chosen))
-}
-
-async fn relay(
-    worker: &Rc<Worker>,
-    pod: &Arc<LocalPod>,
-    application: TcpStream,
-    client: ClientAddr,
-    dialled: OrigDst,
-    cluster: &Arc<Cluster>,
-    chosen: Chosen,
-) {
-    let server = chosen.server.clone();
-    let service = Some(cluster.name.service.clone());
-    let bounds = cluster.bounds(&pod.workload.uid);
-    // There is no waiting for connections that are not parsed: over the bound they are refused at once.
-    let place = bounds.now();
-    if let Some(workload) = server.workload.as_ref().filter(|workload| workload.enrolled) {
-        let target = resolve::Target { dialled, server: server.address, workload: workload.clone(), service };
-        if place.is_none() {
-            reset(application);
-            let overflow = Outcome::Request(RequestFailure::Overflow { bound: "maxConnections" });
-            return worker.shared.telemetry.refused(connection(worker, pod, client, None, Some(&target)), overflow);
-        }
-        return tunnel(worker, pod, application, client, target).await;
-    }
-    let mut known = connection(worker, pod, client, None, None);
-    known.server = Some(server.address.0);
-    known.dialled = Some(dialled.0);
-    known.labels.service = Some(worker.shared.service(&cluster.name.service));
-    known.labels.destination = PeerInfo { workload: server.workload.clone(), identity: None };
-    known.labels.security = Security::None;
-    let recorder = worker.shared.telemetry.open(known);
-    if place.is_none() {
-        reset(application);
-        return recorder.finish(Outcome::Request(RequestFailure::Overflow { bound: "maxConnections" }));
-    }
-    let Some(local) = pod.address(server.address.0.ip()) else {
-        reset(application);
-        return recorder.finish(Outcome::AddressFamily);
-    };
-    let limit = cluster.policy.pool.connect_timeout.unwrap_or(worker.shared.connect_timeout);
-    let upstream = match connect::plain(&pod.netns, local, server.address, limit).await {
-        Ok(upstream) => upstream,
-        Err(error) => {
-            chosen.observe(Instant::now(), Observation::LocalFailure);
-            reset(application);
-            return recorder.finish(Outcome::ConnectFailed { failure: ConnectFailure::from_io(&error), detail: error.to_string().into() });
-        }
-    };
-    chosen.observe(Instant::now(), Observation::Success);
-    let told = RefCell::new(None);
-    let ending = async {
-        *told.borrow_mut() = Some(recorder.live().closed().await);
-    };
-    let idle = cluster.policy.pool.tcp_idle_timeout.or(worker.shared.tunnel.stream_idle_timeout);
-    let ended = copy::relay(application, upstream, recorder.meter(), ending, idle).await;
-    recorder.finish(outcome_of(ended.how, told.take()));
 }

@@ -1,7 +1,6 @@
 //! The table: one match over every outcome, without a wildcard, so that a new one cannot be forgotten.
 
 use std::borrow::Cow;
-use std::fmt;
 
 use http::StatusCode;
 use mesh_model::service::NamespacedName;
@@ -97,6 +96,15 @@ pub(super) fn of(outcome: &Outcome) -> Meaning {
             Us,
             "A process runs in the pods' cgroup in a network namespace that no pod announced: look whether the agent sees the pod \
              (/workloads) and whether the CNI plug-in is installed.",
+        ),
+        Outcome::Unregistered { .. } => row(
+            "registry_only",
+            F::Deny,
+            Level::INFO,
+            DENIED,
+            User,
+            "outboundTrafficPolicy is REGISTRY_ONLY (Mesh default): make a ServiceEntry for the host that the client's namespace knows, or \
+             set ALLOW_ANY.",
         ),
         Outcome::Incomplete => row(
             "incomplete",
@@ -230,6 +238,7 @@ pub(super) fn of(outcome: &Outcome) -> Meaning {
         Outcome::ClosedByOperator => {
             row("closed_by_operator", F::LocalReset, Level::INFO, AWAY, User, "Someone closed it through the agent's admin endpoint.")
         }
+        Outcome::Upstream(failure) => failure.meaning(),
         Outcome::Request(failure) => failure.meaning(),
         Outcome::Internal { .. } => row(
             "internal",
@@ -443,53 +452,5 @@ fn refused(status: u16) -> Meaning {
             Blame::User,
             "The destination's node could not reach the application: look whether it listens, and at that node's access log.",
         ),
-    }
-}
-
-pub(super) fn describe(outcome: &Outcome, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    let deny = |f: &mut fmt::Formatter<'_>, reason: &DenyReason, policy: &Option<NamespacedName>| match (reason, policy) {
-        (DenyReason::DenyPolicy, Some(policy)) => write!(f, "denied by policy {policy}"),
-        (DenyReason::DenyPolicy, None) => write!(f, "denied by a policy"),
-        (DenyReason::NoAllowPolicy, _) => write!(f, "no ALLOW policy matches"),
-        (DenyReason::InvalidPolicy, Some(policy)) => write!(f, "policy {policy} can't be understood"),
-        (DenyReason::InvalidPolicy, None) => write!(f, "a policy can't be understood"),
-        (DenyReason::NoRules, _) => write!(f, "the destination's rules are not there"),
-    };
-    match outcome {
-        Outcome::Completed => write!(f, "completed"),
-        Outcome::Aborted => write!(f, "one side aborted it"),
-        Outcome::Incomplete => write!(f, "the kernel's maps are incomplete, so the destination cannot be told from one in the mesh"),
-        Outcome::ClientReset => write!(f, "the client reset the connection"),
-        Outcome::ServerReset => write!(f, "the server reset the connection"),
-        Outcome::PolicyDenied { reason, policy } => deny(f, reason, policy),
-        Outcome::MtlsRequired { policy: Some(policy) } => write!(f, "plaintext refused, PeerAuthentication {policy} demands mTLS"),
-        Outcome::MtlsRequired { policy: None } => write!(f, "plaintext refused, mTLS is demanded"),
-        Outcome::PolicyRevoked { reason, policy } => {
-            write!(f, "no longer allowed: ")?;
-            deny(f, reason, policy)
-        }
-        Outcome::PodHeld { side, awaited } => write!(f, "the {side}'s pod is held until there is {awaited}"),
-        Outcome::UnknownPod => write!(f, "the client's pod is unknown"),
-        Outcome::UnknownDestination => write!(f, "no workload here has the destination's address"),
-        Outcome::OwnPort => write!(f, "the port belongs to the mesh"),
-        Outcome::NoEndpoint => write!(f, "the service has no ready endpoint"),
-        Outcome::AddressFamily => write!(f, "the destination has no address of that family"),
-        Outcome::NoCertificate { detail } => write!(f, "no certificate for the pod: {detail}"),
-        Outcome::ConnectFailed { detail, .. } => write!(f, "can't connect to the application: {detail}"),
-        Outcome::TunnelDialFailed { detail, .. } => write!(f, "can't connect to the tunnel: {detail}"),
-        Outcome::TunnelHandshakeFailed { detail, .. } => write!(f, "the tunnel's handshake failed: {detail}"),
-        Outcome::TunnelRefused { status, detail: Some(detail) } => write!(f, "the peer refused with {status}: {detail}"),
-        Outcome::TunnelRefused { status, detail: None } => write!(f, "the peer refused with {status}"),
-        Outcome::TunnelLost { detail } => write!(f, "the tunnel was lost: {detail}"),
-        Outcome::PeerProtocol { detail } => write!(f, "protocol error of the peer: {detail}"),
-        Outcome::PeerTimeout { awaited } => write!(f, "the peer did not finish the {awaited} in time"),
-        Outcome::PeerStalled { side } => write!(f, "the {side} stopped reading"),
-        Outcome::IdleTimeout => write!(f, "idle for too long"),
-        Outcome::Overload { limit } => write!(f, "limit reached: {limit}"),
-        Outcome::PodGone { side } => write!(f, "the {side}'s pod is gone"),
-        Outcome::Drained => write!(f, "the agent stopped"),
-        Outcome::ClosedByOperator => write!(f, "closed by an operator"),
-        Outcome::Request(failure) => write!(f, "{failure}"),
-        Outcome::Internal { detail } => write!(f, "internal error: {detail}"),
     }
 }

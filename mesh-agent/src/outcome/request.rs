@@ -35,6 +35,8 @@ pub enum RequestFailure {
         /// Which.
         bound: &'static str,
     },
+    /// The retry that it needed is more than the Service's retry budget (XBackendTrafficPolicy) has left.
+    RetryBudget,
     /// It took longer than the rule, or the client's `grpc-timeout`, allows.
     TimedOut,
     /// The server, or the connection to it, ended without an answer.
@@ -52,13 +54,22 @@ pub enum RequestFailure {
         /// The last answer's status.
         status: u16,
     },
+    /// It was answered with a failure, and the bound on retries did not let it be tried again.
+    RetryOverflow {
+        /// The answer's status.
+        status: u16,
+    },
     /// The client's request cannot be understood, or could be understood in two ways.
     BadRequest {
         /// What is wrong with it.
         detail: Arc<str>,
     },
+    /// Its client sent nothing of its body for too long.
+    BodyTimedOut,
     /// A CONNECT, which is not forwarded.
     ConnectMethod,
+    /// The connection was made for a host of a ServiceEntry, and the request names one that has none.
+    Misdirected,
     /// A token of the request is not believed.
     Unauthenticated {
         /// Why, for the log.
@@ -87,14 +98,19 @@ impl RequestFailure {
         match self {
             RequestFailure::NoRoute => StatusCode::NOT_FOUND,
             RequestFailure::InvalidRoute { .. } => StatusCode::INTERNAL_SERVER_ERROR,
-            RequestFailure::Overflow { .. } | RequestFailure::UpstreamClosed { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            // The Gateway API's word for the budget, whatever the last attempt was answered.
+            RequestFailure::Overflow { .. } | RequestFailure::RetryBudget | RequestFailure::UpstreamClosed { .. } => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             RequestFailure::UpstreamProtocol { .. } => StatusCode::BAD_GATEWAY,
             RequestFailure::TimedOut => StatusCode::GATEWAY_TIMEOUT,
-            RequestFailure::RetriesUsedUp { status } | RequestFailure::FaultInjected { status, .. } => {
-                StatusCode::from_u16(*status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE)
-            }
+            RequestFailure::RetriesUsedUp { status }
+            | RequestFailure::RetryOverflow { status }
+            | RequestFailure::FaultInjected { status, .. } => StatusCode::from_u16(*status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE),
             RequestFailure::BadRequest { .. } => StatusCode::BAD_REQUEST,
+            RequestFailure::BodyTimedOut => StatusCode::REQUEST_TIMEOUT,
             RequestFailure::ConnectMethod => StatusCode::METHOD_NOT_ALLOWED,
+            RequestFailure::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             RequestFailure::Unauthenticated { .. } => StatusCode::UNAUTHORIZED,
             RequestFailure::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
         }
@@ -127,6 +143,12 @@ impl RequestFailure {
                 Blame::User,
                 "A bound of the DestinationRule's connectionPool was reached: the servers are too slow or too few, or the bound is too low.",
             ),
+            RequestFailure::RetryBudget => (
+                "retry_budget",
+                F::UpstreamOverflow,
+                Blame::User,
+                "So many requests fail that retries have used up the budget of the Service's XBackendTrafficPolicy: look at the servers first.",
+            ),
             RequestFailure::TimedOut => (
                 "request_timeout",
                 F::UpstreamTimeout,
@@ -148,6 +170,13 @@ impl RequestFailure {
             RequestFailure::RetriesUsedUp { .. } => {
                 ("retries_used_up", F::UpstreamRetryLimit, Blame::User, "Every attempt failed: look at the servers' logs.")
             }
+            // Envoy passes the answer on with this flag.
+            RequestFailure::RetryOverflow { .. } => (
+                "retry_overflow",
+                F::UpstreamOverflow,
+                Blame::User,
+                "The DestinationRule's maxRetries was reached, so it was not tried again: look at the servers' logs, or raise it.",
+            ),
             RequestFailure::BadRequest { .. } => (
                 "bad_request",
                 F::DownstreamProtocolError,
@@ -166,6 +195,18 @@ impl RequestFailure {
                 Blame::User,
                 "A RateLimit's budget is used up (rate_limit names it): let the client ask less often, or raise requests or burst.",
             ),
+            RequestFailure::BodyTimedOut => (
+                "request_body_timeout",
+                F::IdleTimeout,
+                Blame::Peer,
+                "The client sent nothing of its request's body for --http-body-idle-timeout: look at what holds it up.",
+            ),
+            RequestFailure::Misdirected => (
+                "misdirected",
+                F::NoRoute,
+                Blame::Peer,
+                "A connection to a host of a ServiceEntry carries requests for that host and others with entries: the client is to make another.",
+            ),
             RequestFailure::ConnectMethod => {
                 ("connect_method", F::DownstreamProtocolError, Blame::Peer, "CONNECT is for proxies; the mesh needs none to be named.")
             }
@@ -181,14 +222,18 @@ impl fmt::Display for RequestFailure {
             RequestFailure::InvalidRoute { detail } => write!(f, "the route leads nowhere: {detail}"),
             RequestFailure::FaultInjected { rule, .. } => write!(f, "an error that {rule} injects"),
             RequestFailure::Overflow { bound } => write!(f, "bound reached: {bound}"),
+            RequestFailure::RetryBudget => write!(f, "an attempt failed, and the Service's retry budget is used up"),
             RequestFailure::TimedOut => write!(f, "the request took too long"),
             RequestFailure::UpstreamClosed { detail } => write!(f, "the server gave no answer: {detail}"),
             RequestFailure::UpstreamProtocol { detail } => write!(f, "the server's answer is no HTTP: {detail}"),
             RequestFailure::RetriesUsedUp { status } => write!(f, "every attempt failed, the last with {status}"),
+            RequestFailure::RetryOverflow { status } => write!(f, "answered with {status}, and maxRetries does not let it be tried again"),
             RequestFailure::BadRequest { detail } => write!(f, "{detail}"),
             RequestFailure::Unauthenticated { detail, .. } => write!(f, "{detail}"),
             RequestFailure::RateLimited { limit, .. } => write!(f, "over RateLimit {limit}"),
+            RequestFailure::BodyTimedOut => write!(f, "the request's body took too long"),
             RequestFailure::ConnectMethod => write!(f, "CONNECT is not forwarded"),
+            RequestFailure::Misdirected => write!(f, "the request is for a host without a ServiceEntry, on a connection to one with"),
         }
     }
 }
@@ -199,6 +244,8 @@ impl Outcome {
         match self {
             Outcome::Request(failure) => failure.status(),
             Outcome::Internal { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+            // What Istio's BlackHoleCluster answers.
+            Outcome::Unregistered { .. } => StatusCode::BAD_GATEWAY,
             denial if denial.is_denial() => StatusCode::FORBIDDEN,
             _ => StatusCode::SERVICE_UNAVAILABLE,
         }

@@ -19,6 +19,8 @@ fn all() -> Vec<Outcome> {
         Outcome::PodHeld { side: Side::Client, awaited: detail.clone() },
         Outcome::PodHeld { side: Side::Server, awaited: detail.clone() },
         Outcome::UnknownPod,
+        Outcome::Unregistered { host: None },
+        Outcome::Unregistered { host: Some(detail.clone()) },
         Outcome::UnknownDestination,
         Outcome::OwnPort,
         Outcome::NoEndpoint,
@@ -42,6 +44,9 @@ fn all() -> Vec<Outcome> {
         Outcome::Incomplete,
         Outcome::Internal { detail: detail.clone() },
     ];
+    use UpstreamFailure as U;
+    let (files, certificate) = (U::TlsFiles { detail: detail.clone() }, U::TlsCertificate { detail: detail.clone() });
+    all.extend([files, certificate, U::TlsHandshake { detail: detail.clone() }, U::Expired].map(Outcome::Upstream));
     for reason in [DenyReason::DenyPolicy, DenyReason::NoAllowPolicy, DenyReason::InvalidPolicy, DenyReason::NoRules] {
         for policy in [None, Some(name("shop/only-frontend"))] {
             all.push(Outcome::PolicyDenied { reason, policy });
@@ -67,6 +72,7 @@ fn all() -> Vec<Outcome> {
     }
     let standing = crate::policy::limits::Standing { limit: 5, remaining: 0, reset: Default::default(), retry_after: None };
     all.push(Outcome::Request(RequestFailure::RateLimited { limit: name("shop/orders"), standing }));
+    all.push(Outcome::Request(RequestFailure::RetryBudget));
     all
 }
 

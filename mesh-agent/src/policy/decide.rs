@@ -8,9 +8,10 @@ use std::sync::Arc;
 use mesh_common::policy::Facts;
 use mesh_common::verdict::NO_POLICY;
 use mesh_model::identity::Identity;
-use mesh_model::jwt::JwtError;
+use mesh_model::jwt::{JwtError, KeyRing};
 use mesh_model::policy::http::{ConnectionDecision, ConnectionFacts, DenyReason, DryRunDenial, Headers, HttpPolicy, RequestFacts};
 use mesh_model::policy::path::NormalPath;
+use mesh_model::policy::request_authentication::KeyLocation;
 use mesh_model::policy::{CompiledPolicy, MtlsMode, MtlsModes, SetInterner, compile};
 use mesh_model::service::NamespacedName;
 use mesh_model::snapshot::Snapshot;
@@ -52,7 +53,8 @@ enum Inner {
 }
 
 impl WorkloadPolicy {
-    /// What a snapshot has in force for a workload, but its limits; see [`WorkloadPolicy::limited`].
+    /// What a snapshot has in force for a workload, but its limits and keys that are fetched; see [`WorkloadPolicy::limited`] and
+    /// [`WorkloadPolicy::keyed`].
     pub fn of(snapshot: &Snapshot, workload: &Workload, interner: &mut SetInterner) -> Self {
         let effective = snapshot.policies_for(workload);
         let (compiled, http) = (compile(&effective, interner), HttpPolicy::compile(&effective));
@@ -69,6 +71,14 @@ impl WorkloadPolicy {
     pub fn limited(mut self, of: Option<Limits>) -> Self {
         if let Inner::Rules { limits, .. } = &mut self.0 {
             *limits = of;
+        }
+        self
+    }
+
+    /// The same, with the places of the keys of tokens that are fetched; without it none of those issuers is believed.
+    pub fn keyed(mut self, ring: &dyn Fn(&KeyLocation) -> Arc<dyn KeyRing>) -> Self {
+        if let Inner::Rules { tokens, .. } = &mut self.0 {
+            *tokens = tokens.take().map(|tokens| tokens.keyed(ring));
         }
         self
     }

@@ -2,11 +2,13 @@
 
 pub mod carried;
 pub mod decide;
+pub mod keys;
 pub mod lending;
 pub mod limits;
 pub mod live;
 pub mod tokens;
 
 pub use decide::{Denial, DenialReason, DryRun, Peer, Permit, Transport, WorkloadPolicy, decide};
+pub use keys::KeyStore;
 pub use limits::Limits;
 pub use live::Live;

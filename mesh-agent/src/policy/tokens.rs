@@ -1,5 +1,6 @@
 //! The tokens of requests (RequestAuthentication): whom they name, and what the server is given of them.
 
+use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, OnceLock};
 
@@ -7,18 +8,20 @@ use http::header::{AUTHORIZATION, COOKIE, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Uri};
-use mesh_model::jwt::{Authenticator, Jwks, Place, Verified};
+use mesh_model::jwt::{Authenticator, FixedKeys, Jwks, KeyRing, Place, Verified};
 use mesh_model::policy::http::{Claims, Headers};
-use mesh_model::policy::request_authentication::KeySource;
+use mesh_model::policy::request_authentication::{KeyLocation, KeySource};
 use mesh_model::policy::{JwtRule, RequestAuthentication};
 use serde_json::Value;
 
 use super::decide::{Denial, DenialReason};
 
-/// Whose tokens are believed at a workload. Equal values decide equally.
+/// Whose tokens are believed at a workload. Equal values decide equally, but for keys that are fetched: those change in their slots.
 #[derive(Clone, Debug)]
 pub struct Tokens {
     effective: Vec<Arc<RequestAuthentication>>,
+    /// Where the keys are that do not stand in the rules.
+    fetched: HashMap<KeyLocation, Arc<dyn KeyRing>>,
     /// Made when the first request comes: parsing keys costs, and most configurations replace an equal one.
     authenticator: Arc<OnceLock<Option<Authenticator>>>,
 }
@@ -67,13 +70,32 @@ impl Headers for Lines<'_> {
 }
 
 impl Tokens {
-    /// `None` if no RequestAuthentication holds.
+    /// `None` if no RequestAuthentication holds. Of keys that are to be fetched it has none; see [`Tokens::keyed`].
     pub fn of(effective: Vec<Arc<RequestAuthentication>>) -> Option<Tokens> {
-        (!effective.is_empty()).then(|| Tokens { effective, authenticator: Arc::default() })
+        (!effective.is_empty()).then(|| Tokens { effective, fetched: HashMap::new(), authenticator: Arc::default() })
+    }
+
+    /// The same, with the places of the keys that are fetched.
+    pub fn keyed(self, ring: &dyn Fn(&KeyLocation) -> Arc<dyn KeyRing>) -> Tokens {
+        let fetched = self.locations().map(|location| (location.clone(), ring(&location))).collect();
+        Tokens { fetched, effective: self.effective, authenticator: Arc::default() }
+    }
+
+    /// From where its keys come, as far as they are fetched.
+    pub fn locations(&self) -> impl Iterator<Item = KeyLocation> + '_ {
+        self.effective.iter().flat_map(|policy| &policy.rules).filter_map(|rule| rule.location())
     }
 
     fn authenticator(&self) -> Option<&Authenticator> {
-        self.authenticator.get_or_init(|| Authenticator::new(&self.effective, keys)).as_ref()
+        self.authenticator.get_or_init(|| Authenticator::new(&self.effective, |rule| self.ring(rule))).as_ref()
+    }
+
+    fn ring(&self, rule: &JwtRule) -> Arc<dyn KeyRing> {
+        match rule.location().map(|location| self.fetched.get(&location)) {
+            Some(Some(ring)) => ring.clone(),
+            Some(None) => Arc::new(FixedKeys::Err("mesh-control is not asked for them".into())),
+            None => Arc::new(inline(rule)),
+        }
     }
 
     /// Verifies the request's tokens and brings its headers into the form that policies and the server see: what only this agent may say is
@@ -100,21 +122,13 @@ impl Tokens {
     }
 }
 
-/// The keys of a rule. Those that would have to be fetched are not there.
-fn keys(rule: &JwtRule) -> Option<Arc<Jwks>> {
-    match &rule.keys {
-        KeySource::Inline(text) => match Jwks::parse(text.as_bytes()) {
-            Ok(keys) => Some(Arc::new(keys)),
-            Err(error) => {
-                tracing::error!(issuer = %rule.issuer, %error, "the keys of a RequestAuthentication are no JWKS; no token of the issuer is believed");
-                None
-            }
-        },
-        KeySource::Uri(_) | KeySource::Discovery => {
-            tracing::error!(issuer = %rule.issuer, "fetching an issuer's keys is not supported; no token of it is believed: write them into jwks");
-            None
-        }
-    }
+/// The keys that stand in a rule.
+fn inline(rule: &JwtRule) -> FixedKeys {
+    let KeySource::Inline(text) = &rule.keys else { return Err("they do not stand in the rule".into()) };
+    Jwks::parse(text.as_bytes()).map(Arc::new).map_err(|error| {
+        tracing::error!(issuer = %rule.issuer, %error, "the keys of a RequestAuthentication are no JWKS; no token of the issuer is believed");
+        error.to_string().into()
+    })
 }
 
 fn take_out(parts: &mut Parts, place: &Place) {

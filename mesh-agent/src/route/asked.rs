@@ -1,10 +1,10 @@
 //! What is asked of the connections of one client to a Service's port: whether the agent looks into them, and where they go as a whole. Pure.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use mesh_model::route::{RouteTable, Target, TcpRule, TlsRule};
-use mesh_model::service::NamespacedName;
+use mesh_model::service::{NamespacedName, Service, ServicePort};
 use mesh_model::snapshot::Snapshot;
 use mesh_model::workload::Workload;
 
@@ -31,8 +31,8 @@ pub struct Asked {
 pub enum Whole<'t> {
     /// To the Service that was dialled.
     Own(Target),
-    /// To a backend of this rule.
-    Tcp(&'t TcpRule),
+    /// To a backend of this rule, with its number in the table.
+    Tcp(usize, &'t TcpRule),
     /// To a backend of this rule, with its number in the table.
     Tls(usize, &'t TlsRule),
 }
@@ -40,14 +40,22 @@ pub enum Whole<'t> {
 impl Asked {
     /// What some object asks for, for this client of what it dialled; `None` if nothing does, for any client.
     pub fn of(snapshot: &Snapshot, client: &Workload, dialled: SocketAddr) -> Option<Asked> {
-        let (service, port) = snapshot.service_at(dialled)?;
+        let (service, port) = snapshot.meant_by(&client.namespace, dialled)?;
         if !snapshot.is_routed(&service.name, port.port) {
             return None;
         }
+        Some(Asked::of_port(snapshot, client, service, port))
+    }
+
+    /// As [`Asked::of`], of a port that is known.
+    pub fn of_port(snapshot: &Snapshot, client: &Workload, service: &Service, port: &ServicePort) -> Asked {
         let table = snapshot.routes(&service.name, port.port).and_then(|routes| routes.table(&client.namespace)).cloned();
-        let of_others = table.is_none() && snapshot.traffic(client, &service.name, port.port, None).is_none();
+        let nothing =
+            || snapshot.traffic(client, &service.name, port.port, None).is_none() && snapshot.backend_session(&service.name).is_none();
+        // A host of a ServiceEntry is there for the agent alone: whoever knows it asks for it.
+        let of_others = service.entry.is_none() && table.is_none() && nothing();
         let declared = Declared::of(&port.app_protocol, &port.name);
-        Some(Asked { service: service.name.clone(), port: port.port, declared, table, of_others })
+        Asked { service: service.name.clone(), port: port.port, declared, table, of_others }
     }
 
     /// Whether the first bytes of a connection are looked at.
@@ -61,19 +69,22 @@ impl Asked {
             && matches!((protocol, self.table.as_deref()), (Protocol::Http1 | Protocol::Http2, None | Some(RouteTable::Http { .. })))
     }
 
-    /// Where a connection goes that is not taken apart, by the server name of its TLS if it has one.
+    /// Where a connection of a client goes that is not taken apart: by what it dialled, and by the server name of its TLS if it has one.
     ///
     /// # Errors
-    /// No rule is for that server name.
-    pub fn whole(&self, server_name: Option<&str>) -> Result<Whole<'_>, Outcome> {
+    /// The port has rules for server names, and none is for this one.
+    pub fn whole(&self, client: &Workload, dialled: IpAddr, server_name: Option<&str>) -> Result<Whole<'_>, Outcome> {
         match self.table.as_deref() {
             // Routes for requests say nothing of what is none.
             None | Some(RouteTable::Http { .. }) => Ok(Whole::Own(self.own())),
-            Some(RouteTable::Tcp(rule)) => Ok(Whole::Tcp(rule)),
+            Some(RouteTable::Tcp(rules)) => {
+                let found = rules.iter().enumerate().find(|(_, rule)| rule.scope.holds(client, dialled));
+                Ok(found.map_or_else(|| Whole::Own(self.own()), |(number, rule)| Whole::Tcp(number, rule)))
+            }
             Some(RouteTable::Tls(rules)) => {
                 let name = server_name.unwrap_or_default();
                 let fits = |rule: &TlsRule| rule.hosts.is_empty() || rule.hosts.iter().any(|host| names(host, name));
-                let found = rules.iter().enumerate().find(|(_, rule)| fits(rule));
+                let found = rules.iter().enumerate().find(|(_, rule)| fits(rule) && rule.scope.holds(client, dialled));
                 let (number, rule) = found.ok_or(Outcome::Request(RequestFailure::NoRoute))?;
                 Ok(Whole::Tls(number, rule))
             }

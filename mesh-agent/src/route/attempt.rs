@@ -7,25 +7,28 @@ use std::time::{Duration, Instant};
 
 use http::header::{HeaderName, HeaderValue};
 use http::request::Parts;
-use http::{Method, Request, Response};
+use http::{HeaderMap, Method, Request, Response};
 use hyper::body::Incoming;
 use mesh_model::route::{RetryPolicy, Target};
 use mesh_model::traffic::HashKey;
 use mesh_model::workload::Workload;
 
 use super::body::{Original, RequestBody, grpc_status};
-use super::exchange::{Client, Plan, left};
+use super::counters::RetryBound;
+use super::detect::Declared;
+use super::exchange::{Client, left};
+use super::plan::{Plan, Upstream};
 use super::retry::{Failure, Next, RetryState, is_retriable};
 use super::{request, session};
 use crate::ops::{PeerInfo, RequestRecorder, Security};
 use crate::outcome::{Outcome, RequestFailure};
 use crate::shared::Worker;
 use crate::upstream::balance::hash as table;
-use crate::upstream::bounds::Bounds;
 use crate::upstream::circuit::Guard;
 use crate::upstream::cluster::{Chosen, Cluster, Wish};
 use crate::upstream::health::{Event, Observation};
-use crate::upstream::http::{ConnectionKey, IDLE, Lease, OnBehalf, SendFailure, Server, Terms};
+use crate::upstream::http::{ConnectionKey, Dial, IDLE, Lease, OnBehalf, STREAMS, SendFailure, Server, Terms};
+use crate::upstream::originate::Offer;
 
 /// Connections of the pool that may turn out to be closed before a new one is opened.
 const STALE: u32 = 3;
@@ -35,9 +38,11 @@ pub struct Attempts<'a> {
     /// Whose request it is.
     pub client: &'a Rc<Client>,
     /// Where it goes.
-    pub cluster: &'a Arc<Cluster>,
-    /// Its head.
-    pub parts: &'a Parts,
+    pub upstream: &'a Upstream,
+    /// Its head. The last attempt that there can be takes the headers out of it.
+    pub parts: &'a mut Parts,
+    /// Whether the head is needed after the last attempt, for a copy.
+    pub copied: bool,
     /// Its body.
     pub original: &'a Original,
     /// What it asks to switch to.
@@ -81,27 +86,39 @@ struct Failed {
     stale: bool,
 }
 
+impl Failed {
+    /// Another attempt would come to the same, and the endpoint is not to blame.
+    fn at_once(outcome: Outcome) -> Failed {
+        Failed { outcome, failure: None, observation: None, stale: false }
+    }
+}
+
 impl Attempts<'_> {
     /// Makes them.
-    pub async fn run(&self, record: &mut RequestRecorder) -> Result<Done, Outcome> {
+    pub async fn run(mut self, record: &mut RequestRecorder) -> Result<Done, Outcome> {
         let worker = &self.client.worker;
-        let bounds = self.cluster.bounds(&self.client.pod.workload.uid);
+        let Upstream { cluster, bounds, .. } = self.upstream;
         let place = bounds.circuit.try_request().map_err(|_| overflow("http2MaxRequests"))?;
         let mut retries = RetryState::new(self.policy, self.deadline);
+        if let Some(budget) = &cluster.budget {
+            budget.request(Instant::now());
+        }
         let mut tried: Vec<usize> = Vec::new();
         let mut stale = 0;
         let mut retrying: Option<Guard> = None;
         loop {
             let wish = Wish { hash: self.hash, dialled: Some(self.client.dialled.0), session: self.session, tried: &tried };
-            let Some(chosen) = self.cluster.choose(Instant::now(), wish) else { return Err(Outcome::NoEndpoint) };
+            let Some(chosen) = cluster.choose(Instant::now(), wish) else { return Err(Outcome::NoEndpoint) };
             record.line.attempts += 1;
             record.connection.server = Some(chosen.server.address.0);
             self.name(record, chosen.server.workload.as_ref());
             let began = Instant::now();
             let try_deadline = self.try_timeout.map(|timeout| began + timeout).into_iter().chain(self.deadline).min();
-            let result = self.attempt(&chosen, &bounds, try_deadline, stale < STALE).await;
+            let again = retries.retries() < self.policy.attempts;
+            let tls = &mut record.connection.upstream_tls;
+            let result = self.attempt(&chosen, try_deadline, again, stale < STALE, tls).await;
             let now = Instant::now();
-            let worst = match result {
+            let at = match result {
                 Ok((response, lease, sent)) => {
                     // Without the time for a connection, which says nothing of the server's load.
                     chosen.answered(now, now.duration_since(sent));
@@ -117,12 +134,19 @@ impl Attempts<'_> {
                     );
                     let grpc = self.grpc.then(|| grpc_status(response.headers())).flatten();
                     let next = self.next(&mut retries, now, Failure::Status { status, grpc });
-                    match next {
+                    match self.bounded(next, now, &mut retrying) {
                         // The rule takes it for a failure and there is another attempt.
-                        Next::Retry { at } => Some(at),
-                        Next::GiveUp => {
+                        Ok(Some(at)) => at,
+                        // What a budget does not let is an answer of its own (GEP-3388).
+                        Err(RetryBound::Budget) => return Err(Outcome::Request(RequestFailure::RetryBudget)),
+                        // As in Envoy the answer is passed on if there may be no other.
+                        refused => {
                             let failed = record.line.attempts > 1 && is_retriable(&self.policy.on, Failure::Status { status, grpc });
-                            let presumed = failed.then_some(Outcome::Request(RequestFailure::RetriesUsedUp { status }));
+                            let presumed = match refused {
+                                Err(_) => Some(RequestFailure::RetryOverflow { status }),
+                                Ok(_) => failed.then_some(RequestFailure::RetriesUsedUp { status }),
+                            };
+                            let presumed = presumed.map(Outcome::Request);
                             let server = chosen.server.address.0;
                             let on_end = Box::new(move |_| drop((chosen, place, retrying)));
                             return Ok(Done { response, lease, deadline: try_deadline, server, presumed, on_end });
@@ -142,25 +166,36 @@ impl Attempts<'_> {
                         return Err(Outcome::Request(RequestFailure::TimedOut));
                     }
                     let next = failed.failure.map_or(Next::GiveUp, |failure| self.next(&mut retries, now, failure));
-                    match next {
-                        Next::Retry { at } => Some(at),
-                        Next::GiveUp => return Err(failed.outcome),
+                    match self.bounded(next, now, &mut retrying) {
+                        Ok(Some(at)) => at,
+                        Err(RetryBound::Budget) => return Err(Outcome::Request(RequestFailure::RetryBudget)),
+                        Ok(None) | Err(RetryBound::MaxRetries) => return Err(failed.outcome),
                     }
                 }
             };
-            if let Some(at) = worst {
-                tried.push(chosen.index());
-                drop(chosen);
-                drop(retrying.take());
-                let Ok(guard) = bounds.circuit.try_retry() else {
-                    worker.shared.requests.retry_refused();
-                    return Err(overflow("maxRetries"));
-                };
-                retrying = Some(guard);
-                worker.shared.requests.retried();
-                tokio::time::sleep(left(at)).await;
+            tried.push(chosen.index());
+            drop(chosen);
+            worker.shared.requests.retried();
+            tokio::time::sleep(left(at)).await;
+        }
+    }
+
+    /// When to try again, if so and if the bounds on retries let it: which of them does not.
+    fn bounded(&self, next: Next, now: Instant, retrying: &mut Option<Guard>) -> Result<Option<Instant>, RetryBound> {
+        let Next::Retry { at } = next else { return Ok(None) };
+        let Upstream { cluster, bounds, .. } = self.upstream;
+        // One that is under way already counts no more.
+        drop(retrying.take());
+        let guard = bounds.circuit.try_retry().map_err(|_| RetryBound::MaxRetries);
+        let within = |_: &Guard| cluster.budget.as_ref().is_none_or(|budget| budget.try_retry(now));
+        match guard.and_then(|guard| Some(guard).filter(within).ok_or(RetryBound::Budget)) {
+            Ok(guard) => *retrying = Some(guard),
+            Err(bound) => {
+                self.client.worker.shared.requests.retry_refused(bound);
+                return Err(bound);
             }
         }
+        Ok(Some(at))
     }
 
     fn next(&self, retries: &mut RetryState<'_>, now: Instant, failure: Failure) -> Next {
@@ -177,31 +212,29 @@ impl Attempts<'_> {
         labels.destination = PeerInfo { workload: workload.cloned(), identity: meshed.map(|workload| workload.identity.clone()) };
     }
 
+    /// One attempt. `again`: whether its failure may be followed by another; `may_be_stale`: whether a connection that turns out to be
+    /// closed may.
     async fn attempt(
-        &self,
+        &mut self,
         chosen: &Chosen,
-        bounds: &Arc<Bounds>,
         deadline: Option<Instant>,
+        again: bool,
         may_be_stale: bool,
+        tls_name: &mut Option<Arc<str>>,
     ) -> Result<(Response<Incoming>, Lease, Instant), Failed> {
-        let http2 = self.cluster.http2(self.client.http2) && self.upgrade.is_none();
-        let mut head = self.parts.clone();
-        request::address(&mut head, http2, self.upgrade).map_err(|outcome| Failed {
-            outcome,
-            failure: None,
-            observation: None,
-            stale: false,
-        })?;
-        // What belongs to the client's own connection.
-        head.extensions.clear();
+        let http2 = self.upstream.cluster.http2(self.client.http2) && self.upgrade.is_none();
         let work = async {
-            let traceparent = self.parts.headers.get("traceparent").and_then(|value| value.to_str().ok()).map(Arc::from);
-            let mut lease = lease(self.client, self.cluster, &chosen.server, bounds, http2, traceparent).await?;
-            let began = Instant::now();
-            let sent = lease.send(Request::from_parts(head, self.original.attempt())).await;
+            let mut lease = lease(self.client, self.upstream, &chosen.server, http2, &self.parts.headers, tls_name).await?;
             let reused = lease.reused;
-            match sent {
-                Ok(response) => Ok((response, lease, began)),
+            let needed = self.copied || (again && self.upgrade.is_none()) || (reused && may_be_stale);
+            let mut head = self.head(needed);
+            request::address(&mut head, lease.http2(), tls_name.is_some(), self.upgrade).map_err(Failed::at_once)?;
+            let began = Instant::now();
+            match lease.send(Request::from_parts(head, self.original.attempt())).await {
+                Ok(response) => {
+                    self.original.answered();
+                    Ok((response, lease, began))
+                }
                 Err(failure) => Err(self.failed(failure, reused && may_be_stale)),
             }
         };
@@ -218,15 +251,30 @@ impl Attempts<'_> {
         }
     }
 
+    /// The head for an attempt; without a copy of its headers if nothing can need them again. Extensions stay behind: they belong to the
+    /// client's own connection.
+    fn head(&mut self, needed: bool) -> Parts {
+        let (mut head, ()) = Request::new(()).into_parts();
+        head.method = self.parts.method.clone();
+        head.uri = self.parts.uri.clone();
+        head.headers = if needed { self.parts.headers.clone() } else { std::mem::take(&mut self.parts.headers) };
+        head
+    }
+
     fn failed(&self, failure: SendFailure, reused: bool) -> Failed {
-        let SendFailure { unsent, outcome, refused } = failure;
+        let SendFailure { unsent, outcome, refused, leaving } = failure;
+        // Its client broke the request off: no other server would see more of it, and this one is not to blame.
+        if let Some(outcome) = self.original.fault() {
+            self.client.worker.shared.requests.body_broke(&outcome);
+            return Failed::at_once(outcome);
+        }
         if outcome.is_denial() {
-            return Failed { outcome, failure: None, observation: None, stale: false };
+            return Failed::at_once(outcome);
         }
         // What is idempotent may be sent again over another connection if this one turns out to be closed (RFC 9110, 9.2.2).
         let idempotent =
             matches!(self.parts.method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE) && !self.original.has_begun();
-        if reused && self.original.can_repeat() && (unsent.is_some() || idempotent) {
+        if reused && self.original.can_repeat() && (unsent.is_some() || leaving || idempotent) {
             return Failed { outcome, failure: None, observation: None, stale: true };
         }
         let failure = if refused {
@@ -241,45 +289,84 @@ impl Attempts<'_> {
     }
 }
 
-/// A connection to the endpoint: one of the pool, or a new one if there may be one more, or the first that becomes free.
+/// A connection to the endpoint: one of the pool, or a new one if there may be one more, or the first that becomes free. `tls_name` is told the
+/// server's name if TLS is begun here.
 async fn lease(
     client: &Rc<Client>,
-    cluster: &Cluster,
+    upstream: &Upstream,
     server: &Server,
-    bounds: &Arc<Bounds>,
     http2: bool,
-    traceparent: Option<Arc<str>>,
+    headers: &HeaderMap,
+    tls_name: &mut Option<Arc<str>>,
 ) -> Result<Lease, Failed> {
-    let (worker, pod, pool) = (&client.worker, &client.pod, &cluster.policy.pool);
+    let (worker, pod, Upstream { cluster, bounds, .. }) = (&client.worker, &client.pod, upstream);
+    let pool = &cluster.policy.pool;
+    let host = worker.shared.service(&cluster.name.service).host;
+    let originator = cluster.originator(&pod.workload.namespace, &worker.shared.credentials);
+    let tls = match &originator {
+        Some(originator) => {
+            let now = Instant::now();
+            let authority = headers.get(http::header::HOST).and_then(|host| host.to_str().ok());
+            let secured = originator.secure(now, authority, &host).await.map_err(Failed::at_once)?;
+            *tls_name = Some(secured.name().clone());
+            Some((secured, originator.offer(now, http2, cluster.declared == Declared::Http2)))
+        }
+        None => None,
+    };
+    // Where HTTP/2 would be no use to offer, HTTP/1.1 is spoken.
+    let http2 = http2 && tls.as_ref().is_none_or(|(_, offer)| *offer != Offer::Http1);
     let key = ConnectionKey {
         client: pod.workload.uid.clone(),
         server: server.address.0,
         workload: server.workload.as_ref().map(|workload| workload.uid.clone()),
         http2,
+        service: Some(cluster.name.service.clone()),
+        tls: tls.as_ref().map(|(secured, _)| secured.key()),
     };
     let terms = Terms {
         idle: pool.http_idle_timeout.unwrap_or(IDLE),
         max_requests: pool.max_requests_per_connection,
         max_age: pool.max_connection_duration,
+        max_streams: pool.max_concurrent_streams.or(Some(STREAMS)),
+    };
+    let failed = |outcome: Outcome| match outcome.is_denial() {
+        true => Failed::at_once(outcome),
+        false => Failed { outcome, failure: Some(Failure::Connect), observation: Some(Observation::LocalFailure), stale: false },
+    };
+    let opening = match worker.http.taken_or_opening(&key, terms).await.map_err(failed)? {
+        Ok(lease) => return Ok(lease),
+        Err(opening) => opening,
     };
     // A bounded number of connections is shared by all workers; one for HTTP/2 each of them may always have.
-    let place = match bounds.place(http2, || worker.http.take(&key, terms)).await {
+    let spare = || http2 && !worker.http.shares(&key);
+    let place = match bounds.place(spare, || worker.http.take(&key, terms)).await {
         Ok(Ok(lease)) => return Ok(lease),
         Ok(Err(place)) => place,
-        Err(()) => return Err(Failed { outcome: overflow("http1MaxPendingRequests"), failure: None, observation: None, stale: false }),
+        Err(()) => return Err(Failed::at_once(overflow("http1MaxPendingRequests"))),
     };
-    let behalf = OnBehalf { client: client.address, host: Some(worker.shared.service(&cluster.name.service).host), traceparent };
-    let limit = pool.connect_timeout.unwrap_or(worker.shared.connect_timeout);
-    let opened = worker.http.open(worker, pod, key, server, &behalf, terms, limit, place).await;
-    opened.map_err(|outcome| {
-        let denied = outcome.is_denial();
-        Failed {
-            outcome,
-            failure: (!denied).then_some(Failure::Connect),
-            observation: (!denied).then_some(Observation::LocalFailure),
-            stale: false,
-        }
-    })
+    let traceparent = headers.get("traceparent").and_then(|value| value.to_str().ok()).map(Arc::from);
+    let dial = Dial {
+        worker,
+        pod,
+        key,
+        server,
+        behalf: OnBehalf { client: client.address, host: Some(host), traceparent },
+        terms,
+        limit: pool.connect_timeout.unwrap_or(worker.shared.connect_timeout),
+        keepalive: pool.keepalive.as_ref(),
+        tls,
+        place,
+        bounds: terms.max_streams.map(|_| bounds.clone()),
+    };
+    let opened = worker.http.open(dial).await;
+    if let Some(opening) = opening {
+        opening.done(opened.as_ref().map(|_| ()).map_err(Outcome::clone));
+    }
+    let lease = opened.map_err(failed)?;
+    if let Some(originator) = originator.filter(|_| http2 && !lease.http2()) {
+        originator.chose_http1(Instant::now());
+    }
+    Ok(lease)
 }
 
 /// Whether the server can have seen nothing of it, whatever was written.
@@ -292,6 +379,7 @@ fn never_arrived(outcome: &Outcome) -> bool {
             | Outcome::TunnelRefused { .. }
             | Outcome::NoCertificate { .. }
             | Outcome::AddressFamily
+            | Outcome::Upstream(_)
     )
 }
 
@@ -300,7 +388,7 @@ fn overflow(bound: &'static str) -> Outcome {
 }
 
 /// Tells the cluster, and log and metrics if that has a consequence.
-fn observe(worker: &Worker, chosen: &Chosen, now: Instant, observation: Observation) {
+pub fn observe(worker: &Worker, chosen: &Chosen, now: Instant, observation: Observation) {
     match chosen.observe(now, observation) {
         Some(Event::Ejected { key, reason, until, times }) => {
             worker.shared.requests.ejected(reason);
@@ -343,20 +431,19 @@ pub fn mirror(client: &Rc<Client>, plan: &Plan, target: &Target, parts: &Parts, 
     let (Target::Service { service, port, subset }, Some(body)) = (target, original.whole()) else {
         return shared.requests.mirror_skipped();
     };
-    let cluster = client.cluster(plan, service, *port, subset.as_ref()).ok().filter(|cluster| cluster.refusal().is_none());
-    let Some(cluster) = cluster else { return shared.requests.mirror_skipped() };
+    let upstream = plan.upstream(client, service, *port, subset.as_ref()).ok().filter(|upstream| upstream.cluster.refusal().is_none());
+    let Some(upstream) = upstream else { return shared.requests.mirror_skipped() };
     let (client, parts, tasks) = (client.clone(), parts.clone(), client.worker.connections.clone());
     tasks.spawn_local(async move {
+        let cluster = &upstream.cluster;
         let Some(chosen) = cluster.choose(Instant::now(), Wish { dialled: Some(client.dialled.0), ..Wish::default() }) else { return };
         let http2 = cluster.http2(client.http2);
-        let mut head = parts;
-        if request::address(&mut head, http2, None).is_err() {
-            return;
-        }
-        head.extensions.clear();
-        let bounds = cluster.bounds(&client.pod.workload.uid);
         let sent = tokio::time::timeout(MIRROR, async {
-            let mut lease = lease(&client, &cluster, &chosen.server, &bounds, http2, None).await.ok()?;
+            let mut tls_name = None;
+            let mut lease = lease(&client, &upstream, &chosen.server, http2, &parts.headers, &mut tls_name).await.ok()?;
+            let mut head = parts;
+            request::address(&mut head, lease.http2(), tls_name.is_some(), None).ok()?;
+            head.extensions.clear();
             let response = lease.send(Request::from_parts(head, RequestBody::whole(body))).await.ok()?;
             // Read to its end, so that the connection serves again.
             let read = http_body_util::BodyExt::collect(http_body_util::Limited::new(response.into_body(), MIRROR_BODY)).await;

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use http::HeaderMap;
@@ -100,25 +101,44 @@ struct Source {
     kept_bytes: usize,
     trailers: Option<HeaderMap>,
     ended: bool,
-    failed: bool,
+    /// How its client broke it off.
+    fault: Option<Outcome>,
+    /// For how long it may send nothing that is asked for, as long as there is no answer.
+    patience: Option<Duration>,
+    /// Runs while something is asked for.
+    waiting: bool,
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
 /// The body of a request, from which one attempt after the other is made.
 pub struct Original(Rc<RefCell<Source>>);
 
 impl Original {
-    /// Of a client. `keep` is whether another attempt may be asked for.
-    pub fn new(body: Incoming, seen: Rc<Seen>, keep: bool) -> Original {
+    /// Of a client, which may send nothing for as long as `patience` before it is answered (`None`: for any time). `keep` is whether another attempt may be asked for.
+    pub fn new(body: Incoming, seen: Rc<Seen>, keep: bool, patience: Option<Duration>) -> Original {
         let ended = body.is_end_stream();
         seen.ended.set(ended);
         let kept = keep.then(VecDeque::new);
-        Original(Rc::new(RefCell::new(Source { body, seen, kept, kept_bytes: 0, trailers: None, ended, failed: false })))
+        let (fault, waiting, timer) = (None, false, None);
+        Original(Rc::new(RefCell::new(Source { body, seen, kept, kept_bytes: 0, trailers: None, ended, fault, patience, waiting, timer })))
     }
 
     /// Whether another attempt can have the whole body.
     pub fn can_repeat(&self) -> bool {
         let source = self.0.borrow();
-        !source.failed && (source.kept.is_some() || source.seen.bytes.get() == 0)
+        source.fault.is_none() && (source.kept.is_some() || source.seen.bytes.get() == 0)
+    }
+
+    /// How its client broke it off, if it did.
+    pub fn fault(&self) -> Option<Outcome> {
+        self.0.borrow().fault.clone()
+    }
+
+    /// The answer has begun: from here on client and server talk as they like, also with long pauses.
+    pub fn answered(&self) {
+        let source = &mut *self.0.borrow_mut();
+        source.patience = None;
+        source.timer = None;
     }
 
     /// Whether a byte of it has been read.
@@ -129,7 +149,7 @@ impl Original {
     /// What was kept, if that is all of it.
     pub fn whole(&self) -> Option<Bytes> {
         let source = self.0.borrow();
-        let kept = source.kept.as_ref().filter(|_| source.ended && !source.failed)?;
+        let kept = source.kept.as_ref().filter(|_| source.ended && source.fault.is_none())?;
         Some(kept.iter().flat_map(|part| part.iter().copied()).collect())
     }
 
@@ -206,6 +226,46 @@ impl Body for RequestBody {
     }
 }
 
+impl Source {
+    /// The next of what the client sends, for which there is not endless time.
+    fn poll_client(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match Pin::new(&mut self.body).poll_frame(cx) {
+            Poll::Ready(Some(Err(error))) => {
+                self.fault = Some(fault_of(&error));
+                Poll::Ready(Some(Err(error.into())))
+            }
+            Poll::Ready(frame) => {
+                self.waiting = false;
+                Poll::Ready(frame.map(|frame| frame.map_err(BoxError::from)))
+            }
+            Poll::Pending => {
+                let Some(patience) = self.patience else { return Poll::Pending };
+                let until = Instant::now() + patience;
+                let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
+                if !std::mem::replace(&mut self.waiting, true) {
+                    timer.as_mut().reset(until);
+                }
+                ready!(timer.as_mut().poll(cx));
+                self.fault = Some(Outcome::Request(RequestFailure::BodyTimedOut));
+                Poll::Ready(Some(Err("the request's body took too long".into())))
+            }
+        }
+    }
+}
+
+/// What a client's body that ends with an error says of the client: malformed, or broken off.
+fn fault_of(error: &hyper::Error) -> Outcome {
+    let mut cause: Option<&dyn std::error::Error> = Some(error);
+    while let Some(error) = cause {
+        let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+        if let Some(std::io::ErrorKind::InvalidData | std::io::ErrorKind::InvalidInput) = kind {
+            return Outcome::Request(RequestFailure::BadRequest { detail: format!("a body that is malformed: {error}").into() });
+        }
+        cause = error.source();
+    }
+    Outcome::ClientReset
+}
+
 impl Attempt {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let source = &mut *self.source.borrow_mut();
@@ -217,12 +277,9 @@ impl Attempt {
             let trailers = source.trailers.clone().filter(|_| !std::mem::replace(&mut self.trailers_sent, true));
             return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
         }
-        let frame = match ready!(Pin::new(&mut source.body).poll_frame(cx)) {
+        let frame = match ready!(source.poll_client(cx)) {
             Some(Ok(frame)) => frame,
-            Some(Err(error)) => {
-                source.failed = true;
-                return Poll::Ready(Some(Err(error.into())));
-            }
+            Some(Err(error)) => return Poll::Ready(Some(Err(error))),
             None => {
                 source.ended = true;
                 source.seen.ended.set(true);

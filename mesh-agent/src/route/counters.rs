@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::ops::metrics::{Kind, Metrics, Samples};
+use crate::outcome::{Outcome, RequestFailure};
 use crate::upstream::cluster::Clusters;
 use crate::upstream::health::Reason;
 
@@ -11,12 +12,38 @@ use crate::upstream::health::Reason;
 #[derive(Default)]
 pub struct RequestCounters {
     retries: AtomicU64,
-    retry_refusals: AtomicU64,
+    retry_refusals: [AtomicU64; RETRY_BOUNDS.len()],
     mirrors: [AtomicU64; 3],
     ejections: [AtomicU64; 3],
+    refusals: [AtomicU64; REFUSALS.len()],
+    secured: [AtomicU64; 3],
 }
 
+/// What can keep an attempt from being made again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RetryBound {
+    /// `maxRetries` of a DestinationRule.
+    MaxRetries,
+    /// The retry budget of an XBackendTrafficPolicy.
+    Budget,
+}
+
+const RETRY_BOUNDS: [(RetryBound, &str); 2] = [(RetryBound::MaxRetries, "maxRetries"), (RetryBound::Budget, "budget")];
 const MIRROR_RESULTS: [&str; 3] = ["sent", "failed", "skipped"];
+/// Why bytes of an HTTP/1 client are refused before there is a request ([`Violation`](super::guard::Violation)), and what takes too long.
+const REFUSALS: [&str; 10] = [
+    "bare_lf",
+    "bare_cr",
+    "folded_header",
+    "header_name",
+    "content_length",
+    "transfer_encoding",
+    "chunk",
+    "head_too_large",
+    "head_timeout",
+    "body_timeout",
+];
+const HANDSHAKES: [&str; 3] = ["full", "resumed", "failed"];
 const REASONS: [Reason; 3] = [Reason::Consecutive5xx, Reason::ConsecutiveGateway, Reason::ConsecutiveLocal];
 
 fn add(counter: &AtomicU64) {
@@ -30,8 +57,20 @@ impl RequestCounters {
     }
 
     /// An attempt is not made again because a bound does not let it.
-    pub fn retry_refused(&self) {
-        add(&self.retry_refusals);
+    pub fn retry_refused(&self, by: RetryBound) {
+        if let Some((_, counter)) = RETRY_BOUNDS.iter().zip(&self.retry_refusals).find(|((bound, _), _)| *bound == by) {
+            add(counter);
+        }
+    }
+
+    /// TLS towards a server was begun: whether a session was resumed; `None` if it failed.
+    pub fn secured(&self, resumed: Option<bool>) {
+        let [full, again, failed] = &self.secured;
+        add(match resumed {
+            Some(false) => full,
+            Some(true) => again,
+            None => failed,
+        });
     }
 
     /// A copy was answered.
@@ -58,6 +97,26 @@ impl RequestCounters {
             add(counter);
         }
     }
+
+    /// A request's body did not come to its end.
+    pub fn body_broke(&self, how: &Outcome) {
+        if matches!(how, Outcome::Request(RequestFailure::BodyTimedOut)) {
+            self.refused("body_timeout");
+        }
+    }
+
+    /// How often [`RequestCounters::refused`] counted.
+    #[cfg(test)]
+    pub(super) fn refusals(&self) -> u64 {
+        self.refusals.iter().map(|counter| counter.load(Ordering::Relaxed)).sum()
+    }
+
+    /// A client's bytes were refused, or not waited for any longer.
+    pub fn refused(&self, why: &'static str) {
+        if let Some((_, counter)) = REFUSALS.iter().zip(&self.refusals).find(|(known, _)| **known == why) {
+            add(counter);
+        }
+    }
 }
 
 /// Registers them.
@@ -67,9 +126,11 @@ pub fn collect(metrics: &Metrics, counters: &Arc<RequestCounters>, clusters: &Ar
         samples
             .family("nodemesh_request_retries", "Attempts of requests beyond the first.", Kind::Counter)
             .sample(&[], counters.retries.load(Ordering::Relaxed) as f64);
-        samples
-            .family("nodemesh_request_retry_refusals", "Attempts that the bound maxRetries did not let be made.", Kind::Counter)
-            .sample(&[], counters.retry_refusals.load(Ordering::Relaxed) as f64);
+        let help = "Attempts that were not made again because of a bound: maxRetries of a DestinationRule, or a retry budget.";
+        let mut family = samples.family("nodemesh_request_retry_refusals", help, Kind::Counter);
+        for ((_, bound), counter) in RETRY_BOUNDS.iter().zip(&counters.retry_refusals) {
+            family.sample(&[("bound", bound)], counter.load(Ordering::Relaxed) as f64);
+        }
         let mut family = samples.family("nodemesh_request_mirrors", "Copies of requests, by what came of them.", Kind::Counter);
         for (result, counter) in MIRROR_RESULTS.iter().zip(&counters.mirrors) {
             family.sample(&[("result", result)], counter.load(Ordering::Relaxed) as f64);
@@ -77,6 +138,19 @@ pub fn collect(metrics: &Metrics, counters: &Arc<RequestCounters>, clusters: &Ar
         let mut family = samples.family("nodemesh_endpoint_ejections", "Endpoints ejected by outlier detection, by reason.", Kind::Counter);
         for (reason, counter) in REASONS.iter().zip(&counters.ejections) {
             family.sample(&[("reason", reason.as_str())], counter.load(Ordering::Relaxed) as f64);
+        }
+        let mut family = samples.family(
+            "nodemesh_http_guard_refusals",
+            "Connections and requests of clients refused for what their bytes are or for how long they took, by reason.",
+            Kind::Counter,
+        );
+        for (reason, counter) in REFUSALS.iter().zip(&counters.refusals) {
+            family.sample(&[("reason", reason)], counter.load(Ordering::Relaxed) as f64);
+        }
+        let help = "TLS handshakes with servers, begun here as a DestinationRule asks, by result.";
+        let mut family = samples.family("nodemesh_origination_handshakes", help, Kind::Counter);
+        for (result, counter) in HANDSHAKES.iter().zip(&counters.secured) {
+            family.sample(&[("result", result)], counter.load(Ordering::Relaxed) as f64);
         }
         of_clusters(samples, &clusters);
     });

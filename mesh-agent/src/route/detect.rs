@@ -90,20 +90,50 @@ fn http1(bytes: &[u8]) -> Option<Protocol> {
         Some(_) => return Some(Protocol::Opaque),
     }
     let rest = line.get(method + 1..).unwrap_or_default();
+    // Targets begin with a slash, a star, a scheme, or (CONNECT) a host, whether the line's end is there or not.
+    if rest.first().is_some_and(|b| !b.is_ascii_alphanumeric() && !matches!(b, b'/' | b'*' | b'[')) {
+        return Some(Protocol::Opaque);
+    }
     let Some(end) = rest.iter().position(|b| *b == b'\n') else {
-        // Targets begin with a slash, a star, a scheme, or (CONNECT) a host.
-        let plausible = rest.first().is_none_or(|b| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'*' | b'['));
-        return match plausible {
-            false => Some(Protocol::Opaque),
-            true if rest.len() >= ENOUGH && !rest.iter().any(u8::is_ascii_control) => Some(Protocol::Http1),
-            true if rest.len() >= ENOUGH => Some(Protocol::Opaque),
-            true => None,
+        // A line may be cut within its end.
+        let text = rest.strip_suffix(b"\r").unwrap_or(rest);
+        return match rest.len() >= ENOUGH {
+            true if text.iter().any(u8::is_ascii_control) => Some(Protocol::Opaque),
+            true => Some(Protocol::Http1),
+            false => None,
         };
     };
     let line = rest.get(..end).unwrap_or_default();
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     let version = line.iter().rposition(|b| *b == b' ').and_then(|at| line.get(at + 1..)).unwrap_or_default();
     Some(if version.starts_with(b"HTTP/1.") { Protocol::Http1 } else { Protocol::Opaque })
+}
+
+/// The host that the head of an HTTP/1.x request names, by its target or else by `Host` (RFC 9112, 3.2), in lower case and without the port.
+/// `None` if the head is not whole in `bytes`, or names none or two.
+pub fn http_host(bytes: &[u8]) -> Option<String> {
+    let end = memchr::memmem::find(bytes, b"\r\n\r\n")?;
+    let mut lines = bytes.get(..end)?.split(|b| *b == b'\n').skip_while(|line| line.iter().all(|b| matches!(b, b'\r' | b'\n')));
+    let target = lines.next()?.split(|b| *b == b' ').nth(1)?;
+    let named = lines.filter_map(|line| {
+        let (name, value) = std::str::from_utf8(line).ok()?.split_once(':')?;
+        name.eq_ignore_ascii_case("host").then(|| value.trim())
+    });
+    let mut named = named.collect::<Vec<_>>().into_iter();
+    let host = match (named.next(), named.next()) {
+        (Some(host), None) => host,
+        _ => return None,
+    };
+    let absolute = std::str::from_utf8(target).ok()?.split_once("://").map(|(_, rest)| rest.split(['/', '?']).next().unwrap_or_default());
+    host_of(absolute.unwrap_or(host))
+}
+
+/// The host of an authority, in lower case, without user and port.
+pub fn host_of(authority: &str) -> Option<String> {
+    let authority: http::uri::Authority = authority.parse().ok()?;
+    let host = authority.host().trim_matches(['[', ']']).to_ascii_lowercase();
+    let host = host.strip_suffix('.').unwrap_or(&host);
+    (!host.is_empty()).then(|| host.to_owned())
 }
 
 /// The server name of a TLS ClientHello that is complete in `bytes` (RFC 6066, 3); `None` if there is none or it is cut off.

@@ -12,25 +12,21 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use mesh_model::route::{Backend, Filter, HttpRule, RouteTable, Session as Persistence, Target};
 use mesh_model::service::NamespacedName;
-use mesh_model::snapshot::Snapshot;
-use mesh_model::workload::Workload;
 
 use super::apply::{self, Applied, apply};
 use super::attempt::{self, Attempts};
 use super::body::{Ongoing, Original, ReplyBody, Seen, grpc_status};
 use super::matches;
-use super::retry::default_policy;
+use super::plan::Plan;
+use super::retry::DEFAULT;
 use super::serve::{Current, Service};
-use super::tables::Turns;
 use super::{filter, reply, request, session};
 use crate::agent::pods::LocalPod;
 use crate::conn::{ClientAddr, OrigDst};
 use crate::ops::metrics::requests::RequestProtocol;
-use crate::ops::{Connection, RequestLine, RequestRecorder};
+use crate::ops::{Connection, RequestLine, RequestRecorder, trace};
 use crate::outcome::{Outcome, RequestFailure};
 use crate::shared::Worker;
-use crate::upstream::cluster::{Cluster, ClusterName, Missing};
-use crate::upstream::members;
 
 /// An application's connection to a Service, as its requests need it.
 pub struct Client {
@@ -53,13 +49,6 @@ pub struct Client {
     plan: Current<Plan>,
 }
 
-/// What the configuration has for the client.
-pub struct Plan {
-    snapshot: Arc<Snapshot>,
-    workload: Arc<Workload>,
-    turns: Option<Arc<Turns>>,
-}
-
 impl Client {
     /// One, of which nothing has been looked up.
     #[expect(clippy::too_many_arguments, reason = "one call site; each is a thing of its own")]
@@ -76,31 +65,19 @@ impl Client {
         Rc::new(Client { worker, pod, address, dialled, service, port, http2, connection, plan: Current::default() })
     }
 
-    fn plan(&self) -> Arc<Plan> {
+    fn plan(&self) -> Rc<Plan> {
         let snapshot = self.worker.shared.snapshot.load();
-        self.plan.get(snapshot.version(), || {
-            let workload = self.pod.current(&snapshot);
-            let turns = self.worker.shared.tables.get(&snapshot, &self.service, self.port, &workload.namespace);
-            Plan { snapshot: snapshot.clone(), workload, turns }
-        })
+        self.plan.get(snapshot.version(), || Plan::of(&snapshot, self))
     }
 
-    /// Where requests to a Service's port, or a subset, go.
-    pub(super) fn cluster(
-        &self,
-        plan: &Plan,
-        service: &NamespacedName,
-        port: u16,
-        subset: Option<&Arc<str>>,
-    ) -> Result<Arc<Cluster>, Missing> {
-        // Of a Service with both families the client's is preferred, since its pod has an address of that for certain.
-        let v4 = self.dialled.0.is_ipv4();
-        let name = ClusterName { service: service.clone(), port, subset: subset.cloned(), v4 };
-        let cluster = self.worker.shared.clusters.get(&plan.snapshot, &plan.workload, &name)?;
-        match members::other_family(&self.pod.workload, v4).filter(|_| cluster.servers().next().is_none()) {
-            Some(v4) => self.worker.shared.clusters.get(&plan.snapshot, &plan.workload, &ClusterName { v4, ..name }),
-            None => Ok(cluster),
-        }
+    /// Answers a request that goes nowhere.
+    pub fn refuse(&self, incoming: Request<Incoming>, outcome: Outcome) -> Response<ReplyBody> {
+        Exchange::new(self, incoming).0.refuse(outcome)
+    }
+
+    /// Whether it dialled an IPv4 address.
+    pub fn v4(&self) -> bool {
+        self.dialled.0.is_ipv4()
     }
 }
 
@@ -125,6 +102,7 @@ pub struct Exchange {
     pub parts: Parts,
     /// Its record.
     pub record: RequestRecorder,
+    hop: trace::Hop,
     seen: Rc<Seen>,
     grpc: bool,
     changes: ResponseChanges,
@@ -133,9 +111,9 @@ pub struct Exchange {
 }
 
 /// What a rule came to.
-enum Routed {
+enum Routed<'p> {
     /// It goes there.
-    Forward { backend: Backend, rule: Option<Arc<HttpRule>> },
+    Forward { backend: &'p Backend, rule: Option<&'p HttpRule> },
     /// This is the answer.
     Answer(Response<Bytes>),
 }
@@ -160,10 +138,14 @@ impl Exchange {
             route: None,
             attempts: 0,
         };
-        let record = RequestRecorder::new(&client.worker.shared.telemetry, client.connection.clone(), line);
+        let telemetry = &client.worker.shared.telemetry;
+        let hop = trace::Hop::of(&parts.headers, telemetry.spans().sampler(), || (rand::random(), rand::random()));
+        let mut record = RequestRecorder::new(telemetry, client.connection.clone(), line);
+        record.connection.trace_id = Some(hop.trace_id());
+        record.span = trace::Open::of(hop, &parts.headers, client.http2);
         let upgrade = filter::upgrade_of(&parts.headers).map(|to| (to, upgrade));
         let seen = Seen::new(grpc);
-        (Exchange { parts, record, seen, grpc, changes: ResponseChanges::default(), upgrade, mirrors: Vec::new() }, body)
+        (Exchange { parts, record, hop, seen, grpc, changes: ResponseChanges::default(), upgrade, mirrors: Vec::new() }, body)
     }
 
     async fn run(mut self, client: &Rc<Client>, body: Incoming) -> Response<ReplyBody> {
@@ -180,25 +162,35 @@ impl Exchange {
     }
 
     /// Finds the rule, and does what it says.
-    async fn route(&mut self, client: &Client, plan: &Plan) -> Result<Routed, Outcome> {
-        let own = || Backend {
-            target: Target::Service { service: client.service.clone(), port: client.port, subset: None },
-            weight: 1,
-            filters: Vec::new(),
-        };
-        let Some(turns) = &plan.turns else { return Ok(Routed::Forward { backend: own(), rule: None }) };
-        let RouteTable::Http { rules, .. } = &*turns.table else { return Ok(Routed::Forward { backend: own(), rule: None }) };
+    async fn route<'p>(&mut self, client: &Client, plan: &'p Plan) -> Result<Routed<'p>, Outcome> {
+        let own = Routed::Forward { backend: &plan.own, rule: None };
+        let Some(turns) = &plan.turns else { return Ok(own) };
+        let RouteTable::Http { rules, .. } = &*turns.table else { return Ok(own) };
         let found = matches::find_for(rules, &self.parts, &plan.workload);
         let (number, rule) = found.ok_or(Outcome::Request(RequestFailure::NoRoute))?;
-        self.record.line.route = Some(rule.origin.to_string().into());
+        self.record.line.route = turns.origin(number);
         if let Some(answer) = self.filter(&rule.filters, rule, client.port).await? {
             return Ok(Routed::Answer(answer));
         }
-        let backend = turns.http(number, rule).ok_or_else(|| apply::no_backend(rule))?.clone();
+        let backend = match self.backend_of_session(client, plan, rule) {
+            Some(backend) => backend,
+            None => turns.http(number, rule).ok_or_else(|| apply::no_backend(rule))?,
+        };
         if let Some(answer) = self.filter(&backend.filters, rule, client.port).await? {
             return Ok(Routed::Answer(answer));
         }
-        Ok(Routed::Forward { backend, rule: Some(rule.clone()) })
+        Ok(Routed::Forward { backend, rule: Some(rule) })
+    }
+
+    /// The backend that has the endpoint of the request's session: a session goes before the weights, be its backend's 0 (GEP-1619).
+    fn backend_of_session<'r>(&self, client: &Client, plan: &Plan, rule: &'r HttpRule) -> Option<&'r Backend> {
+        let (endpoint, _) = session::endpoint(rule.session.as_ref()?, &self.parts.headers, now_unix())?;
+        rule.backends.iter().find(|backend| match &backend.target {
+            Target::Service { service, port, subset } => plan
+                .upstream(client, service, *port, subset.as_ref())
+                .is_ok_and(|upstream| upstream.cluster.servers().any(|server| server.address.0 == endpoint)),
+            Target::Invalid(_) => false,
+        })
     }
 
     async fn filter(&mut self, filters: &[Filter], rule: &HttpRule, port: u16) -> Result<Option<Response<Bytes>>, Outcome> {
@@ -232,8 +224,8 @@ impl Exchange {
         mut self,
         client: &Rc<Client>,
         plan: &Plan,
-        backend: Backend,
-        rule: Option<Arc<HttpRule>>,
+        backend: &Backend,
+        rule: Option<&HttpRule>,
         body: Incoming,
     ) -> Response<ReplyBody> {
         let (service, port, subset) = match &backend.target {
@@ -243,38 +235,41 @@ impl Exchange {
                 return self.refuse(Outcome::Request(RequestFailure::InvalidRoute { detail }));
             }
         };
-        let cluster = match client.cluster(plan, service, port, subset) {
-            Ok(cluster) => cluster,
+        let upstream = match plan.upstream(client, service, port, subset) {
+            Ok(upstream) => upstream,
             Err(missing) => return self.refuse(missing.outcome()),
         };
-        if let Some(outcome) = cluster.refusal() {
+        if let Some(outcome) = upstream.cluster.refusal() {
             return self.refuse(outcome);
         }
         let upgrade = request::strip(&mut self.parts.headers);
         if self.record.connection.labels.service.as_ref().is_none_or(|known| known.name != *service) {
             self.record.connection.labels.service = Some(client.worker.shared.service(service));
         }
-        continue_trace(&mut self.parts.headers, &mut self.record);
-        let persistence = rule.as_ref().and_then(|rule| rule.session.as_ref());
-        let now_unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        self.hop.write(&mut self.parts.headers);
+        // The rule's goes before the Service's own (GEP-1619).
+        let of_service = upstream.cluster.backend.as_ref().and_then(|backend| backend.session.as_ref());
+        let persistence = rule.and_then(|rule| rule.session.as_ref()).or(of_service);
+        let now_unix = now_unix();
         let kept = persistence.and_then(|by| session::endpoint(by, &self.parts.headers, now_unix));
-        let hash = attempt::hash(&cluster, &self.parts, client.address.0.ip(), &mut self.changes.cookies);
-        let policy = rule.as_ref().and_then(|rule| rule.retry.clone()).unwrap_or_else(default_policy);
+        let hash = attempt::hash(&upstream.cluster, &self.parts, client.address.0.ip(), &mut self.changes.cookies);
+        let policy = rule.and_then(|rule| rule.retry.as_ref()).unwrap_or(&DEFAULT);
         let started = self.record.started();
         let grpc_timeout = self.grpc.then(|| request::grpc_timeout(&self.parts.headers)).flatten();
-        let timeout = rule.as_ref().and_then(|rule| rule.timeout).into_iter().chain(grpc_timeout).min();
+        let timeout = rule.and_then(|rule| rule.timeout).into_iter().chain(grpc_timeout).min();
         let keep = upgrade.is_none() && (policy.attempts > 0 || !self.mirrors.is_empty());
-        let original = Original::new(body, self.seen.clone(), keep);
+        let original = Original::new(body, self.seen.clone(), keep, client.worker.shared.http_body_idle_timeout);
         let deadline = timeout.map(|timeout| started + timeout);
         let attempts = Attempts {
             client,
-            cluster: &cluster,
-            parts: &self.parts,
+            upstream: &upstream,
+            parts: &mut self.parts,
+            copied: !self.mirrors.is_empty(),
             original: &original,
             upgrade: upgrade.as_ref(),
-            policy: &policy,
+            policy,
             deadline,
-            try_timeout: rule.as_ref().and_then(|rule| rule.try_timeout),
+            try_timeout: rule.and_then(|rule| rule.try_timeout),
             hash,
             session: kept.map(|(endpoint, _)| endpoint),
             grpc: self.grpc,
@@ -367,18 +362,9 @@ impl Exchange {
     }
 }
 
-/// Continues the client's trace, or begins one (W3C Trace Context).
-fn continue_trace(headers: &mut HeaderMap, record: &mut RequestRecorder) {
-    const NAME: HeaderName = HeaderName::from_static("traceparent");
-    if let Some(id) = headers.get(NAME).and_then(|value| value.to_str().ok()).and_then(crate::ops::trace::trace_id) {
-        record.connection.trace_id = Some(id);
-        return;
-    }
-    let (id, parent) = crate::ops::trace::new(rand::random(), rand::random());
-    if let Ok(value) = HeaderValue::from_str(&parent) {
-        headers.insert(NAME, value);
-    }
-    record.connection.trace_id = Some(id);
+/// Seconds since 1970, in which sessions have their ends.
+fn now_unix() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// Draws `share.0` of `share.1`.

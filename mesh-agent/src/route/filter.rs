@@ -76,7 +76,7 @@ fn set_authority(uri: &mut Uri, headers: &mut HeaderMap, host: &str) -> Result<(
 fn rewritten(path: &str, change: &PathRewrite, matched: Option<&PathMatch>) -> String {
     match change {
         PathRewrite::Full(whole) => whole.to_string(),
-        PathRewrite::Regex(pattern, by) => pattern.rewrite(path, by).unwrap_or_else(|| path.to_owned()),
+        PathRewrite::Regex(substitution) => substitution.apply(path),
         PathRewrite::Prefix(by) => match matched {
             Some(PathMatch::Segments(prefix)) => {
                 let rest = path.strip_prefix(&**prefix).unwrap_or(path).trim_start_matches('/');
@@ -136,12 +136,16 @@ pub fn strip_hop(headers: &mut HeaderMap) {
         // Those that say where and how long: naming them takes nothing from the request.
         .filter(|name| !matches!(*name, http::header::HOST | http::header::CONTENT_LENGTH | http::header::AUTHORIZATION))
         .collect();
+    // Looked at first: `Connection` must name it (RFC 9110, 10.1.4), and this end understands trailers.
+    let trailers = headers.get_all(http::header::TE).iter().any(|value| {
+        let words = value.to_str().unwrap_or_default().split(',');
+        words.map(str::trim).any(|word| word.eq_ignore_ascii_case("trailers"))
+    });
     for name in named.iter().chain(&HOP) {
         headers.remove(name);
     }
     headers.remove("keep-alive");
     headers.remove("proxy-connection");
-    let trailers = headers.get_all(http::header::TE).iter().any(|value| value.as_bytes().eq_ignore_ascii_case(b"trailers"));
     headers.remove(http::header::TE);
     if trailers {
         headers.insert(http::header::TE, HeaderValue::from_static("trailers"));

@@ -71,6 +71,12 @@ pub async fn server_name(tcp: &TcpStream, limit: Duration) -> io::Result<Option<
     Ok(look(tcp, Some(limit), whole).await?.flatten())
 }
 
+/// The host that the first request of an HTTP/1.x client names; `None` as well if its head does not come whole within `limit`.
+pub async fn http_host(tcp: &TcpStream, limit: Duration) -> io::Result<Option<String>> {
+    let whole = |bytes: &[u8]| memchr::memmem::find(bytes, b"\r\n\r\n").map(|_| detect::http_host(bytes));
+    Ok(look(tcp, Some(limit), whole).await?.flatten())
+}
+
 /// As [`protocol`], at the end of a pipe.
 pub async fn protocol_of_pipe(end: &End, limit: Option<Duration>) -> Protocol {
     let looking = poll_fn(|cx| {

@@ -5,10 +5,14 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
 
+use super::counters::RequestCounters;
 use super::serve::MAX_HEADERS;
 
 /// Longest line of a chunk's size with its extensions.
@@ -48,6 +52,20 @@ impl Violation {
     fn is_in_body(self) -> bool {
         self == Violation::Chunk
     }
+
+    /// Its name in `nodemesh_http_guard_refusals_total`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Violation::BareLf => "bare_lf",
+            Violation::BareCr => "bare_cr",
+            Violation::Folded => "folded_header",
+            Violation::Name => "header_name",
+            Violation::Length => "content_length",
+            Violation::Encoding => "transfer_encoding",
+            Violation::Chunk => "chunk",
+            Violation::TooLarge => "head_too_large",
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -81,11 +99,23 @@ pub struct Guard {
     length: Option<u64>,
     chunked: bool,
     upgrade: [bool; 2],
+    /// How many have ended.
+    heads: u64,
 }
 
 impl Default for Guard {
     fn default() -> Self {
-        Guard { state: State::Head, line: Vec::new(), size: 0, first: true, old: false, length: None, chunked: false, upgrade: [false; 2] }
+        Guard {
+            state: State::Head,
+            line: Vec::new(),
+            size: 0,
+            first: true,
+            old: false,
+            length: None,
+            chunked: false,
+            upgrade: [false; 2],
+            heads: 0,
+        }
     }
 }
 
@@ -110,7 +140,7 @@ impl Guard {
                 State::Head | State::Trailers | State::Size | State::DataEnd => {
                     let end = memchr::memchr(b'\n', rest);
                     let part = rest.get(..end.unwrap_or(rest.len())).unwrap_or_default();
-                    self.bounded(part.len()).map_err(|violation| (at, violation))?;
+                    self.bounded(part.len(), end.is_some()).map_err(|violation| (at, violation))?;
                     self.line.extend_from_slice(part);
                     let Some(end) = end else { return Ok(()) };
                     // The line's end itself is not handed on if the line is wrong.
@@ -126,10 +156,11 @@ impl Guard {
         Ok(())
     }
 
-    fn bounded(&mut self, more: usize) -> Result<(), Violation> {
+    /// Counts a part of a line, in a head with the line's end: the sum must not depend on how the bytes arrive.
+    fn bounded(&mut self, more: usize, ends: bool) -> Result<(), Violation> {
         match self.state {
             State::Head | State::Trailers => {
-                self.size += more + 2;
+                self.size += more + if ends { 2 } else { 0 };
                 if self.size > MAX_HEADERS as usize { Err(Violation::TooLarge) } else { Ok(()) }
             }
             _ if self.line.len() + more > MAX_SIZE_LINE => Err(Violation::Chunk),
@@ -162,7 +193,7 @@ impl Guard {
             }
             State::DataEnd if line.is_empty() => self.state = State::Size,
             State::DataEnd => return Err(Violation::Chunk),
-            State::Trailers if line.is_empty() => *self = Guard { line: std::mem::take(&mut self.line), ..Guard::default() },
+            State::Trailers if line.is_empty() => self.begin(State::Head),
             State::Trailers => drop(name_of(line)?),
             _ if self.first => {
                 // Empty lines before a request are allowed.
@@ -203,8 +234,20 @@ impl Guard {
             (_, false, Some(length)) if length > 0 => State::Body(length),
             (_, false, _) => State::Head,
         };
-        *self = Guard { state, line: std::mem::take(&mut self.line), ..Guard::default() };
+        self.heads += 1;
+        self.begin(state);
         Ok(())
+    }
+
+    /// What is known of a head is over with it.
+    fn begin(&mut self, state: State) {
+        *self = Guard { state, line: std::mem::take(&mut self.line), heads: self.heads, ..Guard::default() };
+    }
+
+    /// The number of the head of which some is there and some not. Empty lines are none of it.
+    fn unfinished_head(&self) -> Option<u64> {
+        let begun = self.state == State::Head && (!self.first || self.line.iter().any(|byte| *byte != b'\r'));
+        begun.then_some(self.heads)
     }
 }
 
@@ -221,21 +264,78 @@ fn name_of(line: &[u8]) -> Result<(&[u8], &[u8]), Violation> {
     Ok((name, value.get(1..).unwrap_or_default().trim_ascii()))
 }
 
-/// In place of what was wrong in a head, so that the library sees an error and answers 400: no message may have a NUL.
-const POISON: &[u8] = b"\0\r\n\r\n";
+/// What is read in place of what was wrong in a head.
+enum Poison {
+    /// The rest of what the library sees an error in, and answers 400 to: no message may have a NUL.
+    Nul(&'static [u8]),
+    /// A line without end, to which the library answers 431 once it is too long for it as well.
+    Endless,
+    /// An error: a body has no end then, and its request is broken off.
+    Error(Violation),
+}
+
+impl Poison {
+    fn of(violation: Violation) -> Poison {
+        match violation {
+            Violation::TooLarge => Poison::Endless,
+            violation if violation.is_in_body() => Poison::Error(violation),
+            _ => Poison::Nul(b"\0\r\n\r\n"),
+        }
+    }
+
+    fn read(&mut self, buf: &mut ReadBuf<'_>) -> io::Result<()> {
+        match self {
+            Poison::Error(violation) => return Err(io::Error::new(io::ErrorKind::InvalidData, *violation)),
+            Poison::Nul(rest) => {
+                let (now, later) = rest.split_at(rest.len().min(buf.remaining()));
+                buf.put_slice(now);
+                *rest = later;
+            }
+            Poison::Endless => {
+                let room = buf.initialize_unfilled();
+                room.fill(b'y');
+                let length = room.len();
+                buf.advance(length);
+            }
+        }
+        Ok(())
+    }
+}
 
 /// A stream of which every byte that is read was looked at.
 pub struct Guarded<T> {
     stream: T,
     guard: Guard,
-    /// What is left to read of [`POISON`], once something was wrong.
-    poison: Option<&'static [u8]>,
+    /// Once something was wrong.
+    poison: Option<Poison>,
+    /// For a head, from its first byte to its last.
+    head_timeout: Duration,
+    /// The head that is waited for.
+    waiting: Option<(u64, Pin<Box<Sleep>>)>,
+    counters: Arc<RequestCounters>,
 }
 
 impl<T> Guarded<T> {
     /// From its first byte on.
-    pub fn new(stream: T) -> Guarded<T> {
-        Guarded { stream, guard: Guard::default(), poison: None }
+    pub fn new(stream: T, head_timeout: Duration, counters: Arc<RequestCounters>) -> Guarded<T> {
+        Guarded { stream, guard: Guard::default(), poison: None, head_timeout, waiting: None, counters }
+    }
+
+    /// Nothing more has come: an error if a head has been coming for too long.
+    fn wait(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(head) = self.guard.unfinished_head() else {
+            self.waiting = None;
+            return Poll::Pending;
+        };
+        let limit = self.head_timeout;
+        if self.waiting.as_ref().is_none_or(|(of, _)| *of != head) {
+            self.waiting = Some((head, Box::pin(tokio::time::sleep(limit))));
+        }
+        if let Some((_, sleep)) = &mut self.waiting {
+            ready!(sleep.as_mut().poll(cx));
+        }
+        self.counters.refused("head_timeout");
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the head of a request took too long")))
     }
 }
 
@@ -244,24 +344,21 @@ impl<T: AsyncRead + Unpin> AsyncRead for Guarded<T> {
         let this = &mut *self;
         if this.poison.is_none() {
             let before = buf.filled().len();
-            ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+            match Pin::new(&mut this.stream).poll_read(cx, buf) {
+                Poll::Ready(result) => result?,
+                Poll::Pending => return this.wait(cx),
+            }
             let new = buf.filled().get(before..).unwrap_or_default();
-            match this.guard.feed(new) {
-                Ok(()) => return Poll::Ready(Ok(())),
-                Err((_, violation)) if violation.is_in_body() => {
-                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, violation)));
-                }
-                Err((good, _)) => {
-                    buf.set_filled(before + good);
-                    this.poison = Some(POISON);
-                }
+            let Err((good, violation)) = this.guard.feed(new) else { return Poll::Ready(Ok(())) };
+            this.counters.refused(violation.name());
+            buf.set_filled(before + good);
+            this.poison = Some(Poison::of(violation));
+            // What came before it is read first, so that a request is one however its bytes arrive.
+            if good > 0 && violation.is_in_body() {
+                return Poll::Ready(Ok(()));
             }
         }
-        let poison = this.poison.unwrap_or_default();
-        let (now, later) = poison.split_at(poison.len().min(buf.remaining()));
-        buf.put_slice(now);
-        this.poison = Some(later);
-        Poll::Ready(Ok(()))
+        Poll::Ready(this.poison.as_mut().map_or(Ok(()), |poison| poison.read(buf)))
     }
 }
 

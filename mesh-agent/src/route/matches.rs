@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use http::request::Parts;
-use http::{HeaderMap, Method, Uri};
+use http::{HeaderMap, HeaderValue, Method, Uri};
 use mesh_model::route::{HttpRule, PathMatch, RequestMatch, TextMatch};
 use mesh_model::workload::Workload;
 
@@ -47,8 +47,8 @@ pub fn find_for<'r>(rules: &'r [Arc<HttpRule>], request: &Parts, client: &Worklo
 pub fn matches(asked: &RequestMatch, request: RequestView<'_>, client: ClientView<'_>) -> bool {
     path(asked, request.uri.path())
         && asked.method.as_ref().is_none_or(|method| method.matches(request.method.as_str()))
-        && asked.headers.iter().all(|(name, text)| header(request.headers, name).is_some_and(|value| text.matches(&value)))
-        && !asked.without_headers.iter().any(|(name, text)| header(request.headers, name).is_some_and(|value| text.matches(&value)))
+        && asked.headers.iter().all(|(name, text)| has(request.headers, name, text))
+        && !asked.without_headers.iter().any(|(name, text)| has(request.headers, name, text))
         && (asked.query.is_empty() || query(&asked.query, request.uri.query().unwrap_or_default()))
         && asked.scheme.as_ref().is_none_or(|scheme| scheme.matches("http"))
         && asked.authority.as_ref().is_none_or(|authority| authority.matches(request.host))
@@ -72,15 +72,23 @@ fn path(asked: &RequestMatch, path: &str) -> bool {
     }
 }
 
-/// The value of a header; those of a repeated one joined by commas (RFC 9110, 5.2). What is no text matches nothing.
+/// Whether a header is there and its value matches.
+fn has(headers: &HeaderMap, name: &str, asked: &TextMatch) -> bool {
+    match asked {
+        TextMatch::Present => headers.contains_key(name),
+        asked => header(headers, name).is_some_and(|value| asked.matches(&value)),
+    }
+}
+
+/// The value of a header; those of a repeated one joined by commas (RFC 9110, 5.2). What is no UTF-8 matches nothing.
 fn header<'h>(headers: &'h HeaderMap, name: &str) -> Option<Cow<'h, str>> {
+    let text = |value: &'h HeaderValue| std::str::from_utf8(value.as_bytes()).ok();
     let mut values = headers.get_all(name).iter();
-    let first = values.next()?.to_str().ok()?;
-    let mut joined = Cow::Borrowed(first);
+    let mut joined = Cow::Borrowed(text(values.next()?)?);
     for value in values {
         let joined = joined.to_mut();
         joined.push(',');
-        joined.push_str(value.to_str().ok()?);
+        joined.push_str(text(value)?);
     }
     Some(joined)
 }

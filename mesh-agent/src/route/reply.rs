@@ -24,6 +24,8 @@ pub fn of_outcome(outcome: &Outcome, grpc: bool) -> Response<Bytes> {
         Outcome::Request(RequestFailure::Unauthenticated { body, .. }) => (*body).to_owned(),
         // The object's name is the operators' matter.
         Outcome::Request(RequestFailure::RateLimited { .. }) => "rate limit exceeded".to_owned(),
+        // It is about the client's own namespace, and about a host that the client has named itself.
+        Outcome::Unregistered { .. } => outcome.to_string(),
         // Who is denied learns that and no more.
         denial if denial.is_denial() => "RBAC: access denied".to_owned(),
         other => other.to_string(),

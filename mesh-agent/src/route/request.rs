@@ -62,14 +62,14 @@ pub fn strip(headers: &mut HeaderMap) -> Option<HeaderValue> {
     upgrade
 }
 
-/// Brings a request into the form of the version that its server is spoken to in.
-pub fn address(parts: &mut Parts, http2: bool, upgrade: Option<&HeaderValue>) -> Result<(), Outcome> {
+/// Brings a request into the form of the version that its server is spoken to in; `secure`: in TLS that is begun here.
+pub fn address(parts: &mut Parts, http2: bool, secure: bool, upgrade: Option<&HeaderValue>) -> Result<(), Outcome> {
     let bad = |detail: String| Outcome::Request(RequestFailure::BadRequest { detail: detail.into() });
     let target = parts.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
     if http2 {
         let host = parts.headers.remove(header::HOST).unwrap_or(HeaderValue::from_static("localhost"));
         let mut uri = http::uri::Parts::default();
-        uri.scheme = Some(Scheme::HTTP);
+        uri.scheme = Some(if secure { Scheme::HTTPS } else { Scheme::HTTP });
         uri.authority = Some(Authority::try_from(host.as_bytes()).map_err(|error| bad(error.to_string()))?);
         uri.path_and_query = Some(target);
         parts.uri = Uri::from_parts(uri).map_err(|error| bad(error.to_string()))?;

@@ -2,10 +2,12 @@
 //!
 //! Whether a request *can* be sent again (its body is still there, nothing of an answer has been passed on) is for the caller to know.
 
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use mesh_model::route::{RetryOn, RetryPolicy};
 
+pub mod budget;
 #[cfg(test)]
 mod tests;
 
@@ -17,6 +19,9 @@ const LONGEST: u32 = 10;
 /// gRPC status codes of the default policy.
 const CANCELLED: u16 = 1;
 const UNAVAILABLE: u16 = 14;
+
+/// [`default_policy`], made once.
+pub static DEFAULT: LazyLock<RetryPolicy> = LazyLock::new(default_policy);
 
 /// What holds without a rule: Istio's default, two more attempts after `connect-failure`, `refused-stream`,
 /// `unavailable` and `cancelled`. Not after 503, which a server may have said after it did what was asked.

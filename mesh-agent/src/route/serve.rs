@@ -6,14 +6,17 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::header::{CONNECTION, HeaderValue};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::body::ReplyBody;
+use super::counters::RequestCounters;
+use super::filter;
 use super::guard::Guarded;
 use crate::ops::drain::DrainWatch;
 use crate::outcome::Outcome;
@@ -23,14 +26,23 @@ use crate::upstream::http::Local;
 pub const MAX_HEADERS: u32 = 64 << 10;
 /// Headers of a message.
 pub const MAX_HEADER_COUNT: usize = 128;
-/// For the headers of a request, from its first byte.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Between two requests of a connection, as long as Envoy waits.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 /// Requests at once on a connection.
 const MAX_STREAMS: u32 = 1000;
 /// Streams that a client resets before they are looked at, until it is sent away (CVE-2023-44487).
 const MAX_RESETS: usize = 100;
 /// For what is under way when the connection is to end.
 const FAREWELL: Duration = Duration::from_secs(5);
+
+/// What is asked of clients, and where it is counted when they do not meet it.
+#[derive(Clone)]
+pub struct Manners {
+    /// For the head of an HTTP/1 request, from its first byte.
+    pub head_timeout: Duration,
+    /// Where refusals are counted.
+    pub counters: Arc<RequestCounters>,
+}
 
 /// What answers requests.
 pub trait Service: 'static {
@@ -44,6 +56,7 @@ pub async fn serve<T, S>(
     stream: T,
     http2: bool,
     service: Rc<S>,
+    manners: Manners,
     mut drain: DrainWatch,
     ending: impl Future<Output = Outcome>,
 ) -> Option<Outcome>
@@ -53,7 +66,7 @@ where
 {
     let answer = service_fn(move |request| {
         let service = service.clone();
-        async move { Ok::<_, Infallible>(service.answer(request).await) }
+        async move { Ok::<_, Infallible>(answer(service, request, http2).await) }
     });
     let mut ending = std::pin::pin!(ending);
     let mut draining = false;
@@ -97,14 +110,26 @@ where
     builder
         .timer(TokioTimer::new())
         .half_close(true)
-        .header_read_timeout(HEADER_TIMEOUT)
+        .header_read_timeout(IDLE_TIMEOUT)
         .max_headers(MAX_HEADER_COUNT)
         .max_buf_size(MAX_HEADERS as usize);
-    drive!(builder.serve_connection(TokioIo::new(Guarded::new(stream)), answer).with_upgrades());
+    let guarded = Guarded::new(stream, manners.head_timeout, manners.counters);
+    drive!(builder.serve_connection(TokioIo::new(guarded), answer).with_upgrades());
+}
+
+/// Behind a request to switch protocols the guard looks at nothing, since what follows may be of the other protocol. If it is not, what
+/// follows is not read.
+async fn answer<S: Service>(service: Rc<S>, request: Request<Incoming>, http2: bool) -> Response<ReplyBody> {
+    let unguarded = !http2 && filter::upgrade_of(request.headers()).is_some();
+    let mut response = service.answer(request).await;
+    if unguarded && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }
 
 /// Keeps a value that is made from the configuration until that changes.
-pub struct Current<T>(RefCell<Option<(u64, Arc<T>)>>);
+pub struct Current<T>(RefCell<Option<(u64, Rc<T>)>>);
 
 impl<T> Default for Current<T> {
     fn default() -> Self {
@@ -114,13 +139,13 @@ impl<T> Default for Current<T> {
 
 impl<T> Current<T> {
     /// The value of this version.
-    pub fn get(&self, version: u64, make: impl FnOnce() -> T) -> Arc<T> {
+    pub fn get(&self, version: u64, make: impl FnOnce() -> T) -> Rc<T> {
         if let Some((of, value)) = &*self.0.borrow()
             && *of == version
         {
             return value.clone();
         }
-        let value = Arc::new(make());
+        let value = Rc::new(make());
         *self.0.borrow_mut() = Some((version, value.clone()));
         value
     }

@@ -15,6 +15,8 @@ pub struct Turns {
     /// The table.
     pub table: Arc<RouteTable>,
     turns: Vec<Sequence>,
+    /// What the access log calls each rule of HTTP.
+    origins: Vec<Arc<str>>,
 }
 
 impl Turns {
@@ -23,13 +25,22 @@ impl Turns {
         let turns = match &*table {
             RouteTable::Http { rules, .. } => rules.iter().map(|rule| of(&rule.backends)).collect(),
             RouteTable::Tls(rules) => rules.iter().map(|rule| of(&rule.backends)).collect(),
-            RouteTable::Tcp(rule) => vec![of(&rule.backends)],
+            RouteTable::Tcp(rules) => rules.iter().map(|rule| of(&rule.backends)).collect(),
         };
-        Turns { table, turns }
+        let origins = match &*table {
+            RouteTable::Http { rules, .. } => rules.iter().map(|rule| rule.origin.to_string().into()).collect(),
+            RouteTable::Tls(_) | RouteTable::Tcp(_) => Vec::new(),
+        };
+        Turns { table, turns, origins }
     }
 
     fn backend<'b>(&self, rule: usize, backends: &'b [Backend]) -> Option<&'b Backend> {
         backends.get(self.turns.get(rule)?.next()?)
+    }
+
+    /// What the access log calls a rule of HTTP, by its number.
+    pub fn origin(&self, number: usize) -> Option<Arc<str>> {
+        self.origins.get(number).cloned()
     }
 
     /// Whose turn it is under a rule of the table; `None` if it is nobody's.
@@ -43,8 +54,8 @@ impl Turns {
     }
 
     /// As [`Turns::http`].
-    pub fn tcp<'b>(&self, rule: &'b TcpRule) -> Option<&'b Backend> {
-        self.backend(0, &rule.backends)
+    pub fn tcp<'b>(&self, number: usize, rule: &'b TcpRule) -> Option<&'b Backend> {
+        self.backend(number, &rule.backends)
     }
 }
 

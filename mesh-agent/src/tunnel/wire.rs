@@ -173,11 +173,7 @@ impl Frame {
             }
             Frame::Refuse { status, reason } => {
                 out.extend(status.as_u16().to_be_bytes());
-                let mut end = reason.len().min(MAX_TEXT);
-                while !reason.is_char_boundary(end) {
-                    end -= 1;
-                }
-                out.extend(reason.bytes().take(end));
+                out.extend(beginning(reason).bytes());
                 REFUSE
             }
             Frame::Fin { delivered } => {
@@ -238,7 +234,9 @@ impl Frame {
                 let (status, reason) = payload.split_first_chunk().ok_or_else(length)?;
                 let status = StatusCode::from_u16(u16::from_be_bytes(*status)).map_err(|_| WireError::Field { kind, field: 0 })?;
                 let reason = reason.get(..reason.len().min(MAX_TEXT)).unwrap_or_default();
-                Ok(Frame::Refuse { status, reason: printable(&String::from_utf8_lossy(reason)) })
+                let reason = printable(&String::from_utf8_lossy(reason));
+                // What stands for bytes that are no text is longer than they.
+                Ok(Frame::Refuse { status, reason: beginning(&reason).to_owned() })
             }
             FIN => Ok(Frame::Fin { delivered: u64::from_be_bytes(eight()?) }),
             ABORT => empty(Frame::Abort),
@@ -253,6 +251,15 @@ impl Frame {
 /// A peer's text, fit for a log: no control characters.
 fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// As much of a text as a field may have.
+fn beginning(text: &str) -> &str {
+    let mut end = text.len().min(MAX_TEXT);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.get(..end).unwrap_or_default()
 }
 
 fn put_text(out: &mut Vec<u8>, field: u8, text: Option<&str>) {

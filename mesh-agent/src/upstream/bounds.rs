@@ -41,9 +41,18 @@ impl Bounds {
         Some(Place { guard: Some(guard), bounds: self.clone() })
     }
 
-    /// What `take` finds, or a place for a new connection, whichever comes first. Fails if too many wait already. `spare` is given a place
-    /// beyond the bound.
-    pub async fn place<T>(self: &Arc<Self>, spare: bool, mut take: impl FnMut() -> Option<T>) -> Result<Result<T, Option<Place>>, ()> {
+    /// A request on a connection that several share has ended: whoever waits for room looks again.
+    pub fn stream_ended(&self) {
+        self.freed.notify_waiters();
+    }
+
+    /// What `take` finds, or a place for a new connection, whichever comes first. Fails if too many wait already. Who is `spare` is given a
+    /// place beyond the bound.
+    pub async fn place<T>(
+        self: &Arc<Self>,
+        spare: impl Fn() -> bool,
+        mut take: impl FnMut() -> Option<T>,
+    ) -> Result<Result<T, Option<Place>>, ()> {
         let mut waiting = None;
         loop {
             // Made before the look, so that what is freed between the look and the wait is not missed.
@@ -54,7 +63,7 @@ impl Bounds {
             }
             match self.circuit.try_connection() {
                 Ok(guard) => return Ok(Err(Some(Place { guard: Some(guard), bounds: self.clone() }))),
-                Err(_) if spare => return Ok(Err(None)),
+                Err(_) if spare() => return Ok(Err(None)),
                 Err(_) => {}
             }
             if waiting.is_none() {
@@ -88,3 +97,6 @@ impl Drop for Place {
         self.bounds.freed.notify_one();
     }
 }
+
+#[cfg(test)]
+mod tests;

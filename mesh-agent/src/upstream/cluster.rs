@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use mesh_model::service::{NamespacedName, Service, ServicePort};
+use mesh_model::backend::BackendTrafficPolicy;
+use mesh_model::service::{Discovery, NamespacedName, Service, ServiceEndpoint, ServicePort};
 use mesh_model::snapshot::Snapshot;
-use mesh_model::traffic::{Balancer, TrafficPolicy};
+use mesh_model::traffic::{Balancer, TlsMode, TrafficPolicy};
 use mesh_model::workload::{Workload, WorkloadUid};
 use parking_lot::{Mutex, RwLock};
 
@@ -21,9 +22,12 @@ use super::health::{Event, Health, Observation};
 use super::http::Server;
 use super::members::{self, Found};
 pub use super::members::{ClusterName, Missing};
+use super::originate::{Credentials, Originator};
 use crate::conn::ServerAddr;
+use crate::names::Names;
 use crate::outcome::Outcome;
 use crate::route::detect::Declared;
+use crate::route::retry::budget::Budget;
 
 /// What is known of one endpoint's load.
 struct Measured {
@@ -45,10 +49,18 @@ pub struct Cluster {
     pub declared: Declared,
     /// What holds towards it.
     pub policy: Arc<TrafficPolicy>,
+    /// What holds for its Service by whatever route and for whatever client.
+    pub backend: Option<Arc<BackendTrafficPolicy>>,
+    /// The retries that requests to its Service may have, together with those of other clusters of the Service.
+    pub budget: Option<Arc<Budget>>,
     members: Vec<Member>,
+    /// What was dialled is the only endpoint; its port, if that is another.
+    dialled: Option<Option<u16>>,
     picker: Picker,
     health: Option<Arc<Health<SocketAddr>>>,
     bounds: Arc<Mutex<HashMap<WorkloadUid, Arc<Bounds>>>>,
+    /// Of each namespace of clients.
+    originators: Arc<Mutex<HashMap<Arc<str>, Arc<Originator>>>>,
 }
 
 /// An endpoint that was chosen, counted as busy until it is dropped.
@@ -74,11 +86,11 @@ pub struct Wish<'a> {
 
 impl Cluster {
     fn build(snapshot: &Snapshot, spec: &Spec<'_>, previous: Option<&Cluster>, now: Instant) -> Cluster {
-        let Spec { name, port, policy, labels, from } = spec;
+        let Spec { name, port, endpoints, policy, backend, budget, labels, from } = spec;
         let known = |address: &SocketAddr| previous.and_then(|previous| previous.members.iter().find(|m| m.server.address.0 == *address));
         let mut members = Vec::new();
         let mut candidates = Vec::new();
-        for (endpoint, workload) in members::members(snapshot, port, labels, name.v4) {
+        for (endpoint, workload) in members::members(snapshot, endpoints, labels, name.v4) {
             let known = known(&endpoint.address);
             // What is there from the start is not new; what joins later is.
             let since = match (known, previous) {
@@ -87,11 +99,17 @@ impl Cluster {
                 (None, None) => None,
             };
             let node = workload.and_then(|workload| snapshot.node(&workload.node));
+            let traits = endpoint.traits.as_deref();
+            let said = traits.map(|traits| (traits.region.clone(), traits.zone.clone())).filter(|(region, _)| !region.is_empty());
             candidates.push(Candidate {
                 address: endpoint.address,
-                weight: 1,
-                locality: node.map(|node| (node.region.clone(), node.zone.clone())).unwrap_or_default(),
-                labels: workload.map(|workload| (*workload.labels).clone()).unwrap_or_default(),
+                weight: traits.map_or(1, |traits| traits.weight),
+                locality: said.or_else(|| node.map(|node| (node.region.clone(), node.zone.clone()))).unwrap_or_default(),
+                labels: match (workload, traits) {
+                    (Some(workload), _) => (*workload.labels).clone(),
+                    (None, Some(traits)) => traits.labels.clone(),
+                    (None, None) => Default::default(),
+                },
                 since,
             });
             members.push(Member {
@@ -117,10 +135,17 @@ impl Cluster {
             name: (*name).clone(),
             declared: Declared::of(&port.app_protocol, &port.name),
             policy: (*policy).clone(),
+            backend: backend.cloned(),
+            budget: budget.clone(),
             members,
+            dialled: match &port.discovery {
+                Discovery::Dialled { target } => Some(*target),
+                Discovery::Named | Discovery::Dns { .. } => None,
+            },
             picker,
             health,
             bounds: same_policy.map(|previous| previous.bounds.clone()).unwrap_or_default(),
+            originators: same_policy.map(|previous| previous.originators.clone()).unwrap_or_default(),
         }
     }
 
@@ -135,6 +160,12 @@ impl Cluster {
 
     /// Chooses an endpoint; `None` if there is none to choose.
     pub fn choose(self: &Arc<Self>, now: Instant, wish: Wish<'_>) -> Option<Chosen> {
+        if let Some(target) = self.dialled {
+            let dialled = wish.dialled?;
+            let address = ServerAddr(SocketAddr::new(dialled.ip(), target.unwrap_or(dialled.port())));
+            // It has no number: nothing is measured of it, and a retry may only go there again.
+            return Some(Chosen { cluster: self.clone(), index: usize::MAX, server: Server { address, workload: None } });
+        }
         let usable = |index: usize| match (&self.health, self.members.get(index)) {
             (Some(health), Some(member)) => health.usable(now, &member.server.address.0),
             (None, Some(_)) => true,
@@ -165,6 +196,23 @@ impl Cluster {
         all.entry(client.clone()).or_insert_with(|| Bounds::new(&self.policy.pool)).clone()
     }
 
+    /// What begins TLS towards it for the clients of a namespace, if its policy asks for that.
+    pub fn originator(&self, namespace: &Arc<str>, credentials: &Arc<Credentials>) -> Option<Arc<Originator>> {
+        let TlsMode::Originate(settings) = &self.policy.tls else { return None };
+        let mut all = self.originators.lock();
+        if let Some(known) = all.get(namespace) {
+            return Some(known.clone());
+        }
+        let new = Arc::new(Originator::new(settings.clone(), namespace.clone(), credentials.clone(), Instant::now()));
+        all.insert(namespace.clone(), new.clone());
+        Some(new)
+    }
+
+    /// What is wrong with the files that TLS towards it needs, by the namespace of the clients.
+    pub fn tls_problems(&self) -> Vec<(Arc<str>, Arc<str>)> {
+        self.originators.lock().iter().filter_map(|(namespace, by)| Some((namespace.clone(), by.problem()?))).collect()
+    }
+
     /// How many endpoints may be used, and how many are ejected.
     pub fn counts(&self, now: Instant) -> (usize, usize) {
         let ejected = self.health.as_ref().map_or(0, |health| health.ejected(now));
@@ -181,6 +229,11 @@ impl Cluster {
             }
         }
         all
+    }
+
+    /// Whether there is nobody to choose.
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty() && self.dialled.is_none()
     }
 
     /// Its endpoints.
@@ -246,7 +299,10 @@ impl Drop for Chosen {
 struct Spec<'a> {
     name: &'a ClusterName,
     port: &'a ServicePort,
+    endpoints: &'a [ServiceEndpoint],
     policy: &'a Arc<TrafficPolicy>,
+    backend: Option<&'a Arc<BackendTrafficPolicy>>,
+    budget: Option<Arc<Budget>>,
     labels: &'a std::collections::BTreeMap<String, String>,
     from: &'a LocalityName,
 }
@@ -254,8 +310,12 @@ struct Spec<'a> {
 struct Slot {
     /// Of the snapshot that it was last compared with.
     version: u64,
+    /// Of the names that it was last compared with.
+    generation: u64,
     /// That it was made from.
     service: Arc<Service>,
+    /// Those that names stood for; `None` where there are no names.
+    resolved: Option<Vec<ServiceEndpoint>>,
     labels: std::collections::BTreeMap<String, String>,
     from: LocalityName,
     cluster: Arc<Cluster>,
@@ -266,18 +326,31 @@ struct Slot {
 pub struct Clusters {
     slots: RwLock<HashMap<(ClusterName, usize), Slot>>,
     none: Arc<TrafficPolicy>,
+    /// By Service: its clusters share one.
+    budgets: Mutex<HashMap<NamespacedName, Arc<Budget>>>,
+    names: Arc<Names>,
 }
 
 impl Clusters {
+    /// None yet; names stand for what these say.
+    pub fn new(names: Arc<Names>) -> Clusters {
+        Clusters { names, ..Clusters::default() }
+    }
+
     /// Where a client's requests to a Service's port, or a subset, go.
     pub fn get(&self, snapshot: &Snapshot, client: &Workload, name: &ClusterName) -> Result<Arc<Cluster>, Missing> {
         let policy = snapshot.traffic(client, &name.service, name.port, name.subset.as_deref()).unwrap_or_else(|| self.none.clone());
         // Policies are shared as long as they are the same, so the place tells them apart; the slot keeps its own alive.
         let key = (name.clone(), Arc::as_ptr(&policy) as usize);
-        if let Some(slot) = self.slots.read().get(&key).filter(|slot| slot.version == snapshot.version()) {
+        // Read first: endpoints that are newer than it says do no harm.
+        let generation = self.names.generation();
+        let is_current = |slot: &&Slot| slot.version == snapshot.version() && (slot.generation == generation || slot.resolved.is_none());
+        if let Some(slot) = self.slots.read().get(&key).filter(is_current) {
             return Ok(slot.cluster.clone());
         }
         let Found { service, port, labels } = Found::of(snapshot, client, name)?;
+        let endpoints = self.names.endpoints(snapshot, port);
+        let resolved = matches!(port.discovery, Discovery::Dns { .. }).then(|| endpoints.to_vec());
         let node = snapshot.node(&client.node);
         let from = LocalityName {
             region: node.map(|node| node.region.clone()).unwrap_or_default(),
@@ -288,34 +361,67 @@ impl Clusters {
         let mut slots = self.slots.write();
         // Another policy's pointer may have been given again: what was learnt is carried over by name.
         let previous = slots.get(&key).map(|slot| slot.cluster.clone());
-        if let Some(slot) = slots.get(&key).filter(|slot| slot.version == snapshot.version()) {
+        if let Some(slot) = slots.get(&key).filter(is_current) {
             return Ok(slot.cluster.clone());
         }
         if let Some(slot) = slots.get_mut(&key)
             && Arc::ptr_eq(&slot.service, service)
+            && slot.resolved == resolved
             && slot.labels == *labels
             && slot.from == from
+            && slot.cluster.backend.as_ref() == snapshot.backend_policy(&name.service)
             && slot.cluster.is_current(snapshot)
         {
             slot.version = snapshot.version();
+            slot.generation = generation;
             return Ok(slot.cluster.clone());
         }
-        let spec = Spec { name, port, policy: &policy, labels, from: &from };
+        let (backend, budget) = (snapshot.backend_policy(&name.service), self.budget(snapshot, &name.service, Instant::now()));
+        let spec = Spec { name, port, endpoints: &endpoints, policy: &policy, backend, budget, labels, from: &from };
         // A policy that was read anew is another pointer and says the same: what was learnt under it goes on. Under another policy at least
         // the endpoints are known.
         let named = || slots.iter().filter(|((other, _), _)| other == name).map(|(_, slot)| &slot.cluster);
         let previous = previous.or_else(|| named().find(|cluster| *cluster.policy == *policy).or_else(|| named().next()).cloned());
         let cluster = Arc::new(Cluster::build(snapshot, &spec, previous.as_deref(), Instant::now()));
-        let made_from =
-            Slot { version: snapshot.version(), service: service.clone(), labels: labels.clone(), from, cluster: cluster.clone() };
+        let made_from = Slot {
+            version: snapshot.version(),
+            generation,
+            service: service.clone(),
+            resolved,
+            labels: labels.clone(),
+            from,
+            cluster: cluster.clone(),
+        };
         slots.insert(key, made_from);
         Ok(cluster)
     }
 
-    /// Lets go of what no longer exists.
+    /// The retry budget of a Service: the same while it says the same.
+    fn budget(&self, snapshot: &Snapshot, service: &NamespacedName, now: Instant) -> Option<Arc<Budget>> {
+        let settings = snapshot.retry_budget(service)?;
+        let mut budgets = self.budgets.lock();
+        if let Some(budget) = budgets.get(service).filter(|budget| budget.settings() == settings) {
+            return Some(budget.clone());
+        }
+        let budget = Arc::new(Budget::new(settings.clone(), now));
+        budgets.insert(service.clone(), budget.clone());
+        Some(budget)
+    }
+
+    /// Lets go of what no longer exists, or is under a policy that nobody has any more while another has taken its place. What nobody has
+    /// asked for since the last configuration stays: who is ejected, slow or new is not forgotten because something else was changed.
     pub fn sweep(&self, snapshot: &Snapshot) {
-        self.slots.write().retain(|(name, _), slot| {
-            snapshot.service(&name.service).is_some() && (slot.version == snapshot.version() || Arc::strong_count(&slot.cluster) > 1)
+        self.budgets.lock().retain(|service, _| snapshot.retry_budget(service).is_some());
+        let mut slots = self.slots.write();
+        let mut newest: HashMap<ClusterName, u64> = HashMap::new();
+        for ((name, _), slot) in slots.iter() {
+            let version = newest.entry(name.clone()).or_default();
+            *version = slot.version.max(*version);
+        }
+        slots.retain(|(name, _), slot| {
+            let is_newest = newest.get(name).is_none_or(|version| slot.version >= *version);
+            let in_use = Arc::strong_count(&slot.cluster) > 1 || Arc::strong_count(&slot.cluster.policy) > 1;
+            snapshot.service(&name.service).is_some() && (is_newest || in_use)
         });
     }
 

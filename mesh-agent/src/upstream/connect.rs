@@ -5,7 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use socket2::{Domain, Socket, Type};
+use mesh_model::traffic::Keepalive;
+use socket2::{Domain, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::conn::{ServerAddr, TunnelAddr};
@@ -47,18 +48,43 @@ fn delivery(netns: &NetNs, client: SocketAddr, server: ServerAddr) -> io::Result
 
 /// Connects to a tunnel's end with the pod's own address, so that network policies see the pod.
 pub async fn dial(netns: &NetNs, local: IpAddr, tunnel: TunnelAddr, limit: Duration) -> io::Result<TcpStream> {
-    from_pod(netns, local, tunnel.0, limit).await
+    from_pod(netns, local, tunnel.0, limit, None).await
 }
 
-/// Connects to a server outside the mesh with the pod's own address, as the pod would itself.
-pub async fn plain(netns: &NetNs, local: IpAddr, server: ServerAddr, limit: Duration) -> io::Result<TcpStream> {
-    from_pod(netns, local, server.0, limit).await
+/// Connects to a server outside the mesh with the pod's own address, as the pod would itself; with keepalive probes if there are to be.
+pub async fn plain(
+    netns: &NetNs,
+    local: IpAddr,
+    server: ServerAddr,
+    limit: Duration,
+    keepalive: Option<&Keepalive>,
+) -> io::Result<TcpStream> {
+    from_pod(netns, local, server.0, limit, keepalive).await
 }
 
-async fn from_pod(netns: &NetNs, local: IpAddr, to: SocketAddr, limit: Duration) -> io::Result<TcpStream> {
+async fn from_pod(netns: &NetNs, local: IpAddr, to: SocketAddr, limit: Duration, keepalive: Option<&Keepalive>) -> io::Result<TcpStream> {
     let socket = netns.run(|| tcp(to))??;
+    if let Some(keepalive) = keepalive {
+        socket.set_tcp_keepalive(&probes(keepalive))?;
+    }
     socket.bind(&SocketAddr::new(local, 0).into())?;
     timed(limit, tokio_socket(socket).connect(to)).await
+}
+
+/// Linux takes whole seconds, from 1 to 32767, and from 1 to 127 probes.
+fn probes(keepalive: &Keepalive) -> TcpKeepalive {
+    let seconds = |time: Duration| Duration::from_secs(time.as_secs().clamp(1, 32_767));
+    let mut probes = TcpKeepalive::new();
+    if let Some(time) = keepalive.time {
+        probes = probes.with_time(seconds(time));
+    }
+    if let Some(interval) = keepalive.interval {
+        probes = probes.with_interval(seconds(interval));
+    }
+    match keepalive.probes {
+        Some(count) => probes.with_retries(count.clamp(1, 127)),
+        None => probes,
+    }
 }
 
 fn tcp(to: SocketAddr) -> io::Result<Socket> {

@@ -11,27 +11,36 @@ use std::time::{Duration, Instant};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper::{Request, Response};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use mesh_model::service::NamespacedName;
 use mesh_model::workload::{Workload, WorkloadUid};
 use tokio_util::sync::CancellationToken;
 
-use crate::agent::pods::LocalPod;
-use crate::capture::accept;
-use crate::conn::{ClientAddr, Meter, ServerAddr, TunnelAddr};
-use crate::outcome::{ConnectFailure, Outcome, RequestFailure};
+use crate::conn::{ClientAddr, ServerAddr};
+use crate::outcome::{Outcome, RequestFailure};
 use crate::route::body::RequestBody;
-use crate::shared::{Worker, outcome_of};
-use crate::tunnel::{OpenRequest, PoolKey};
-use crate::upstream::bounds::Place;
+use crate::shared::Worker;
+use crate::upstream::bounds::{Bounds, Place};
 use crate::upstream::cluster::Clusters;
-use crate::upstream::{connect, copy};
+use crate::upstream::originate::SecuredKey;
+
+mod handshake;
+mod open;
+
+use handshake::{handshake, told};
+pub use open::Dial;
+
+pub mod opening;
+
+pub use opening::Opening;
+use opening::{Openings, Turn};
 
 /// How long an unused connection is kept where no DestinationRule says otherwise: less than servers usually do.
 pub const IDLE: Duration = Duration::from_secs(55);
+/// Requests at once on an HTTP/2 connection where no DestinationRule says otherwise: what servers are asked to allow at least (RFC 9113,
+/// 6.5.2). More would wait inside of the library for their turn, and be lost there if the server closes the connection meanwhile.
+pub const STREAMS: u32 = 100;
 /// Unused connections that are kept for one server.
 const MAX_IDLE: usize = 256;
-/// What is left of a connection whose HTTP is over is aborted after this long.
-const FAREWELL: Duration = Duration::from_secs(5);
 const SWEEP: Duration = Duration::from_secs(5);
 
 /// Spawns the tasks of HTTP/2 on the worker's own thread.
@@ -55,8 +64,12 @@ pub struct ConnectionKey {
     pub server: SocketAddr,
     /// The pod there, so that an address given to another pod is another server.
     pub workload: Option<WorkloadUid>,
-    /// HTTP/2 with prior knowledge.
+    /// HTTP/2.
     pub http2: bool,
+    /// The Service that it was opened for, which the tunnel names to the server's agent for its records.
+    pub service: Option<NamespacedName>,
+    /// TLS that was begun here.
+    pub tls: Option<SecuredKey>,
 }
 
 /// Whom to connect to.
@@ -101,6 +114,8 @@ struct Connection {
     opened: Instant,
     /// Gives its place among the open ones back.
     place: Option<Rc<Place>>,
+    /// Counts the request among those at once on an HTTP/2 connection.
+    _stream: Option<Stream>,
 }
 
 struct Idle {
@@ -112,7 +127,8 @@ struct Idle {
 #[derive(Default)]
 pub struct HttpPools {
     idle: RefCell<HashMap<ConnectionKey, Vec<Idle>>>,
-    shared: RefCell<HashMap<ConnectionKey, Shared>>,
+    shared: RefCell<HashMap<ConnectionKey, Vec<Shared>>>,
+    openings: Rc<Openings>,
     closed: Cell<bool>,
 }
 
@@ -123,7 +139,35 @@ struct Shared {
     served: u32,
     opened: Instant,
     used: Instant,
+    idle: Duration,
     place: Option<Rc<Place>>,
+    streams: Rc<Streams>,
+}
+
+/// Requests at once on a connection.
+struct Streams {
+    open: Cell<u32>,
+    /// To tell those who wait for one to end.
+    bounds: Option<Arc<Bounds>>,
+}
+
+/// One of them.
+struct Stream(Rc<Streams>);
+
+impl Stream {
+    fn open(streams: &Rc<Streams>) -> Stream {
+        streams.open.set(streams.open.get() + 1);
+        Stream(streams.clone())
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.0.open.set(self.0.open.get().saturating_sub(1));
+        if let Some(bounds) = &self.0.bounds {
+            bounds.stream_ended();
+        }
+    }
 }
 
 /// For how long and how much a connection may be used.
@@ -135,6 +179,8 @@ pub struct Terms {
     pub max_requests: Option<u32>,
     /// It is closed when it is idle after this long.
     pub max_age: Option<Duration>,
+    /// Requests at once on an HTTP/2 connection.
+    pub max_streams: Option<u32>,
 }
 
 /// A connection for one request.
@@ -153,8 +199,10 @@ pub struct SendFailure {
     pub unsent: Option<Request<RequestBody>>,
     /// What is known of it.
     pub outcome: Outcome,
-    /// The server refused the stream before it looked at it (REFUSED_STREAM, GOAWAY).
+    /// The server refused the stream before it looked at it (REFUSED_STREAM, or GOAWAY with a lower number: RFC 9113, 6.8 and 8.7).
     pub refused: bool,
+    /// It did so because it is about to close the connection (GOAWAY): over another the request may be sent at once.
+    pub leaving: bool,
 }
 
 impl HttpPools {
@@ -173,9 +221,12 @@ impl HttpPools {
                     idle.retain(|idle| idle.until > now && !idle.connection.is_closed());
                     !idle.is_empty()
                 });
-                pools.shared.borrow_mut().retain(|_, shared| {
-                    let in_use = Rc::strong_count(&shared.fate) > 2;
-                    !shared.sender.is_closed() && (in_use || now.duration_since(shared.used) < IDLE)
+                pools.shared.borrow_mut().retain(|_, all| {
+                    all.retain(|shared| {
+                        let in_use = shared.streams.open.get() > 0;
+                        !shared.sender.is_closed() && (in_use || now.duration_since(shared.used) < shared.idle)
+                    });
+                    !all.is_empty()
                 });
             }
         });
@@ -200,11 +251,16 @@ impl HttpPools {
         let lease = |connection| Lease { pools: self.clone(), key: key.clone(), terms, connection: Some(connection), reused: true };
         if key.http2 {
             let mut all = self.shared.borrow_mut();
-            let shared = all.get_mut(key)?;
-            if shared.sender.is_closed() || shared.used_up(&terms, now) {
-                all.remove(key);
+            let there = all.get_mut(key)?;
+            there.retain(|shared| !shared.sender.is_closed() && !shared.used_up(&terms, now));
+            // The first that has room, so that the others may grow old.
+            let has_room = |shared: &&mut Shared| terms.max_streams.is_none_or(|most| shared.streams.open.get() < most);
+            let Some(shared) = there.iter_mut().find(has_room) else {
+                if there.is_empty() {
+                    all.remove(key);
+                }
                 return None;
-            }
+            };
             shared.served += 1;
             shared.used = now;
             return Some(lease(Connection {
@@ -213,6 +269,7 @@ impl HttpPools {
                 served: shared.served,
                 opened: shared.opened,
                 place: shared.place.clone(),
+                _stream: Some(Stream::open(&shared.streams)),
             }));
         }
         let mut all = self.idle.borrow_mut();
@@ -226,61 +283,29 @@ impl HttpPools {
         None
     }
 
-    /// Opens a connection.
-    #[expect(clippy::too_many_arguments, reason = "one call site; each is a thing of its own")]
-    pub async fn open(
-        self: &Rc<Self>,
-        worker: &Rc<Worker>,
-        pod: &LocalPod,
-        key: ConnectionKey,
-        server: &Server,
-        behalf: &OnBehalf,
-        terms: Terms,
-        limit: Duration,
-        place: Option<Place>,
-    ) -> Result<Lease, Outcome> {
-        let fate: Fate = Rc::default();
-        let local = pod.address(server.address.0.ip()).ok_or(Outcome::AddressFamily)?;
-        let sender = match &server.workload {
-            Some(workload) if workload.enrolled => {
-                let tunnel = PoolKey {
-                    client: pod.workload.uid.clone(),
-                    server: workload.uid.clone(),
-                    identity: pod.workload.identity.clone(),
-                    expected: Arc::new([workload.identity.clone()]),
-                    source: local,
-                    destination: TunnelAddr(SocketAddr::new(server.address.0.ip(), accept::TUNNEL_PORT)),
-                };
-                let request = OpenRequest {
-                    target: server.address.0,
-                    client: Some(behalf.client),
-                    host: behalf.host.clone(),
-                    baggage: Some(worker.shared.baggage(pod)),
-                    traceparent: behalf.traceparent.clone(),
-                };
-                let stream = worker.pools.open(tunnel, request).await.map_err(|error| error.outcome())?;
-                let (near, far) = copy::pipe::pair();
-                let over = CancellationToken::new();
-                let (end, told) = (over.clone(), fate.clone());
-                worker.connections.spawn_local(async move {
-                    let meter = Meter::default();
-                    let ended = stream.relay(far, &meter, end.cancelled()).await;
-                    *told.borrow_mut() = Some(match ended {
-                        Ok(ended) => outcome_of(ended.how, Some(Outcome::Completed)),
-                        Err(error) => error.outcome(),
-                    });
-                });
-                handshake(near, key.http2, worker, over).await?
+    /// A connection that is there already, or soon: one for many requests is awaited if it is being opened. If none is, the caller opens
+    /// it, and of such a one the others wait for it.
+    ///
+    /// # Errors
+    /// What the one failed with who opened it.
+    pub async fn taken_or_opening(self: &Rc<Self>, key: &ConnectionKey, terms: Terms) -> Result<Result<Lease, Option<Opening>>, Outcome> {
+        loop {
+            if let Some(lease) = self.take(key, terms) {
+                return Ok(Ok(lease));
             }
-            _ => {
-                let tcp = connect::plain(&pod.netns, local, server.address, limit).await.map_err(|error| Outcome::ConnectFailed {
-                    failure: ConnectFailure::from_io(&error),
-                    detail: error.to_string().into(),
-                })?;
-                handshake(tcp, key.http2, worker, CancellationToken::new()).await?
+            // One that is soon used up is not worth waiting for.
+            if !key.http2 || terms.max_requests.is_some() || self.closed.get() {
+                return Ok(Err(None));
             }
-        };
-        Ok(self.lease(key, terms, sender, fate, place))
+            if let Turn::Mine(opening) = self.openings.turn(key).await? {
+                return Ok(Err(Some(opening)));
+            }
+        }
+    }
+
+    /// Whether there is an HTTP/2 connection that may be shared once it has room.
+    pub fn shares(&self, key: &ConnectionKey) -> bool {
+        key.http2 && self.shared.borrow().get(key).is_some_and(|all| !all.is_empty())
     }
 
     /// A lease of a connection that was opened elsewhere.
@@ -292,18 +317,32 @@ impl HttpPools {
         terms: Terms,
     ) -> Result<Lease, Outcome> {
         let sender = handshake(stream, key.http2, worker, CancellationToken::new()).await?;
-        Ok(self.lease(key, terms, sender, Fate::default(), None))
+        Ok(self.lease(key, terms, sender, Fate::default(), None, None))
     }
 
-    fn lease(self: &Rc<Self>, key: ConnectionKey, terms: Terms, sender: Sender, fate: Fate, place: Option<Place>) -> Lease {
+    fn lease(
+        self: &Rc<Self>,
+        key: ConnectionKey,
+        terms: Terms,
+        sender: Sender,
+        fate: Fate,
+        place: Option<Place>,
+        bounds: Option<Arc<Bounds>>,
+    ) -> Lease {
         let (now, place) = (Instant::now(), place.map(Rc::new));
+        let mut stream = None;
+        // One is enough where any number of requests may be on it; another that was opened meanwhile serves its own request alone.
         if let Sender::Http2(sender) = &sender
             && !self.closed.get()
+            && (terms.max_streams.is_some() || !self.shares(&key))
         {
-            let shared = Shared { sender: sender.clone(), fate: fate.clone(), served: 1, opened: now, used: now, place: place.clone() };
-            self.shared.borrow_mut().insert(key.clone(), shared);
+            let streams = Rc::new(Streams { open: Cell::new(0), bounds });
+            stream = Some(Stream::open(&streams));
+            let (sender, fate, place) = (sender.clone(), fate.clone(), place.clone());
+            let shared = Shared { sender, fate, served: 1, opened: now, used: now, idle: terms.idle, place, streams };
+            self.shared.borrow_mut().entry(key.clone()).or_default().push(shared);
         }
-        let connection = Connection { sender, fate, served: 0, opened: now, place };
+        let connection = Connection { sender, fate, served: 0, opened: now, place, _stream: stream };
         Lease { pools: self.clone(), key, terms, connection: Some(connection), reused: false }
     }
 }
@@ -312,48 +351,6 @@ impl Shared {
     fn used_up(&self, terms: &Terms, now: Instant) -> bool {
         terms.max_requests.is_some_and(|most| self.served >= most) || terms.max_age.is_some_and(|age| now.duration_since(self.opened) > age)
     }
-}
-
-/// Begins HTTP on a stream; its task ends the stream's other half, `over`, a while after HTTP has ended.
-async fn handshake<T>(stream: T, http2: bool, worker: &Rc<Worker>, over: CancellationToken) -> Result<Sender, Outcome>
-where
-    T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
-{
-    let failed = |error: hyper::Error| Outcome::Request(RequestFailure::UpstreamProtocol { detail: error.to_string().into() });
-    let io = TokioIo::new(stream);
-    let after = |over: CancellationToken| async move {
-        tokio::time::sleep(FAREWELL).await;
-        over.cancel();
-    };
-    if http2 {
-        let (sender, connection) = http2::Builder::new(Local)
-            .timer(TokioTimer::new())
-            .initial_stream_window_size(1 << 20)
-            .initial_connection_window_size(4 << 20)
-            .max_header_list_size(crate::route::serve::MAX_HEADERS)
-            .keep_alive_interval(Some(worker.shared.tunnel.ping_interval))
-            .keep_alive_timeout(worker.shared.tunnel.ping_timeout)
-            .handshake(io)
-            .await
-            .map_err(failed)?;
-        worker.connections.spawn_local(async move {
-            // What went wrong is told to each request.
-            let _ = connection.await;
-            tokio::task::spawn_local(after(over));
-        });
-        return Ok(Sender::Http2(sender));
-    }
-    let (sender, connection) = http1::Builder::new()
-        .max_headers(crate::route::serve::MAX_HEADER_COUNT)
-        .max_buf_size(crate::route::serve::MAX_HEADERS as usize)
-        .handshake(io)
-        .await
-        .map_err(failed)?;
-    worker.connections.spawn_local(async move {
-        let _ = connection.with_upgrades().await;
-        tokio::task::spawn_local(after(over));
-    });
-    Ok(Sender::Http1(sender))
 }
 
 impl Connection {
@@ -366,10 +363,20 @@ impl Connection {
 }
 
 impl Lease {
+    /// Whether HTTP/2 is spoken on it.
+    pub fn http2(&self) -> bool {
+        self.key.http2
+    }
+
     /// Sends a request and waits for the head of its response.
     pub async fn send(&mut self, request: Request<RequestBody>) -> Result<Response<Incoming>, SendFailure> {
         let Some(connection) = &mut self.connection else {
-            return Err(SendFailure { unsent: Some(request), outcome: Outcome::internal("a connection was used twice"), refused: false });
+            return Err(SendFailure {
+                unsent: Some(request),
+                outcome: Outcome::internal("a connection was used twice"),
+                refused: false,
+                leaving: false,
+            });
         };
         connection.served += 1;
         let sent = match &mut connection.sender {
@@ -395,9 +402,13 @@ impl Lease {
     /// Keeps the connection for the next request, once it is ready for one.
     pub fn keep(mut self) {
         let Some(mut connection) = self.connection.take() else { return };
-        let Terms { idle, max_requests, max_age } = self.terms;
+        let Terms { idle, max_requests, max_age, .. } = self.terms;
         let old = max_age.is_some_and(|age| connection.opened.elapsed() > age);
         if self.pools.closed.get() || old || max_requests.is_some_and(|most| connection.served >= most) {
+            return;
+        }
+        // One for many requests is in the pool as long as it lives.
+        if matches!(connection.sender, Sender::Http2(_)) {
             return;
         }
         let (pools, key) = (self.pools.clone(), self.key.clone());
@@ -440,16 +451,17 @@ async fn give_way(pools: std::rc::Weak<HttpPools>, key: ConnectionKey, place: st
 }
 
 fn failure(fate: &Fate, unsent: Option<Request<RequestBody>>, error: &hyper::Error) -> SendFailure {
-    let reason = std::error::Error::source(error).and_then(|source| source.downcast_ref::<h2::Error>()).and_then(h2::Error::reason);
-    let refused = matches!(reason, Some(h2::Reason::REFUSED_STREAM));
-    let outcome = match fate.borrow().clone() {
-        // The tunnel knows better than HTTP why there was no answer.
-        Some(outcome) if !matches!(outcome, Outcome::Completed | Outcome::ClientReset | Outcome::ServerReset) => outcome,
-        _ if error.is_parse() => Outcome::Request(RequestFailure::UpstreamProtocol { detail: error.to_string().into() }),
-        _ => {
+    let of_http2 = std::error::Error::source(error).and_then(|source| source.downcast_ref::<h2::Error>());
+    // The library ends with a GOAWAY of the server only the streams that this says were not looked at.
+    let leaving = of_http2.is_some_and(|error| error.is_go_away() && error.is_remote());
+    let refused = leaving || of_http2.and_then(h2::Error::reason) == Some(h2::Reason::REFUSED_STREAM);
+    let outcome = match told(fate) {
+        Some(outcome) => outcome,
+        None if error.is_parse() => Outcome::Request(RequestFailure::UpstreamProtocol { detail: error.to_string().into() }),
+        None => {
             let detail = std::error::Error::source(error).map_or_else(|| error.to_string(), |source| format!("{error}: {source}"));
             Outcome::Request(RequestFailure::UpstreamClosed { detail: detail.into() })
         }
     };
-    SendFailure { unsent, outcome, refused }
+    SendFailure { unsent, outcome, refused, leaving }
 }

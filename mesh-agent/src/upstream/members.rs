@@ -98,18 +98,20 @@ impl<'s> Found<'s> {
     }
 }
 
-/// The endpoints of a Service's port that are of the family, whose pods have the labels, and that are not held.
+/// The endpoints of a Service's port that are of the family, that have the labels, by their pod or their ServiceEntry, and are not held.
 pub fn members<'s>(
     snapshot: &'s Snapshot,
-    port: &'s ServicePort,
+    endpoints: &'s [ServiceEndpoint],
     labels: &'s BTreeMap<String, String>,
     v4: bool,
 ) -> impl Iterator<Item = (&'s ServiceEndpoint, Option<&'s Arc<Workload>>)> {
     let held: HashSet<IpAddr> = snapshot.held().iter().flat_map(|pod| pod.addresses.iter().copied()).collect();
-    port.endpoints.iter().filter(move |e| e.address.is_ipv4() == v4 && !held.contains(&e.address.ip())).filter_map(move |endpoint| {
+    endpoints.iter().filter(move |e| e.address.is_ipv4() == v4 && !held.contains(&e.address.ip())).filter_map(move |endpoint| {
         let workload = endpoint.workload.as_ref().and_then(|uid| snapshot.workload(uid));
-        let selected = |workload: &Arc<Workload>| labels.iter().all(|(key, value)| workload.labels.get(key) == Some(value));
-        (labels.is_empty() || workload.is_some_and(selected)).then_some((endpoint, workload))
+        let has = |own: &BTreeMap<String, String>| labels.iter().all(|(key, value)| own.get(key) == Some(value));
+        let selected =
+            workload.is_some_and(|workload| has(&workload.labels)) || endpoint.traits.as_ref().is_some_and(|traits| has(&traits.labels));
+        (labels.is_empty() || selected).then_some((endpoint, workload))
     })
 }
 
@@ -120,12 +122,7 @@ pub fn other_family(client: &Workload, v4: bool) -> Option<bool> {
 
 /// Why nothing may be sent there: TLS that the policy asks for and that cannot be had is not left out.
 pub fn refusal(policy: &TrafficPolicy) -> Option<Outcome> {
-    let detail = match &policy.tls {
-        TlsMode::Mesh | TlsMode::Disable => return None,
-        TlsMode::Refuse(reason) => format!("the DestinationRule's tls: {reason}"),
-        TlsMode::Originate(_) => {
-            "the DestinationRule asks for TLS towards the application (SIMPLE or MUTUAL), which is not supported".to_owned()
-        }
-    };
+    let TlsMode::Refuse(reason) = &policy.tls else { return None };
+    let detail = format!("the DestinationRule's tls: {reason}");
     Some(Outcome::Request(RequestFailure::InvalidRoute { detail: detail.into() }))
 }

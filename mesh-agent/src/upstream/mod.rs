@@ -9,4 +9,5 @@ pub mod copy;
 pub mod health;
 pub mod http;
 pub mod members;
+pub mod originate;
 pub mod resolve;

@@ -28,6 +28,7 @@ fn the_objects_maps_have_the_contracts_sizes() {
         (map::POLICIES, 4, size::<policy::Program>()),
         (map::IDENTITY_SETS, size::<policy::Member>(), 4),
         (map::EXCLUDED_PORTS, 4, 4),
+        (map::EGRESS_PORTS, 4, 4),
         (map::EXCLUDED_CIDRS, 4 + 16, 4),
         (map::SOCKETS, 4, size::<flow::SockEntry>()),
         (map::OWN_LISTENERS, 4, 4),

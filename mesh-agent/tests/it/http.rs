@@ -12,9 +12,17 @@ use crate::world::*;
 
 mod balance;
 mod budget;
+mod calls;
+mod clients;
+mod hostile;
+mod jwks;
+mod lending;
 mod limit;
 mod policy;
 mod routing;
+mod tls;
+mod trace;
+mod traffic;
 mod wire;
 
 /// The mesh that these tests share, with an HTTP server in each pod but the clients.
@@ -36,11 +44,12 @@ static HTTP: LazyLock<Cluster> = LazyLock::new(|| {
             ("n2", PodSpec::new("shop", "keyed")),
             ("n2", PodSpec::new("shop", "tcp-limited")),
             ("n1", PodSpec::new("shop", "tcp-near")),
+            ("n2", PodSpec::new("shop", "budgeted").label("app", "budgeted")),
         ],
     );
     ground.put("services", &services());
     let cluster = ground.start();
-    for name in ["v1", "v2", "v3", "stranger", "guarded", "neighbour", "limited", "limited-near", "keyed"] {
+    for name in ["v1", "v2", "v3", "stranger", "guarded", "neighbour", "limited", "limited-near", "keyed", "budgeted"] {
         let server = cluster.pod(name).serve_http(name, 8080).expect("a server");
         // It ends with the world.
         std::mem::forget(server);
@@ -54,7 +63,8 @@ fn services() -> Vec<Value> {
     for (index, name) in PARENTS.iter().enumerate() {
         all.push(service("shop", name, &[&ip(index), &ip6(index)], "echo", &[("http", 80, 8080), ("web", 8080, 8080), ("raw", 90, 7070)]));
     }
-    let pods = [("one", "v1"), ("two", "v2"), ("three", "v3"), ("guarded", "guarded"), ("neighbour", "neighbour")];
+    let pods =
+        [("one", "v1"), ("two", "v2"), ("three", "v3"), ("guarded", "guarded"), ("neighbour", "neighbour"), ("budgeted", "budgeted")];
     for (index, (name, pod)) in pods.iter().enumerate() {
         let mut one = service("shop", name, &[&format!("10.97.1.{index}"), &format!("fd00:97::1:{index}")], "", &[("http", 80, 8080)]);
         let selector = if pod.starts_with('v') { json!({ "version": pod }) } else { json!({ "app": pod }) };
@@ -62,14 +72,20 @@ fn services() -> Vec<Value> {
         all.push(one);
     }
     all.push(service(OUTSIDE, "strange", &["10.97.2.1", "fd00:97::2:1"], "stranger", &[("http", 80, 8080)]));
+    let secure = [("http", 80, 8443), ("http-mutual", 81, 8444), ("tcp-raw", 90, 8443)];
+    all.push(service(OUTSIDE, "secure", &["10.97.2.3", "fd00:97::2:3"], "stranger", &secure));
+    all.push(service("shop", "inside", &["10.97.2.4", "fd00:97::2:4"], "other", &[("http", 80, 8443), ("tcp-raw", 90, 8443)]));
+    all.push(service("shop", "bounded", &["10.97.2.5", "fd00:97::2:5"], "other", &[("tcp-idle", 91, 7075), ("tcp-most", 92, 7075)]));
+    all.push(service("shop", "retried", &["10.97.2.6", "fd00:97::2:6"], "echo", &[("http", 80, 8080)]));
+    all.push(service(OUTSIDE, "streams", &["10.97.2.7", "fd00:97::2:7"], "stranger", &[("http2", 80, 8080)]));
     all.push(service("shop", "nobody", &["10.97.2.2", "fd00:97::2:2"], "nobody", &[("http", 80, 8080)]));
     all
 }
 
 /// The Services that routes are made for.
-const PARENTS: [&str; 14] = [
+const PARENTS: [&str; 17] = [
     "matching", "filters", "mirror", "timeout", "retry", "session", "upgrade", "grpc", "weights", "consumer", "opaque", "changing",
-    "breaker", "hash",
+    "breaker", "hash", "budget", "sticky", "stays",
 ];
 
 fn ip(index: usize) -> String {

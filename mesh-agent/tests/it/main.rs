@@ -4,6 +4,7 @@
 mod abi;
 mod cni;
 mod config;
+mod egress;
 mod explain;
 mod fail_closed;
 #[allow(dead_code, reason = "what one module of tests does not ask, another does")]

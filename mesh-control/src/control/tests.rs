@@ -42,6 +42,7 @@ fn config(dir: &Path) -> Config {
         source: CaSource::default(),
         bundle_out: Some(dir.join("root.pem")),
         lifetimes: Lifetimes { default: hour, max: hour },
+        keys: crate::config::KeySettings::default(),
         server: ServerLimits { handshake: Duration::from_millis(300), idle: Duration::from_millis(900), ..ServerLimits::default() },
         service: ServiceLimits::default(),
         log_level: "info".into(),

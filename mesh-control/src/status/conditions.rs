@@ -16,12 +16,13 @@ const TOLD: usize = 20;
 const LONGEST: usize = 32_768;
 
 /// The kinds that get a condition.
-pub const KINDS: [Kind; 7] = [
+pub const KINDS: [Kind; 8] = [
     Kind::PeerAuthentication,
     Kind::AuthorizationPolicy,
     Kind::RequestAuthentication,
     Kind::VirtualService,
     Kind::DestinationRule,
+    Kind::ServiceEntry,
     Kind::Mesh,
     Kind::RateLimit,
 ];
@@ -35,6 +36,8 @@ pub struct Found {
     pub field: String,
     /// What is wrong, what follows, and what to do.
     pub message: String,
+    /// The condition's reason if nothing weighs more, in place of the one of the severity.
+    pub reason: Option<&'static str>,
 }
 
 /// What is to be said.
@@ -54,6 +57,10 @@ fn judge(kind: Kind, found: &[Found]) -> Verdict {
         Some(Severity::Warn) => ("True", "PartiallyInvalid"),
         Some(Severity::Error) => ("False", "Invalid"),
     };
+    // A reason of its own only where there is no other.
+    let mut own = found.iter().filter(|found| Some(found.severity) == worst).map(|found| found.reason);
+    let first = own.next().flatten();
+    let reason = first.filter(|_| own.all(|other| other == first)).unwrap_or(reason);
     let mut sorted: Vec<&Found> = found.iter().collect();
     sorted.sort_by(|a, b| b.severity.cmp(&a.severity).then_with(|| a.field.cmp(&b.field)));
     let mut lines: Vec<String> = sorted

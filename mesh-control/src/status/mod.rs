@@ -1,7 +1,9 @@
 //! What became of the users' objects, said in their status.
 
+pub mod backends;
 pub mod conditions;
 pub mod features;
+pub mod keys;
 pub mod routes;
 pub mod writer;
 

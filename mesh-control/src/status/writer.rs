@@ -7,16 +7,17 @@ use std::time::{Duration, Instant, SystemTime};
 use kube::Client;
 use kube::api::{Api, DynamicObject, ListParams, Patch, PatchParams, PostParams};
 use kube::core::ApiResource;
-use mesh_model::convert::{Provenance, convert_from};
-use mesh_model::object::Kind;
+use mesh_model::convert::{Provenance, Reading, convert_from};
+use mesh_model::object::{Kind, Object};
 use mesh_model::problem::Origin;
 use mesh_model::snapshot::Snapshot;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::conditions::{self, Found, KINDS};
-use super::{features, routes};
+use super::{backends, features, keys, routes};
 use crate::config::LeaseName;
+use crate::keys::Book;
 use crate::leadership::Leadership;
 use crate::metrics::Metrics;
 
@@ -45,6 +46,8 @@ pub struct Statuses {
     pub leadership: watch::Receiver<Leadership>,
     /// The mesh: what other objects make of one.
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// The keys of issuers, and which cannot be fetched.
+    pub book: watch::Receiver<Arc<Book>>,
     /// Where writes are counted.
     pub metrics: Arc<Metrics>,
 }
@@ -73,6 +76,7 @@ impl Statuses {
         let mut seen = Seen::default();
         loop {
             let snapshot = self.snapshots.borrow_and_update().clone();
+            let told = keys::troubles(&self.book.borrow_and_update());
             let mut wait = LOOK;
             // Before the mesh was read once, what other objects make of one is not known.
             if snapshot.version() > 0 {
@@ -95,11 +99,14 @@ impl Statuses {
                 }
             }
             tokio::time::sleep(PAUSE).await;
+            let book = &mut self.book;
+            let troubled = async { book.wait_for(|book| keys::troubles(book) != told).await.is_ok() };
             tokio::select! {
                 changed = self.snapshots.changed() => match changed {
                     Ok(()) => tokio::time::sleep(QUIET).await,
                     Err(_) => std::future::pending().await,
                 },
+                known = troubled => if !known { std::future::pending().await },
                 () = tokio::time::sleep(wait) => {}
             }
         }
@@ -110,7 +117,7 @@ impl Statuses {
     async fn reconcile(&self, snapshot: &Snapshot, seen: &mut Seen, now: Instant) -> Result<bool, kube::Error> {
         let (mut unripe, mut failed) = (false, None);
         seen.begin();
-        for kind in KINDS.into_iter().chain(routes::KINDS) {
+        for kind in KINDS.into_iter().chain(routes::KINDS).chain(backends::KINDS) {
             for resource in mesh_sources::kube::resources(kind) {
                 match self.of_kind(kind, &resource, snapshot, seen, now).await {
                     // Not served in this version, or not at all.
@@ -204,7 +211,7 @@ impl Statuses {
                     value.insert("apiVersion".into(), json!(resource.api_version));
                     value.insert("kind".into(), json!(resource.kind));
                 }
-                let Some(patch) = patch(kind, &value, snapshot, SystemTime::now()) else { continue };
+                let Some(patch) = patch(kind, &value, snapshot, &self.book.borrow().clone(), SystemTime::now()) else { continue };
                 let place: Api<DynamicObject> = match &namespace {
                     Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, resource),
                     None => Api::all_with(self.client.clone(), resource),
@@ -255,22 +262,27 @@ impl Seen {
 }
 
 /// What is to be written into the status of an object.
-fn patch(kind: Kind, object: &Value, snapshot: &Snapshot, now: SystemTime) -> Option<Value> {
+fn patch(kind: Kind, object: &Value, snapshot: &Snapshot, book: &Book, now: SystemTime) -> Option<Value> {
     if routes::KINDS.contains(&kind) {
         routes::patch(object, &routes::said(object, snapshot)?, now)
+    } else if backends::KINDS.contains(&kind) {
+        backends::patch(object, &backends::said(object, snapshot)?, now)
     } else {
-        conditions::patch(kind, object, &found(kind, object, snapshot), now)
+        conditions::patch(kind, object, &found(kind, object, snapshot, book), now)
     }
 }
 
-/// What is wrong with an object: with itself, as it is now, and with it among the others.
-fn found(kind: Kind, object: &Value, snapshot: &Snapshot) -> Vec<Found> {
+/// What is wrong with an object: with itself, as it is now, with it among the others, and with what it names outside of the mesh.
+fn found(kind: Kind, object: &Value, snapshot: &Snapshot, book: &Book) -> Vec<Found> {
     let converted = convert_from(object, Provenance::ApiServer);
     let mut all: Vec<Found> = converted
         .findings
         .into_iter()
-        .map(|finding| Found { severity: finding.severity, field: finding.field.to_string(), message: finding.message })
+        .map(|finding| Found { severity: finding.severity, field: finding.field.to_string(), message: finding.message, reason: None })
         .collect();
+    if let Reading::Good(Object::RequestAuthentication(policy)) = &converted.reading {
+        all.extend(keys::found(policy, book));
+    }
     let text = |key: &str| object.get("metadata").and_then(|metadata| metadata.get(key)).and_then(Value::as_str).unwrap_or_default();
     let generation = object.get("metadata").and_then(|metadata| metadata.get("generation")).and_then(Value::as_i64);
     for problem in snapshot.problems() {
@@ -278,7 +290,12 @@ fn found(kind: Kind, object: &Value, snapshot: &Snapshot) -> Vec<Found> {
         let of_it = origin.key.kind == kind && &*origin.key.name == text("name") && &*origin.key.namespace == text("namespace");
         // What is known of an earlier state is not of this one.
         if of_it && origin.generation == generation {
-            all.push(Found { severity: problem.severity, field: problem.field.to_string(), message: problem.message.to_string() });
+            all.push(Found {
+                severity: problem.severity,
+                field: problem.field.to_string(),
+                message: problem.message.to_string(),
+                reason: None,
+            });
         }
     }
     all.sort();

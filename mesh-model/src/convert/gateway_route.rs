@@ -23,6 +23,9 @@ mod http;
 mod l4;
 mod text;
 
+pub(super) use duration::parse as gateway_duration;
+pub(super) use http::session;
+
 #[derive(Deserialize)]
 struct Wire {
     metadata: ObjectMeta,

@@ -8,12 +8,14 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+mod tracing;
+
 use super::peer_authentication::{Mtls, mode};
 use super::{Input, Reading, UNKNOWN_FIELD, port, typed};
 use crate::object::Object;
 use crate::policy::MtlsMode;
 use crate::problem::{FieldPath, Finding};
-use crate::settings::{MeshSettings, SameNode, UnknownPods};
+use crate::settings::{MeshSettings, OutboundTraffic, SameNode, UnknownPods};
 
 #[derive(Deserialize)]
 struct Wire {
@@ -33,6 +35,14 @@ struct SpecWire {
     excluded_ports: Option<Value>,
     excluded_cidrs: Option<Value>,
     unknown_pods: Option<Value>,
+    tracing: Option<Value>,
+    outbound_traffic_policy: Option<Value>,
+}
+
+/// As Istio's mesh configuration has it.
+#[derive(Deserialize)]
+struct OutboundWire {
+    mode: Option<String>,
 }
 
 pub(super) fn convert(input: &mut Input<'_>) -> Reading {
@@ -86,13 +96,32 @@ pub(super) fn convert(input: &mut Input<'_>) -> Reading {
         };
         Ok(())
     });
+    settings.tracing = spec.tracing.as_ref().and_then(|value| tracing::read(input, value)).map(Arc::new);
+    let read = field(input, "outboundTrafficPolicy", spec.outbound_traffic_policy, |policy: OutboundWire| {
+        settings.outbound_traffic = match policy.mode.as_deref() {
+            None | Some("ALLOW_ANY") => OutboundTraffic::AllowAny,
+            Some("REGISTRY_ONLY") => OutboundTraffic::RegistryOnly,
+            Some(other) => {
+                return Err(format!("mode \"{other}\" is neither ALLOW_ANY nor REGISTRY_ONLY; what is not known is refused until it is"));
+            }
+        };
+        Ok(())
+    });
+    if !read {
+        settings.outbound_traffic = OutboundTraffic::RegistryOnly;
+    }
     let object = Object::Mesh { name: input.name.name.clone(), settings: Arc::new(settings) };
     if input.failed() { Reading::Cautious(object) } else { Reading::Good(object) }
 }
 
 /// For a Mesh of which nothing can be read.
 pub(super) fn strictest(name: &Arc<str>) -> Reading {
-    let settings = MeshSettings { mtls: MtlsMode::Strict, same_node: SameNode::Encrypt, ..MeshSettings::default() };
+    let settings = MeshSettings {
+        mtls: MtlsMode::Strict,
+        same_node: SameNode::Encrypt,
+        outbound_traffic: OutboundTraffic::RegistryOnly,
+        ..MeshSettings::default()
+    };
     Reading::Cautious(Object::Mesh { name: name.clone(), settings: Arc::new(settings) })
 }
 

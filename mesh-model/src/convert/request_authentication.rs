@@ -9,9 +9,9 @@ use serde_json::Value;
 
 use super::{Input, Reading, created, selector};
 use crate::object::Object;
-use crate::policy::request_authentication::{KeySource, OutputClaim, TokenHeader};
+use crate::policy::request_authentication::{KeySource, OutputClaim, TokenHeader, check_url};
 use crate::policy::{JwtRule, RequestAuthentication, Scope};
-use crate::problem::{FieldPath, Severity};
+use crate::problem::{FieldPath, Finding, Severity};
 use crate::service::NamespacedName;
 
 const EFFECT: &str = "the object is not understood, and the workloads it selects refuse every request with a token";
@@ -116,22 +116,19 @@ fn rule(input: &mut Input<'_>, at: &FieldPath, wire: RuleWire) -> JwtRule {
             KeySource::Inline(jwks.into())
         }
         (None, Some(uri)) => {
-            if !["https://", "http://"].iter().any(|scheme| uri.strip_prefix(scheme).is_some_and(|rest| !rest.is_empty())) {
-                input.error(at.key("jwksUri"), format!("\"{uri}\" is not a URL; write https://…"));
+            if let Err(why) = check_url(&uri) {
+                input.error(at.key("jwksUri"), format!("\"{}\" {why}", shown(&uri)));
             }
             KeySource::Uri(uri.into())
         }
         (None, None) => {
-            if !issuer.is_empty() && !issuer.starts_with("https://") && !issuer.starts_with("http://") {
+            // OpenID Connect Discovery 1.0, 2: an issuer has no query either.
+            if !issuer.is_empty() && (check_url(&issuer).is_err() || issuer.contains('?')) {
                 input.error(at.clone(), "has neither jwks nor jwksUri, and the issuer is no URL to ask for its keys; write one of them");
             }
             KeySource::Discovery
         }
     };
-    if matches!(keys, KeySource::Uri(_) | KeySource::Discovery) {
-        let message = "has its keys elsewhere, which are not fetched: no token of the issuer is believed; write its keys into jwks";
-        input.warn(at.key("jwksUri"), message);
-    }
     let mut from_headers = Vec::new();
     for (i, header) in wire.from_headers.unwrap_or_default().into_iter().enumerate() {
         let name = name(input, at.key("fromHeaders").index(i).key("name"), header.name);
@@ -155,7 +152,7 @@ fn rule(input: &mut Input<'_>, at: &FieldPath, wire: RuleWire) -> JwtRule {
         }
         parsed
     });
-    JwtRule {
+    let rule = JwtRule {
         issuer,
         audiences: texts(input, &at.key("audiences"), wire.audiences),
         keys,
@@ -166,7 +163,23 @@ fn rule(input: &mut Input<'_>, at: &FieldPath, wire: RuleWire) -> JwtRule {
         output_payload_header,
         output_claims,
         timeout,
+    };
+    if rule.location().is_some_and(|location| location.is_clear()) {
+        let message = "is asked without TLS: whoever stands between the issuer and mesh-control can have tokens of its own believed; \
+                       write https:// if the issuer serves it";
+        let field = if rule.keys == KeySource::Discovery { "issuer" } else { "jwksUri" };
+        input.findings.push(Finding::info(at.key(field), message));
     }
+    rule
+}
+
+/// As it may be told: without what may be a password.
+fn shown(uri: &str) -> String {
+    let shown = match uri.split_once('@') {
+        Some((before, after)) if !before.is_empty() => format!("…@{after}"),
+        _ => uri.to_owned(),
+    };
+    shown.chars().take(300).collect()
 }
 
 fn texts(input: &mut Input<'_>, at: &FieldPath, list: Option<Vec<String>>) -> Vec<Arc<str>> {

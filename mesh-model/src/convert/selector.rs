@@ -86,7 +86,11 @@ fn services(input: &mut Input<'_>) -> Vec<std::sync::Arc<str>> {
         }
         let group = target.group.unwrap_or_default();
         let kind = target.kind.unwrap_or_default();
-        if kind != "Service" || !(group.is_empty() || group == "core") {
+        if kind == "ServiceEntry" {
+            let message = "names a ServiceEntry, behind which no agent of the mesh judges or counts; bound what clients send to its host by a \
+                           DestinationRule's connectionPool, and who knows it by exportTo";
+            input.error(at, message);
+        } else if kind != "Service" || !(group.is_empty() || group == "core") {
             input.error(at, format!("names a {group}/{kind}, of which the mesh has none; only a Service can be a target"));
         } else if target.namespace.is_some_and(|namespace| namespace != *input.name.namespace) {
             input.error(at.key("namespace"), "is another namespace than the policy's own; leave it out");

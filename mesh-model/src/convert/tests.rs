@@ -3,7 +3,7 @@ use serde_json::json;
 use super::*;
 use crate::object::{PodObject, TargetPort, Word};
 use crate::policy::{Action, AuthorizationPolicy, Condition, MtlsMode, PeerAuthentication, Scope, StringMatch};
-use crate::settings::{MeshSettings, SameNode, UnknownPods};
+use crate::settings::{MeshSettings, OutboundTraffic, SameNode, UnknownPods};
 
 /// Field and message of each error.
 fn errors(converted: &Converted) -> Vec<(String, &str)> {
@@ -204,17 +204,27 @@ fn mesh_settings_are_read_and_mistakes_are_strict() {
     let (settings, good, converted) = mesh(json!({
         "trustDomain": "prod.example", "rootNamespace": "root", "mtls": {"mode": "STRICT"}, "sameNode": "encrypt",
         "excludedPorts": [22], "excludedCidrs": ["169.254.0.0/16"], "unknownPods": "pass",
+        "outboundTrafficPolicy": {"mode": "REGISTRY_ONLY"},
     }));
     assert!(good, "{converted:?}");
     assert_eq!((settings.trust_domain.as_str(), &*settings.root_namespace), ("prod.example", "root"));
     assert_eq!((settings.mtls, settings.same_node, settings.unknown_pods), (MtlsMode::Strict, SameNode::Encrypt, UnknownPods::Pass));
     assert_eq!((settings.excluded_ports.len(), settings.excluded_cidrs.len()), (1, 1));
+    assert_eq!(settings.outbound_traffic, OutboundTraffic::RegistryOnly);
     let (settings, good, converted) =
         mesh(json!({"trustDomain": "prod.example", "mtls": {"mode": "?"}, "sameNode": "?", "excludedPorts": [22, 0]}));
     assert!(!good);
     assert_eq!((settings.trust_domain.as_str(), settings.mtls, settings.same_node), ("prod.example", MtlsMode::Strict, SameNode::Encrypt));
     assert!(settings.excluded_ports.is_empty());
     assert_eq!(errors(&converted).len(), 3);
+    for (policy, expected) in [
+        (json!({}), OutboundTraffic::AllowAny),
+        (json!({"mode": "ALLOW_ANY"}), OutboundTraffic::AllowAny),
+        (json!({"mode": "registry"}), OutboundTraffic::RegistryOnly),
+        (json!("REGISTRY_ONLY"), OutboundTraffic::RegistryOnly),
+    ] {
+        assert_eq!(mesh(json!({"outboundTrafficPolicy": policy.clone()})).0.outbound_traffic, expected, "{policy}");
+    }
     let (_, good, converted) = mesh(json!({"drainTime": "5s"}));
     assert!(good && converted.findings.len() == 1, "a field that is not done is said");
 }
@@ -372,8 +382,7 @@ fn every_field_of_a_request_authentication_is_read() {
         {"issuer": "j", "jwks": "{\"keys\": [{}]}"},
         {"issuer": "https://k"},
     ]}));
-    let fields: Vec<String> = converted.findings.iter().map(|finding| finding.field.to_string()).collect();
-    assert_eq!(fields, ["spec.jwtRules[0].jwksUri", "spec.jwtRules[2].jwksUri"], "keys that would be fetched: {converted:?}");
+    assert_eq!(converted.findings, [], "{converted:?}");
     assert_eq!(value.refused, None);
     let [full, inline, discovered] = &value.rules[..] else { panic!("{value:?}") };
     assert_eq!((&*full.from_headers[0].name, &*full.from_headers[0].prefix, full.default_places()), ("x-token", "JWT ", false));
@@ -394,6 +403,8 @@ fn a_request_authentication_that_is_not_understood_believes_nobody() {
         (json!({"issuer": "i", "jwks": "{\"keys\": []}"}), "spec.jwtRules[0].jwks"),
         (json!({"issuer": "i", "jwks": "{\"keys\": [{}]}", "jwksUri": "https://i"}), "spec.jwtRules[0].jwks"),
         (json!({"issuer": "i", "jwksUri": "file:///etc"}), "spec.jwtRules[0].jwksUri"),
+        (json!({"issuer": "i", "jwksUri": "https://me:secret@i/keys"}), "spec.jwtRules[0].jwksUri"),
+        (json!({"issuer": "https://i?tenant=a"}), "spec.jwtRules[0]"),
         (json!({"issuer": "https://i", "audiences": [""]}), "spec.jwtRules[0].audiences[0]"),
         (json!({"issuer": "https://i", "fromHeaders": [{"name": "a b"}]}), "spec.jwtRules[0].fromHeaders[0].name"),
         (json!({"issuer": "https://i", "timeout": "5"}), "spec.jwtRules[0].timeout"),
@@ -404,5 +415,14 @@ fn a_request_authentication_that_is_not_understood_believes_nobody() {
         let [(at, message)] = &errors(&converted)[..] else { panic!("{rule}: {converted:?}") };
         assert_eq!(at, field, "{rule}");
         assert!(message.contains("refuse every request with a token"), "{message}");
+        assert!(!message.contains("secret"), "{message}");
     }
+}
+
+#[test]
+fn keys_that_are_asked_for_without_tls_are_noted() {
+    let (value, converted) = tokens(json!({ "jwtRules": [{"issuer": "i", "jwksUri": "http://i/keys"}, {"issuer": "http://j/"}] }));
+    assert_eq!(value.refused, None);
+    let notes: Vec<_> = converted.findings.iter().map(|finding| (finding.severity, finding.field.to_string())).collect();
+    assert_eq!(notes, [(Severity::Info, "spec.jwtRules[0].jwksUri".into()), (Severity::Info, "spec.jwtRules[1].issuer".into())]);
 }

@@ -7,7 +7,7 @@ use crate::convert::{Reading, convert};
 use crate::limit::{LimitBy, LimitScope};
 use crate::object::Object;
 use crate::policy::{MtlsMode, Scope};
-use crate::settings::{SameNode, UnknownPods};
+use crate::settings::{OutboundTraffic, SameNode, UnknownPods};
 
 fn mesh(spec: &MeshSpec) -> Value {
     json!({"apiVersion": "nodemesh.dev/v1alpha1", "kind": "Mesh", "metadata": {"name": "default"}, "spec": spec})
@@ -23,6 +23,8 @@ fn every_field_of_the_schema_is_one_that_is_read() {
         excluded_ports: Some(vec![22]),
         excluded_cidrs: Some(vec!["10.0.0.0/8".into()]),
         unknown_pods: Some(UnknownPodsSpec::Pass),
+        tracing: Some(TracingSpec { endpoint: "http://collector.observability:4317".into(), sampling: Some(12.5) }),
+        outbound_traffic_policy: Some(OutboundTrafficPolicySpec { mode: Some(OutboundTrafficModeSpec::RegistryOnly) }),
     };
     let converted = convert(&mesh(&spec));
     assert_eq!(converted.findings, []);
@@ -30,6 +32,9 @@ fn every_field_of_the_schema_is_one_that_is_read() {
     assert_eq!(settings.trust_domain.to_string(), "example.org");
     assert_eq!((&*settings.root_namespace, settings.mtls), ("mesh", MtlsMode::Strict));
     assert_eq!((settings.same_node, settings.unknown_pods), (SameNode::Encrypt, UnknownPods::Pass));
+    let tracing = settings.tracing.as_ref().unwrap();
+    assert_eq!((&*tracing.endpoint, tracing.sampling_ppm), ("http://collector.observability:4317", 125_000));
+    assert_eq!(settings.outbound_traffic, OutboundTraffic::RegistryOnly);
     assert_eq!((settings.excluded_ports.len(), settings.excluded_cidrs.len()), (1, 1));
 }
 
@@ -41,6 +46,10 @@ fn every_value_that_the_schema_names_is_understood() {
     }
     for same_node in [SameNodeSpec::Kernel, SameNodeSpec::Encrypt] {
         let spec = MeshSpec { same_node: Some(same_node), ..MeshSpec::default() };
+        assert_eq!(convert(&mesh(&spec)).findings, []);
+    }
+    for mode in [OutboundTrafficModeSpec::AllowAny, OutboundTrafficModeSpec::RegistryOnly] {
+        let spec = MeshSpec { outbound_traffic_policy: Some(OutboundTrafficPolicySpec { mode: Some(mode) }), ..MeshSpec::default() };
         assert_eq!(convert(&mesh(&spec)).findings, []);
     }
     for unknown_pods in [UnknownPodsSpec::Deny, UnknownPodsSpec::Pass] {

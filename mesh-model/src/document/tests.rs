@@ -145,7 +145,7 @@ fn json_is_read_too() {
 fn kinds_of_others_are_noted() {
     let parsed = parse(concat!(
         "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\n---\n",
-        "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: web}\n---\n",
+        "apiVersion: networking.istio.io/v1\nkind: WorkloadEntry\nmetadata: {name: web}\n---\n",
         "apiVersion: policy.linkerd.io/v1alpha1\nkind: AuthorizationPolicy\nmetadata: {name: web}\n",
     ));
     assert!(parsed.documents.is_empty());

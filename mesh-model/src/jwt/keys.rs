@@ -7,7 +7,9 @@ use serde::Deserialize;
 use serde_json::Value;
 
 /// Largest key set that is read, in bytes.
-pub const MAX_JWKS: usize = 512 * 1024;
+pub const MAX_JWKS: usize = 1 << 20;
+/// Largest key set after [`reduce`], in bytes.
+pub const MAX_REDUCED: usize = 128 * 1024;
 /// How many keys of a set are tried.
 const MAX_KEYS: usize = 64;
 
@@ -28,6 +30,9 @@ pub enum JwksError {
     /// It is no JSON of the form `{"keys": […]}`.
     #[error("it is no JSON Web Key Set: {0}")]
     Malformed(String),
+    /// It is larger than `MAX_REDUCED` though nothing is in it but keys.
+    #[error("the keys that can be used have more than {MAX_REDUCED} bytes")]
+    TooMuch,
     /// None of its keys can be used.
     #[error("none of its keys can be used: {0}")]
     NoKey(String),
@@ -61,6 +66,41 @@ struct KeyWire {
     y: Option<String>,
 }
 
+/// Members of a key that its use depends on.
+const MEMBERS: [&str; 10] = ["kty", "kid", "alg", "use", "key_ops", "crv", "n", "e", "x", "y"];
+
+/// The same keys without what nobody reads: certificates, private parts that do not belong there, keys of other uses. Two sets that decide
+/// alike are mostly the same text then.
+pub fn reduce(text: &[u8]) -> Result<String, JwksError> {
+    let set = read(text)?;
+    let (mut kept, mut skipped) = (Vec::new(), Vec::new());
+    for (i, value) in set.keys.into_iter().enumerate().take(MAX_KEYS) {
+        match key(value.clone()) {
+            Ok(_) => kept.push(value),
+            Err(why) => skipped.push(format!("keys[{i}]: {why}")),
+        }
+    }
+    if kept.is_empty() {
+        return Err(JwksError::NoKey(skipped.join("; ")));
+    }
+    for members in kept.iter_mut().filter_map(Value::as_object_mut) {
+        members.retain(|name, _| MEMBERS.contains(&name.as_str()));
+    }
+    let text = serde_json::json!({ "keys": kept }).to_string();
+    if text.len() > MAX_REDUCED { Err(JwksError::TooMuch) } else { Ok(text) }
+}
+
+/// What is said of the form names no content: it may be that of something else than a key set.
+fn read(text: &[u8]) -> Result<SetWire, JwksError> {
+    if text.len() > MAX_JWKS {
+        return Err(JwksError::TooLong);
+    }
+    serde_json::from_slice(text).map_err(|error| {
+        let what = if error.is_data() { "it has not the form {\"keys\": [{…}]}" } else { "it is not JSON" };
+        JwksError::Malformed(format!("{what} (line {}, column {})", error.line(), error.column()))
+    })
+}
+
 const RSA: &[Algorithm] = &[Algorithm::RS256, Algorithm::RS384, Algorithm::RS512, Algorithm::PS256, Algorithm::PS384, Algorithm::PS512];
 
 impl Jwks {
@@ -68,10 +108,7 @@ impl Jwks {
     pub fn parse(text: &[u8]) -> Result<Jwks, JwksError> {
         // Tells the library which of its providers is meant, should another crate have switched on a second one; once is enough.
         let _ = crypto::aws_lc::DEFAULT_PROVIDER.install_default();
-        if text.len() > MAX_JWKS {
-            return Err(JwksError::TooLong);
-        }
-        let set: SetWire = serde_json::from_slice(text).map_err(|error| JwksError::Malformed(error.to_string()))?;
+        let set = read(text)?;
         let mut jwks = Jwks { keys: Vec::new(), skipped: Vec::new() };
         for (i, value) in set.keys.into_iter().enumerate() {
             let key = if i < MAX_KEYS { key(value) } else { Err("there are too many keys before it".into()) };
@@ -81,6 +118,16 @@ impl Jwks {
             }
         }
         if jwks.keys.is_empty() { Err(JwksError::NoKey(jwks.skipped.join("; "))) } else { Ok(jwks) }
+    }
+
+    /// How many keys it has.
+    pub fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Whether it has none, which cannot be.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
     }
 
     /// The keys that were left out, and why, for the log.

@@ -98,7 +98,9 @@ fn authenticator(rules: Vec<JwtRule>, refused: Option<&str>) -> Authenticator {
         rules: rules.into_iter().map(Arc::new).collect(),
         refused: refused.map(Arc::from),
     };
-    let keys = |rule: &JwtRule| (*rule.issuer != *"keyless").then(|| KEYS.jwks.clone());
+    let keys = |rule: &JwtRule| -> Arc<dyn KeyRing> {
+        Arc::new(if *rule.issuer == *"keyless" { FixedKeys::Err("nobody asked".into()) } else { Ok(KEYS.jwks.clone()) })
+    };
     Authenticator::new(&[Arc::new(policy)], keys).unwrap()
 }
 
@@ -166,7 +168,7 @@ fn issuer_audience_and_times_are_checked() {
     assert_eq!(error(json!({"iss": "i/", "aud": "a"})), "Jwt issuer is not configured");
     assert_eq!(error(json!({"sub": "s"})), "Jwt issuer is not configured");
     assert!(matches!(of(json!({"iss": "i", "aud": "a", "exp": "soon"})), Err(JwtError::Malformed(_))));
-    assert!(matches!(of(json!({"iss": "keyless"})), Err(JwtError::NoKeys(_))));
+    assert!(matches!(of(json!({"iss": "keyless"})), Err(JwtError::NoKeys(..))));
 }
 
 #[test]
@@ -205,7 +207,7 @@ fn what_is_not_understood_believes_no_token() {
     assert_eq!(refused.verify(&Lines(vec![]), None, NOW), Ok(None));
     let error = refused.verify(&bearer(&token(json!({"iss": "i"}))), None, NOW).unwrap_err();
     assert!(matches!(error, JwtError::Refused(_)));
-    assert!(Authenticator::new(&[], |_| None).is_none());
+    assert!(Authenticator::new(&[], |_| Arc::new(FixedKeys::Err("none".into()))).is_none());
 }
 
 #[test]
@@ -228,6 +230,30 @@ fn keys_that_cannot_be_used_are_left_out() {
 }
 
 #[test]
+fn what_is_no_key_set_is_refused_without_its_content() {
+    for text in ["secret", r#"{"keys": "secret"}"#, r#""secret""#] {
+        let error = Jwks::parse(text.as_bytes()).unwrap_err();
+        assert!(matches!(error, JwksError::Malformed(_)) && !error.to_string().contains("secret"), "{error}");
+    }
+}
+
+#[test]
+fn a_reduced_set_has_the_same_keys_and_nothing_else() {
+    let x = b64([7; 32]);
+    let key = |kid: &str| json!({"kty": "OKP", "crv": "Ed25519", "x": x, "kid": kid, "d": "private", "x5c": ["certificate"]});
+    let set = |more: Value| json!({"keys": [key("a"), {"kty": "oct", "k": "secret"}, key("b")], "more": more}).to_string();
+    let reduced = reduce(set(json!(1)).as_bytes()).unwrap();
+    assert_eq!(reduced, reduce(set(json!(2)).as_bytes()).unwrap());
+    assert!(["private", "certificate", "secret", "more"].iter().all(|word| !reduced.contains(word)), "{reduced}");
+    assert_eq!(Jwks::parse(reduced.as_bytes()).map(|jwks| (jwks.len(), jwks.skipped().len())), Ok((2, 0)));
+    assert_eq!(reduce(reduced.as_bytes()).as_ref(), Ok(&reduced));
+    assert!(matches!(reduce(br#"{"keys": [{"kty": "oct"}]}"#), Err(JwksError::NoKey(_))));
+    assert_eq!(reduce(&vec![b' '; MAX_JWKS + 1]), Err(JwksError::TooLong));
+    let long = json!({"keys": [key(&"k".repeat(MAX_REDUCED))]}).to_string();
+    assert_eq!(reduce(long.as_bytes()), Err(JwksError::TooMuch));
+}
+
+#[test]
 fn the_samples_token_is_believed_by_the_samples_keys() {
     let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/samples/http");
     let text = std::fs::read_to_string(directory.join("tokens.yaml")).unwrap();
@@ -236,9 +262,9 @@ fn the_samples_token_is_believed_by_the_samples_keys() {
         crate::convert::Reading::Good(crate::object::Object::RequestAuthentication(policy)) => Some(policy.clone()),
         _ => None,
     });
-    let keys = |rule: &JwtRule| match &rule.keys {
-        KeySource::Inline(text) => Some(Arc::new(Jwks::parse(text.as_bytes()).unwrap())),
-        _ => None,
+    let keys = |rule: &JwtRule| -> Arc<dyn KeyRing> {
+        let KeySource::Inline(text) = &rule.keys else { panic!("{rule:?}") };
+        Arc::new(FixedKeys::Ok(Arc::new(Jwks::parse(text.as_bytes()).unwrap())))
     };
     let token = std::fs::read_to_string(directory.join("token.jwt")).unwrap();
     let verified = Authenticator::new(&[policy.unwrap()], keys).unwrap().verify(&bearer(token.trim()), None, NOW).unwrap().unwrap();

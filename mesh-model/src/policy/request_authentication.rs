@@ -1,6 +1,7 @@
 //! Istio's RequestAuthentication as values: whose tokens are believed, and where a request carries them. `mesh_model::jwt` checks tokens by
 //! them (with feature `jwt`).
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,6 +54,82 @@ impl JwtRule {
     pub fn default_places(&self) -> bool {
         self.from_headers.is_empty() && self.from_params.is_empty() && self.from_cookies.is_empty()
     }
+
+    /// Where its keys are to be fetched; `None` if they stand in it.
+    pub fn location(&self) -> Option<KeyLocation> {
+        match &self.keys {
+            KeySource::Inline(_) => None,
+            KeySource::Uri(uri) => Some(KeyLocation::Jwks(uri.clone())),
+            KeySource::Discovery => Some(KeyLocation::Issuer(self.issuer.clone())),
+        }
+    }
+}
+
+/// What stands behind an issuer to find its metadata (OpenID Connect Discovery 1.0, 4.1).
+const DISCOVERY: &str = "/.well-known/openid-configuration";
+/// Longest URL of keys, in bytes.
+pub const MAX_URL: usize = 2048;
+
+/// From where keys are fetched: what a rule's [`KeySource`] comes to. Rules of the same location share what is fetched.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum KeyLocation {
+    /// A JWKS at this URL.
+    Jwks(Arc<str>),
+    /// A JWKS whose URL the metadata of this issuer tells.
+    Issuer(Arc<str>),
+}
+
+impl KeyLocation {
+    /// What is asked first: the JWKS itself, or the issuer's metadata, where a slash at the issuer's end is of no matter.
+    pub fn url(&self) -> String {
+        match self {
+            KeyLocation::Jwks(uri) => uri.to_string(),
+            KeyLocation::Issuer(issuer) => format!("{}{DISCOVERY}", issuer.strip_suffix('/').unwrap_or(issuer)),
+        }
+    }
+
+    /// Whether it is asked without TLS, so that whoever is in between can put in keys of its own.
+    pub fn is_clear(&self) -> bool {
+        let (KeyLocation::Jwks(url) | KeyLocation::Issuer(url)) = self;
+        scheme(url).is_some_and(|(scheme, _)| scheme.eq_ignore_ascii_case("http"))
+    }
+}
+
+impl fmt::Display for KeyLocation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.url())
+    }
+}
+
+fn scheme(url: &str) -> Option<(&str, &str)> {
+    url.split_once("://")
+}
+
+/// Judges a URL that keys are fetched from: `http` or `https` (as Istio), a host, no credentials, no fragment. The error completes the
+/// sentence "`url` …".
+pub fn check_url(url: &str) -> Result<(), &'static str> {
+    let Some((scheme, rest)) = scheme(url) else { return Err("is not a URL; write https://…") };
+    if !scheme.eq_ignore_ascii_case("https") && !scheme.eq_ignore_ascii_case("http") {
+        return Err("is not a URL of https or http; write https://…");
+    }
+    if url.len() > MAX_URL {
+        return Err("has more than 2048 bytes");
+    }
+    if !url.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err("has blanks or letters that no URL has; write them as %20 and so on");
+    }
+    if url.contains('#') {
+        return Err("has a fragment (#), which no server is sent; remove it");
+    }
+    let authority = rest.split(['/', '?']).next().unwrap_or_default();
+    if authority.contains('@') {
+        return Err("holds credentials, which keys are never asked with; remove what stands before the @");
+    }
+    let host = match authority.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => authority.split(':').next().unwrap_or_default(),
+    };
+    if host.is_empty() { Err("names no host; write https://<host>/…") } else { Ok(()) }
 }
 
 /// Where an issuer's keys are.
@@ -83,3 +160,6 @@ pub struct OutputClaim {
     /// The claim; `.` goes into an object.
     pub claim: Arc<str>,
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use super::{Snapshot, endpoints, limits, policies, routes, traffic, virtual_services, workloads};
+use super::{Snapshot, backends, endpoints, limits, policies, routes, service_entries, traffic, virtual_services, workloads};
 use crate::convert::Reading;
 use crate::document::Document;
 use crate::object::{Kind, Object, ObjectKey};
@@ -62,10 +62,12 @@ impl Snapshot {
         }
         let pods = workloads::join(&mut snapshot, &mut sorted, networks, previous);
         let members = endpoints::join(&mut snapshot, &mut sorted, &pods, previous);
+        service_entries::join(&mut snapshot, &mut sorted, &members, previous);
         policies::join(&mut snapshot, &mut sorted, &members);
         limits::join(&mut snapshot, &mut sorted, &members);
         routes::join(&mut snapshot, &mut sorted, previous);
         traffic::join(&mut snapshot, &mut sorted, previous);
+        backends::join(&mut snapshot, &mut sorted, previous);
         virtual_services::join(&mut snapshot, &mut sorted, previous);
         snapshot.problems.append(&mut sorted.problems);
         snapshot.problems.sort();

@@ -1,6 +1,6 @@
 //! Services and who stands behind them: by their EndpointSlices, or by selector where they have none.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use super::workloads::Pod;
 use crate::object::{EndpointSliceObject, Kind, Object, ServiceObject, ServicePortObject, TargetPort};
 use crate::policy::selects;
 use crate::problem::Severity;
-use crate::service::{NamespacedName, Service, ServiceEndpoint, ServicePort};
+use crate::service::{Discovery, NamespacedName, Service, ServiceEndpoint, ServicePort};
 use crate::workload::WorkloadUid;
 
 /// Finds the pods of a Service, ready or not: for policies that are targeted at it.
@@ -40,18 +40,30 @@ impl<'a> Index<'a> {
     }
 
     fn selected<'s>(&'s self, service: &'s ServiceObject) -> impl Iterator<Item = &'a Pod> + use<'s, 'a> {
+        self.with_labels(&service.name.namespace, &service.selector)
+    }
+
+    fn with_labels<'s>(&'s self, namespace: &'s str, labels: &'s BTreeMap<String, String>) -> impl Iterator<Item = &'a Pod> + use<'s, 'a> {
         // Of the selector's labels the rarest leads to the fewest pods to look at.
-        let candidates = service
-            .selector
+        let candidates = labels
             .iter()
-            .map(|(key, value)| self.by_label.get(&(&*service.name.namespace, key.as_str(), value.as_str())))
+            .map(|(key, value)| self.by_label.get(&(namespace, key.as_str(), value.as_str())))
             .min_by_key(|pods| pods.map_or(0, Vec::len))
             .flatten();
-        candidates.into_iter().flatten().copied().filter(|pod| selects(&service.selector, &pod.workload.labels))
+        candidates.into_iter().flatten().copied().filter(|pod| selects(labels, &pod.workload.labels))
     }
 }
 
-impl Members<'_> {
+impl<'a> Members<'a> {
+    /// The pods of a namespace that have all these labels; none if there are no labels.
+    pub(super) fn with_labels<'s>(
+        &'s self,
+        namespace: &'s str,
+        labels: &'s BTreeMap<String, String>,
+    ) -> impl Iterator<Item = &'a Pod> + use<'s, 'a> {
+        self.index.with_labels(namespace, labels)
+    }
+
     /// `None` if there is no such Service.
     pub(super) fn of(&self, name: &NamespacedName, snapshot: &Snapshot) -> Option<HashSet<WorkloadUid>> {
         let service = self.services.get(name)?;
@@ -101,9 +113,15 @@ pub(super) fn join<'a>(snapshot: &mut Snapshot, sorted: &mut Sorted<'a>, pods: &
                     format!("\"{name}\" is the name of no TCP port of a ready pod that is selected; port {} has no endpoint", port.port);
                 sorted.problem(Severity::Warn, origin, format!("Service {}", object.name), "spec.ports.targetPort", message);
             }
-            ports.push(ServicePort { port: port.port, name: port.name.clone(), app_protocol: port.app_protocol.clone(), endpoints });
+            ports.push(ServicePort {
+                port: port.port,
+                name: port.name.clone(),
+                app_protocol: port.app_protocol.clone(),
+                endpoints,
+                discovery: Discovery::Named,
+            });
         }
-        let service = Service { name: object.name.clone(), addresses: object.addresses.clone(), ports };
+        let service = Service { name: object.name.clone(), addresses: object.addresses.clone(), ports, entry: None };
         let service = match previous.and_then(|previous| previous.services.get(&service.name)) {
             Some(same) if **same == service => same.clone(),
             _ => Arc::new(service),
@@ -132,12 +150,11 @@ fn by_selector(service: &ServiceObject, port: &ServicePortObject, index: &Index<
             TargetPort::Name(name) => pod.object.ports.get(name).copied(),
         };
         let Some(number) = number else { continue };
-        endpoints.extend(
-            pod.workload
-                .addresses
-                .iter()
-                .map(|ip| ServiceEndpoint { address: SocketAddr::new(*ip, number), workload: Some(pod.workload.uid.clone()) }),
-        );
+        endpoints.extend(pod.workload.addresses.iter().map(|ip| ServiceEndpoint {
+            address: SocketAddr::new(*ip, number),
+            workload: Some(pod.workload.uid.clone()),
+            traits: None,
+        }));
     }
     endpoints
 }
@@ -158,7 +175,7 @@ fn by_slices(
             let named = endpoint.pod.as_ref().and_then(|pod| index.by_name.get(&(&*slice.name.namespace, &**pod)));
             endpoints.extend(endpoint.at(number).map(|address| {
                 let owner = named.map(|pod| &pod.workload).or_else(|| snapshot.workload_at(address.ip()));
-                ServiceEndpoint { address, workload: owner.map(|workload| workload.uid.clone()) }
+                ServiceEndpoint { address, workload: owner.map(|workload| workload.uid.clone()), traits: None }
             }));
         }
     }

@@ -140,6 +140,9 @@ fn unknown_host(snapshot: &Snapshot, sorted: &mut Sorted<'_>, origin: &Origin, r
     if rule.host.starts_with('*') {
         return;
     }
+    if snapshot.entries.has_host(&rule.host) {
+        return;
+    }
     let named = NamespacedName::of_service_host(&rule.host);
     if let Some(service) = &named {
         let key = ObjectKey { kind: Kind::Service, namespace: service.namespace.clone(), name: service.name.clone() };
@@ -152,7 +155,7 @@ fn unknown_host(snapshot: &Snapshot, sorted: &mut Sorted<'_>, origin: &Origin, r
         Some(service) => format!("is Service {service}, which does not exist: the rule is for nobody as long as there is none"),
         None => match short_form(snapshot, &rule.host) {
             Some(service) => format!("is no Service's host: the rule is for nobody; write {}", service.service_host()),
-            None => "is no Service's host: the rule is for nobody".into(),
+            None => "is no host of a Service or ServiceEntry: the rule is for nobody".into(),
         },
     };
     sorted.problem(Severity::Info, origin, format!("DestinationRule {}", rule.name), "spec.host", message);

@@ -170,20 +170,24 @@ impl<'a> Joining<'a> {
     fn table(&mut self, snapshot: &Snapshot, number: usize, port: u16, declared: Declared) -> Option<Arc<RouteTable>> {
         let rules = self.rules(number)?;
         let made = self.tables.entry((number, port, declared));
-        made.or_insert_with(|| rules.table(port, declared, &|to| resolve(snapshot, to, port)).map(Arc::new)).clone()
+        made.or_insert_with(|| rules.table(port, declared, &|to| resolve(snapshot, rules, to, port)).map(Arc::new)).clone()
     }
 
     fn complain(mut self, snapshot: &Snapshot, sorted: &mut Sorted<'_>) {
         for (number, (_, rules)) in self.placed.iter().enumerate() {
             let mut say = |severity, field: &str, message: String| self.problems.push((number, severity, field.to_owned(), message));
             if !self.found.contains(&number) {
-                say(Severity::Info, "spec.hosts", "names no Service that exists: the rules are for nobody as long as there is none".into());
+                say(
+                    Severity::Info,
+                    "spec.hosts",
+                    "names no Service or ServiceEntry that exists: the rules are for nobody as long as there is none".into(),
+                );
             } else if !self.used.contains(&number) {
                 let message = "is not used: for each port of these hosts another VirtualService counts, or no rule is for the port";
                 say(Severity::Warn, "spec.hosts", message.into());
             }
             for (field, to) in rules.destinations() {
-                if let Err(reason) = destination(snapshot, to) {
+                if let Err(reason) = destination(snapshot, rules, to) {
                     say(Severity::Warn, &field, format!("{reason}; its share of the requests is refused"));
                 } else if let Some(subset) = &to.subset
                     && !has_subset(snapshot, rules, to, subset)
@@ -203,7 +207,7 @@ impl<'a> Joining<'a> {
 
 /// Whether clients that the rules are for have a subset; clients that are chosen by their labels are left aside.
 fn has_subset(snapshot: &Snapshot, rules: &VirtualService, to: &Destination, subset: &str) -> bool {
-    let Some(service) = NamespacedName::of_service_host(&to.host) else { return false };
+    let Some(service) = snapshot.host(&rules.name.namespace, &to.host).map(|service| service.name.clone()) else { return false };
     let own = [rules.name.namespace.clone()];
     let clients = if rules.export_to.is_empty() { &own[..] } else { &rules.export_to };
     let has = |client| snapshot.rule_for(client, None, &service).is_some_and(|rule| rule.subsets.contains_key(subset));
@@ -211,11 +215,14 @@ fn has_subset(snapshot: &Snapshot, rules: &VirtualService, to: &Destination, sub
 }
 
 /// The Service that a destination names and, where it names one, its port.
-fn destination<'a>(snapshot: &'a Snapshot, to: &Destination) -> Result<&'a Arc<Service>, String> {
-    let Some(name) = NamespacedName::of_service_host(&to.host) else {
-        return Err(format!("names {}, which is no Service's host", to.host));
+fn destination<'a>(snapshot: &'a Snapshot, rules: &VirtualService, to: &Destination) -> Result<&'a Arc<Service>, String> {
+    let Some(service) = snapshot.host(&rules.name.namespace, &to.host) else {
+        return Err(match NamespacedName::of_service_host(&to.host) {
+            Some(name) => format!("names Service {name}, which does not exist"),
+            None => format!("names {}, which is no host of a Service, nor of a ServiceEntry that the rules' namespace knows", to.host),
+        });
     };
-    let service = snapshot.services.get(&name).ok_or_else(|| format!("names Service {name}, which does not exist"))?;
+    let name = &service.name;
     match to.port {
         Some(port) if !service.ports.iter().any(|there| there.port == port) => {
             Err(format!("names port {port}, which Service {name} does not have"))
@@ -224,8 +231,8 @@ fn destination<'a>(snapshot: &'a Snapshot, to: &Destination) -> Result<&'a Arc<S
     }
 }
 
-fn resolve(snapshot: &Snapshot, to: &Destination, dialled: u16) -> Target {
-    let service = match destination(snapshot, to) {
+fn resolve(snapshot: &Snapshot, rules: &VirtualService, to: &Destination, dialled: u16) -> Target {
+    let service = match destination(snapshot, rules, to) {
         Ok(service) => service,
         Err(reason) => return Target::Invalid(format!("the rule {reason}").into()),
     };

@@ -5,7 +5,7 @@ use kube::runtime::watcher;
 use mesh_model::object::Kind;
 
 /// The kinds that are watched. ServiceAccounts are not: an identity is made of the name that a pod bears.
-pub(super) const WATCHED: [Kind; 16] = [
+pub(super) const WATCHED: [Kind; 18] = [
     Kind::Namespace,
     Kind::Node,
     Kind::Pod,
@@ -21,7 +21,9 @@ pub(super) const WATCHED: [Kind; 16] = [
     Kind::TcpRoute,
     Kind::VirtualService,
     Kind::DestinationRule,
+    Kind::ServiceEntry,
     Kind::RateLimit,
+    Kind::XBackendTrafficPolicy,
 ];
 
 /// How a kind's first list is fetched.
@@ -79,7 +81,9 @@ pub(super) fn plural(kind: Kind) -> &'static str {
         Kind::TcpRoute => "tcproutes",
         Kind::VirtualService => "virtualservices",
         Kind::DestinationRule => "destinationrules",
+        Kind::ServiceEntry => "serviceentries",
         Kind::RateLimit => "ratelimits",
+        Kind::XBackendTrafficPolicy => "xbackendtrafficpolicies",
     }
 }
 

@@ -17,7 +17,7 @@ const LATE: u64 = 3600;
 /// Clocks that are further apart than this, in seconds, make new certificates look as if they were not valid yet.
 const SKEW: i64 = 10;
 /// The definitions of what the mesh reads, each with the versions in which it does.
-const READ: [(&str, &[&str]); 11] = [
+const READ: [(&str, &[&str]); 13] = [
     ("meshes.nodemesh.dev", &["v1alpha1"]),
     ("ratelimits.nodemesh.dev", &["v1alpha1"]),
     ("authorizationpolicies.security.istio.io", &["v1", "v1beta1"]),
@@ -25,9 +25,11 @@ const READ: [(&str, &[&str]); 11] = [
     ("requestauthentications.security.istio.io", &["v1", "v1beta1"]),
     ("virtualservices.networking.istio.io", &["v1", "v1beta1", "v1alpha3"]),
     ("destinationrules.networking.istio.io", &["v1", "v1beta1", "v1alpha3"]),
+    ("serviceentries.networking.istio.io", &["v1", "v1beta1", "v1alpha3"]),
     (HTTP_ROUTES, &["v1"]),
     ("grpcroutes.gateway.networking.k8s.io", &["v1"]),
     ("tlsroutes.gateway.networking.k8s.io", &["v1", "v1alpha3", "v1alpha2"]),
+    ("xbackendtrafficpolicies.gateway.networking.x-k8s.io", &["v1alpha1"]),
     ("tcproutes.gateway.networking.k8s.io", &["v1", "v1alpha2"]),
 ];
 const HTTP_ROUTES: &str = "httproutes.gateway.networking.k8s.io";
@@ -134,7 +136,7 @@ fn definitions(facts: &Before) -> Vec<Finding> {
         let object = format!("CustomResourceDefinition {name}");
         let message = format!("it serves {}; the mesh reads {}", served.join(", "), wanted.join(" or "));
         // The chart brings its own of Istio's kinds; routes are there for who wants them.
-        findings.push(if name.ends_with(".gateway.networking.k8s.io") {
+        findings.push(if name.ends_with(".gateway.networking.k8s.io") || name.ends_with(".gateway.networking.x-k8s.io") {
             Finding::warning(object, format!("{message}, so that its objects have no effect"), "upgrade the Gateway API's definitions")
         } else {
             Finding::error(object, message, "upgrade what installed it")

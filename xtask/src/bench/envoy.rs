@@ -1,4 +1,4 @@
-//! A pair of Envoys, one in each pod: TCP proxies with mutual TLS between them and a rule about who may call.
+//! A pair of Envoys, one in each pod: proxies of TCP, HTTP or gRPC with mutual TLS between them and a rule about who may call.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -11,7 +11,7 @@ use mesh_lab::{Place, Pod, Process, World};
 use serde_json::{Value, json};
 
 use super::certificates;
-use super::path::{BULK_PORT, HTTP_PORT};
+use super::path::{BULK_PORT, GRPC_METHOD, GRPC_PORT, GRPC_PREFIX, HTTP_PORT};
 use super::usage::Watched;
 use crate::command;
 
@@ -23,11 +23,31 @@ const WHEELS: [&str; 2] = [
     "55828002a71f9bd4034650df412feafbce419c33d2687aaaa8c742a856ae07ea",
 ];
 
+/// What a pair takes apart.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kind {
+    /// Nothing.
+    Connections,
+    /// HTTP/1.1.
+    Requests,
+    /// gRPC.
+    Calls,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Kind::Connections => "connections",
+            Kind::Requests => "requests",
+            Kind::Calls => "calls",
+        }
+    }
+}
+
 /// How a pair works.
 #[derive(Clone, Copy, Debug)]
 pub struct Way {
-    /// Requests are routed and judged, not connections.
-    requests: bool,
+    kind: Kind,
     /// Where the client's Envoy listens, in the client's pod.
     pub out_http: u16,
     /// As above, for bulk.
@@ -38,9 +58,11 @@ pub struct Way {
 
 impl Way {
     /// TCP proxies and a rule about who may connect.
-    pub const CONNECTIONS: Way = Way { requests: false, out_http: 15001, out_bulk: 15002, in_http: 15008, in_bulk: 15009 };
+    pub const CONNECTIONS: Way = Way { kind: Kind::Connections, out_http: 15001, out_bulk: 15002, in_http: 15008, in_bulk: 15009 };
     /// HTTP proxies with a route, and a rule about who may ask what.
-    pub const REQUESTS: Way = Way { requests: true, out_http: 15003, out_bulk: 15004, in_http: 15010, in_bulk: 15011 };
+    pub const REQUESTS: Way = Way { kind: Kind::Requests, out_http: 15003, out_bulk: 15004, in_http: 15010, in_bulk: 15011 };
+    /// HTTP/2 proxies with a route, and a rule about who may call what.
+    pub const CALLS: Way = Way { kind: Kind::Calls, out_http: 15005, out_bulk: 15006, in_http: 15012, in_bulk: 15013 };
 }
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -94,7 +116,8 @@ pub struct Pair {
 impl Pair {
     /// Starts them in the pods' namespaces, and proves that they serve the client and nobody without a certificate.
     pub fn start(world: &World, binary: &File, client: &Pod, server: &Pod, way: Way) -> Result<Self> {
-        let kind = if way.requests { "requests" } else { "connections" };
+        let kind = way.kind.name();
+        let port = if way.kind == Kind::Calls { GRPC_PORT } else { HTTP_PORT };
         let directory = world.directory().join(format!("envoy-{kind}"));
         let (client_id, server_id) = (client.spiffe_id(), server.spiffe_id());
         certificates::make(&directory, &[("client", &client_id), ("server", &server_id)])?;
@@ -103,19 +126,19 @@ impl Pair {
             "client",
             out.map(|(name, port, to)| Relay {
                 name,
-                requests: way.requests && name == "http",
+                kind: if name == "http" { way.kind } else { Kind::Connections },
                 listen: ("127.0.0.1", port),
                 to: (server.ipv4().to_string(), to),
                 inward: None,
                 outward: Some(upstream_tls(&directory, &server_id)),
             }),
         );
-        let inward = [("http", way.in_http, HTTP_PORT), ("bulk", way.in_bulk, BULK_PORT)];
+        let inward = [("http", way.in_http, port), ("bulk", way.in_bulk, BULK_PORT)];
         let inward = bootstrap(
             "server",
             inward.map(|(name, port, to)| Relay {
                 name,
-                requests: way.requests && name == "http",
+                kind: if name == "http" { way.kind } else { Kind::Connections },
                 listen: ("0.0.0.0", port),
                 to: ("127.0.0.1".to_owned(), to),
                 inward: Some((downstream_tls(&directory), client_id.clone())),
@@ -141,7 +164,14 @@ impl Pair {
     fn prove(&mut self, client: &Pod, server: &Pod, way: Way) -> Result<()> {
         let url = format!("http://127.0.0.1:{}/", way.out_http);
         // In HTTP/1.1: Envoy's HTTP proxy takes nothing older.
-        let answers = || client.exec(&["curl", "-sf", "--max-time", "2", &url], PATIENCE).is_ok_and(|curl| curl.ok());
+        let answers = || match way.kind {
+            Kind::Calls => {
+                super::calls::call(client, &format!("127.0.0.1:{}", way.out_http), GRPC_METHOD).is_ok_and(|status| status == "0")
+            }
+            Kind::Connections | Kind::Requests => {
+                client.exec(&["curl", "-sf", "--max-time", "2", &url], PATIENCE).is_ok_and(|curl| curl.ok())
+            }
+        };
         if mesh_lab::process::wait_until("the Envoys answer", PATIENCE, answers).is_err() {
             let logs: Vec<String> = self.processes.iter().map(Process::log).collect();
             bail!("the Envoys did not answer within {PATIENCE:?}; they wrote:\n{}", logs.join("\n"));
@@ -158,8 +188,8 @@ impl Pair {
 /// One port that an Envoy relays.
 struct Relay {
     name: &'static str,
-    /// It takes HTTP apart.
-    requests: bool,
+    /// What it takes apart.
+    kind: Kind,
     listen: (&'static str, u16),
     to: (String, u16),
     /// TLS towards the client, and the identity that may connect.
@@ -186,9 +216,9 @@ fn listener(relay: &Relay) -> Value {
             "cluster": relay.name,
         },
     });
-    if relay.requests {
+    if relay.kind != Kind::Connections {
         let caller = relay.inward.as_ref().map(|(_, identity)| identity.as_str());
-        let proxy = http_proxy(relay.name, caller);
+        let proxy = http_proxy(relay, caller);
         let chain = match &relay.inward {
             Some((tls, _)) => json!({ "transport_socket": tls, "filters": [proxy] }),
             None => json!({ "filters": [proxy] }),
@@ -202,8 +232,11 @@ fn listener(relay: &Relay) -> Value {
     json!({ "name": relay.name, "address": address(relay.listen.0, relay.listen.1), "filter_chains": [chain] })
 }
 
-/// An HTTP proxy with one route, and for the server the rule that only this identity may ask, and only with GET.
-fn http_proxy(name: &str, caller: Option<&str>) -> Value {
+/// An HTTP proxy with one route, and for the server the rule that only this identity may ask, and only with GET; or call, and only that
+/// service.
+fn http_proxy(relay: &Relay, caller: Option<&str>) -> Value {
+    let name = relay.name;
+    let (method, prefix) = if relay.kind == Kind::Calls { ("POST", GRPC_PREFIX) } else { ("GET", "/") };
     let rule = caller.map(|identity| {
         json!({
             "name": "envoy.filters.http.rbac",
@@ -211,8 +244,8 @@ fn http_proxy(name: &str, caller: Option<&str>) -> Value {
                 "@type": "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC",
                 "rules": { "action": "ALLOW", "policies": { "requests": {
                     "permissions": [{ "and_rules": { "rules": [
-                        { "header": { "name": ":method", "string_match": { "exact": "GET" } } },
-                        { "url_path": { "path": { "prefix": "/" } } },
+                        { "header": { "name": ":method", "string_match": { "exact": method } } },
+                        { "url_path": { "path": { "prefix": prefix } } },
                     ] } }],
                     "principals": [{ "authenticated": { "principal_name": { "exact": identity } } }],
                 } } },
@@ -259,7 +292,7 @@ fn cluster(relay: &Relay) -> Value {
         "name": "envoy.transport_sockets.raw_buffer",
         "typed_config": { "@type": "type.googleapis.com/envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer" },
     });
-    json!({
+    let mut cluster = json!({
         "name": relay.name,
         "type": "STATIC",
         "connect_timeout": "5s",
@@ -268,7 +301,19 @@ fn cluster(relay: &Relay) -> Value {
             "cluster_name": relay.name,
             "endpoints": [{ "lb_endpoints": [{ "endpoint": { "address": address(&relay.to.0, relay.to.1) } }] }],
         },
-    })
+    });
+    if relay.kind == Kind::Calls
+        && let Some(fields) = cluster.as_object_mut()
+    {
+        let options = json!({
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+                "explicit_http_config": { "http2_protocol_options": {} },
+            },
+        });
+        fields.insert("typed_extension_protocol_options".to_owned(), options);
+    }
+    cluster
 }
 
 fn address(address: &str, port: u16) -> Value {

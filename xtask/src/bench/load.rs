@@ -116,6 +116,63 @@ pub fn wrk(client: &Pod, script: &std::path::Path, load: Load, url: &str, time: 
     parse_wrk(finished.success().context("wrk")?)
 }
 
+/// Calls of gRPC to `url` from the pod, for so long; each sends the message in the file.
+pub fn h2load(client: &Pod, message: &std::path::Path, load: Load, url: &str, time: Duration) -> Result<Sample> {
+    let (threads, connections) = if load == Load::One { ("1", "1") } else { ("2", "32") };
+    let seconds = time.as_secs().max(1).to_string();
+    let log = message.with_extension("log");
+    // It appends.
+    let _ = std::fs::remove_file(&log);
+    let (message, log_file) = (message.to_string_lossy(), log.to_string_lossy());
+    let words = [
+        ["h2load", "-t", threads, "-c", connections, "-m", "1", "-D", &seconds, "-d", &message, "--log-file", &log_file].as_slice(),
+        &["-H", "content-type: application/grpc", "-H", "te: trailers", url],
+    ]
+    .concat();
+    let finished = client.exec(&words, time + Duration::from_secs(15))?;
+    let text = finished.success().context("h2load")?;
+    let log = std::fs::read_to_string(&log).with_context(|| format!("reading {}", log.display()))?;
+    parse_h2load(text, &log)
+}
+
+/// Reads h2load's summary, and its log: of each request when it began, its status, and the microseconds it took.
+fn parse_h2load(text: &str, log: &str) -> Result<Sample> {
+    let line =
+        |start: &str| text.lines().find_map(|line| line.strip_prefix(start)).with_context(|| format!("h2load wrote no {start}: {text}"));
+    let counts = line("requests: ")?;
+    let count = |what: &str| -> Result<u64> {
+        let number = counts.split(", ").find_map(|part| part.strip_suffix(what)?.trim().parse().ok());
+        number.with_context(|| format!("h2load did not count {what}: {counts}"))
+    };
+    let (done, succeeded) = (count("done")?, count("succeeded")?);
+    let failures = count("failed")? + count("errored")? + count("timeout")?;
+    let finished = line("finished in ")?;
+    let rate: f64 = finished
+        .split(", ")
+        .find_map(|part| part.strip_suffix(" req/s")?.parse().ok())
+        .with_context(|| format!("h2load told no rate: {finished}"))?;
+    ensure!(done > 0 && rate > 0.0, "no call was answered, {failures} failed");
+    ensure!(done == succeeded, "{} of {done} answers had another status than 2xx", done - succeeded);
+    ensure!(failures * 100 <= done, "{failures} calls failed beside {done} answered");
+    let traffic = line("traffic: ")?;
+    let bytes = traffic.split(['(', ')']).nth(1).and_then(|bytes| bytes.parse().ok());
+    let mut micros: Vec<u64> = log.lines().filter_map(|line| line.split('\t').nth(2)?.trim().parse().ok()).collect();
+    ensure!(!micros.is_empty(), "h2load logged no request");
+    micros.sort_unstable();
+    let percentile = |percent: usize| micros.get((micros.len() - 1) * percent / 100).map(|micros| *micros as f64);
+    Ok(Sample {
+        value: rate,
+        requests: succeeded,
+        bytes: bytes.with_context(|| format!("h2load told no bytes: {traffic}"))?,
+        p50_micros: percentile(50),
+        p99_micros: percentile(99),
+        failures,
+        cpu_seconds: None,
+        rss_bytes: None,
+        others_share: 0.0,
+    })
+}
+
 fn parse_wrk(text: &str) -> Result<Sample> {
     let line = text.trim_end().lines().last().unwrap_or_default();
     let said: Wrk = serde_json::from_str(line).with_context(|| format!("wrk wrote no summary: {text}"))?;
@@ -169,7 +226,7 @@ fn parse_iperf(text: &str) -> Result<Sample> {
 
 #[cfg(test)]
 mod tests {
-    use super::{parse_iperf, parse_wrk};
+    use super::{parse_h2load, parse_iperf, parse_wrk};
 
     fn summary(requests: u64, failures: u64, rejected: u64) -> String {
         format!(
@@ -190,6 +247,30 @@ mod tests {
         assert!(parse_wrk(&summary(3000, 0, 1)).is_err());
         assert!(parse_wrk(&summary(3000, 31, 0)).is_err());
         assert!(parse_wrk("unable to connect").is_err());
+    }
+
+    fn of_h2load(done: u64, succeeded: u64, errored: u64) -> String {
+        format!(
+            "finished in 2.00s, 1500.50 req/s, 98.00KB/s\nrequests: {done} total, {done} started, {done} done, {succeeded} succeeded, 0 failed, \
+             {errored} errored, 0 timeout\nstatus codes: 3 2xx, 0 3xx, 0 4xx, 0 5xx\ntraffic: 1.17KB (1200) total, 40B (40) headers\n"
+        )
+    }
+
+    #[test]
+    fn reads_the_summary_and_log_of_h2load() {
+        let log: String = (1..=100).map(|micros| format!("1700000000000000\t200\t{micros}\n")).collect();
+        let sample = parse_h2load(&of_h2load(3001, 3001, 1), &log).expect("parses");
+        assert_eq!((sample.value, sample.requests, sample.bytes, sample.failures), (1500.5, 3001, 1200, 1));
+        assert_eq!((sample.p50_micros, sample.p99_micros), (Some(50.0), Some(99.0)));
+        for (what, text, log) in [
+            ("none", of_h2load(0, 0, 0), log.as_str()),
+            ("other statuses", of_h2load(3000, 2999, 0), &log),
+            ("failures", of_h2load(3000, 3000, 31), &log),
+            ("no log", of_h2load(3000, 3000, 0), ""),
+            ("no summary", "unable to connect".to_owned(), &log),
+        ] {
+            assert!(parse_h2load(&text, log).is_err(), "{what}");
+        }
     }
 
     #[test]

@@ -77,6 +77,8 @@ fn try_measure(binaries: &File, pods: u8) -> Result<Memory> {
         bulk_port: BULK_PORT,
         between: vec![watched],
         script,
+        // No calls are made.
+        message: std::path::PathBuf::new(),
     };
     let busy_rss_bytes = path.measure(Load::Many, Duration::from_secs(2))?.rss_bytes.context("no memory")?;
     ensure!(idle_rss_bytes > 0, "an agent without memory");

@@ -14,6 +14,12 @@ use super::usage::{Others, Watched};
 pub const BULK_PORT: u16 = 5201;
 /// The port of nginx.
 pub const HTTP_PORT: u16 = 8080;
+/// Its port for calls of gRPC.
+pub const GRPC_PORT: u16 = 8090;
+/// The call that is made: `/service/method`, and what those of its service begin with.
+pub const GRPC_METHOD: &str = "/bench.Echo/Unary";
+/// See above.
+pub const GRPC_PREFIX: &str = "/bench.Echo/";
 
 /// The ways from client to server that are compared.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, clap::ValueEnum)]
@@ -32,11 +38,27 @@ pub enum PathId {
     CrossNodeHttp,
     /// The same by an Envoy in each pod.
     EnvoyHttp,
+    /// Two nodes, no mesh: unary calls of gRPC.
+    DirectGrpc,
+    /// Two nodes, through the mesh: unary calls by a GRPCRoute at the client's agent and a rule about methods at the server's, mTLS between.
+    CrossNodeGrpc,
+    /// The same by an Envoy in each pod.
+    EnvoyGrpc,
 }
 
 impl PathId {
-    const ALL: [Self; 7] =
-        [Self::Direct, Self::DirectLocal, Self::SameNode, Self::CrossNode, Self::Envoy, Self::CrossNodeHttp, Self::EnvoyHttp];
+    const ALL: [Self; 10] = [
+        Self::Direct,
+        Self::DirectLocal,
+        Self::SameNode,
+        Self::CrossNode,
+        Self::Envoy,
+        Self::CrossNodeHttp,
+        Self::EnvoyHttp,
+        Self::DirectGrpc,
+        Self::CrossNodeGrpc,
+        Self::EnvoyGrpc,
+    ];
 
     /// Its name, as in `--only` and in JSON.
     pub fn key(self) -> &'static str {
@@ -48,6 +70,9 @@ impl PathId {
             Self::Envoy => "envoy",
             Self::CrossNodeHttp => "cross-node-http",
             Self::EnvoyHttp => "envoy-http",
+            Self::DirectGrpc => "direct-grpc",
+            Self::CrossNodeGrpc => "cross-node-grpc",
+            Self::EnvoyGrpc => "envoy-grpc",
         }
     }
 
@@ -61,13 +86,17 @@ impl PathId {
             Self::Envoy => "Envoy pair, L4 mTLS",
             Self::CrossNodeHttp => "mesh, across nodes, L7 mTLS",
             Self::EnvoyHttp => "Envoy pair, L7 mTLS",
+            Self::DirectGrpc => "no mesh, gRPC",
+            Self::CrossNodeGrpc => "mesh, gRPC, L7 mTLS",
+            Self::EnvoyGrpc => "Envoy pair, gRPC, L7 mTLS",
         }
     }
 
     /// The path over the same wires without anything between; None if it is one.
     pub fn baseline(self) -> Option<Self> {
         match self {
-            Self::Direct | Self::DirectLocal => None,
+            Self::Direct | Self::DirectLocal | Self::DirectGrpc => None,
+            Self::CrossNodeGrpc | Self::EnvoyGrpc => Some(Self::DirectGrpc),
             Self::SameNode => Some(Self::DirectLocal),
             Self::CrossNode | Self::Envoy | Self::CrossNodeHttp | Self::EnvoyHttp => Some(Self::Direct),
         }
@@ -75,17 +104,26 @@ impl PathId {
 
     /// It needs the mesh.
     pub fn is_meshed(self) -> bool {
-        matches!(self, Self::SameNode | Self::CrossNode | Self::CrossNodeHttp)
+        matches!(self, Self::SameNode | Self::CrossNode | Self::CrossNodeHttp | Self::CrossNodeGrpc)
     }
 
     /// It needs Envoy.
     pub fn is_envoy(self) -> bool {
-        matches!(self, Self::Envoy | Self::EnvoyHttp)
+        matches!(self, Self::Envoy | Self::EnvoyHttp | Self::EnvoyGrpc)
     }
 
-    /// The load can be put on it: iperf3 speaks no HTTP.
+    /// It carries calls of gRPC.
+    pub fn is_grpc(self) -> bool {
+        matches!(self, Self::DirectGrpc | Self::CrossNodeGrpc | Self::EnvoyGrpc)
+    }
+
+    /// The load can be put on it: iperf3 speaks no HTTP, and clients of gRPC keep their connection.
     pub fn carries(self, load: Load) -> bool {
-        load != Load::Bulk || !matches!(self, Self::CrossNodeHttp | Self::EnvoyHttp)
+        match load {
+            Load::One | Load::Many => true,
+            Load::New => !self.is_grpc(),
+            Load::Bulk => !self.is_grpc() && !matches!(self, Self::CrossNodeHttp | Self::EnvoyHttp),
+        }
     }
 }
 
@@ -120,6 +158,8 @@ pub struct Path {
     pub between: Vec<Watched>,
     /// The script that makes wrk write its summary as JSON.
     pub script: PathBuf,
+    /// A file that holds a message of gRPC, its prefix too; h2load writes beside it.
+    pub message: PathBuf,
 }
 
 impl Path {
@@ -131,6 +171,10 @@ impl Path {
         let before = self.cpu_micros()?;
         let mut sample = match load {
             Load::Bulk => load::iperf(&self.client, &self.server, BULK_PORT, &self.address, self.bulk_port, time)?,
+            Load::One | Load::Many | Load::New if self.id.is_grpc() => {
+                let url = format!("http://{}:{}{GRPC_METHOD}", self.address, self.http_port);
+                load::h2load(&self.client, &self.message, load, &url, time)?
+            }
             Load::One | Load::Many | Load::New => {
                 let url = format!("http://{}:{}/", self.address, self.http_port);
                 load::wrk(&self.client, &self.script, load, &url, time)?

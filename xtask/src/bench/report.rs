@@ -15,10 +15,16 @@ use super::path::PathId;
 use crate::command;
 
 /// Least ratios to no mesh, in the order of [`Load::ALL`].
-const GOALS: [(PathId, [f64; 4]); 3] = [
+const GOALS: [(PathId, [f64; 4]); 4] = [
     (PathId::SameNode, [0.9, 0.9, 0.9, 0.9]),
     (PathId::CrossNode, [0.55, 0.20, 0.24, 0.30]),
     (PathId::CrossNodeHttp, [0.15, 0.10, 0.15, 0.0]),
+    (PathId::CrossNodeGrpc, [0.15, 0.10, 0.0, 0.0]),
+];
+/// Of the mesh and of the Envoys, doing the same.
+const RIVALS: [(PathId, PathId, &str); 2] = [
+    (PathId::CrossNodeHttp, PathId::EnvoyHttp, "cross-node-http beside envoy-http"),
+    (PathId::CrossNodeGrpc, PathId::EnvoyGrpc, "cross-node-grpc beside envoy-grpc"),
 ];
 /// Most memory of an agent whose node has the pods of [`Memory`].
 const MEMORY_GOAL: u64 = 30_000_000;
@@ -194,19 +200,10 @@ impl Report {
             }
         }
         // What Envoy does in the same run is the least.
-        for load in Load::ALL {
-            let (Some(ours), Some(theirs)) = (self.ratio(PathId::CrossNodeHttp, load), self.ratio(PathId::EnvoyHttp, load)) else {
-                continue;
-            };
-            let what = format!("{}: {} beside {}", PathId::CrossNodeHttp.title(), load.title(), PathId::EnvoyHttp.title());
-            goals.push(Goal {
-                what,
-                path: "cross-node-http beside envoy-http",
-                figure: load.key(),
-                wanted: theirs,
-                reached: Some(ours),
-                met: ours > theirs,
-            });
+        for ((mesh, envoy, path), load) in RIVALS.into_iter().flat_map(|pair| Load::ALL.map(|load| (pair, load))) {
+            let (Some(ours), Some(theirs)) = (self.ratio(mesh, load), self.ratio(envoy, load)) else { continue };
+            let what = format!("{}: {} beside {}", mesh.title(), load.title(), envoy.title());
+            goals.push(Goal { what, path, figure: load.key(), wanted: theirs, reached: Some(ours), met: ours > theirs });
         }
         if let Some(memory) = &self.memory {
             let reached = memory.as_ref().ok().map(|memory| memory.busy_rss_bytes.max(memory.idle_rss_bytes));
@@ -312,6 +309,7 @@ fn tools() -> BTreeMap<&'static str, String> {
         ("nodemesh", commit.unwrap_or_default()),
         ("nginx", first("nginx", "-v")),
         ("wrk", first("wrk", "-v")),
+        ("h2load", first("h2load", "--version")),
         ("iperf3", first("iperf3", "--version")),
         ("envoy", envoy::VERSION.to_owned()),
     ])

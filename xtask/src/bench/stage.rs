@@ -11,9 +11,10 @@ use mesh_lab::process::wait_until;
 use mesh_lab::{Mesh, MeshOptions, Pod, PodSpec, Process, World};
 use serde_json::json;
 
+use super::calls;
 use super::envoy::{Pair, Way};
 use super::load::SCRIPT;
-use super::path::{BULK_PORT, HTTP_PORT, Path, PathId};
+use super::path::{BULK_PORT, GRPC_METHOD, GRPC_PORT, HTTP_PORT, Path, PathId};
 use super::usage::Watched;
 
 const NAMESPACE: &str = "bench";
@@ -34,6 +35,7 @@ pub struct Stage {
     /// A server of requests that are routed and judged one by one.
     web: Pod,
     script: PathBuf,
+    message: PathBuf,
     envoys: Vec<Pair>,
     mesh: Option<Mesh>,
     nginx: [Process; 2],
@@ -61,8 +63,9 @@ impl Stage {
         }
         let script = world.directory().join("summary.lua");
         fs::write(&script, SCRIPT).with_context(|| format!("writing {}", script.display()))?;
+        let message = calls::write_message(world.directory())?;
         let nginx = [nginx(&world, &server)?, nginx(&world, &web)?];
-        Ok(Self { far, near, strangers, server, script, web, envoys: Vec::new(), mesh: None, nginx, world })
+        Ok(Self { far, near, strangers, server, script, message, web, envoys: Vec::new(), mesh: None, nginx, world })
     }
 
     fn path(&self, id: PathId, client: &Pod) -> Path {
@@ -75,17 +78,29 @@ impl Stage {
             bulk_port: BULK_PORT,
             between: Vec::new(),
             script: self.script.clone(),
+            message: self.message.clone(),
         }
     }
 
     /// The path with nothing between; in a world without a mesh.
-    pub fn direct(&self, id: PathId) -> Path {
-        self.path(id, if id == PathId::DirectLocal { &self.near } else { &self.far })
+    pub fn direct(&self, id: PathId) -> Result<Path> {
+        let path = self.path(id, if id == PathId::DirectLocal { &self.near } else { &self.far });
+        if id != PathId::DirectGrpc {
+            return Ok(path);
+        }
+        let address = self.web.ipv4().to_string();
+        let status = calls::call(&path.client, &format!("{address}:{GRPC_PORT}"), GRPC_METHOD)?;
+        ensure!(status == "0", "the server answers calls with status {status} of gRPC");
+        Ok(Path { address, http_port: GRPC_PORT, ..path })
     }
 
     /// The path through two Envoys; starts them.
     pub fn envoy(&mut self, id: PathId, binary: &File) -> Result<Path> {
-        let (way, server) = if id == PathId::EnvoyHttp { (Way::REQUESTS, &self.web) } else { (Way::CONNECTIONS, &self.server) };
+        let (way, server) = match id {
+            PathId::EnvoyHttp => (Way::REQUESTS, &self.web),
+            PathId::EnvoyGrpc => (Way::CALLS, &self.web),
+            _ => (Way::CONNECTIONS, &self.server),
+        };
         let pair = Pair::start(&self.world, binary, &self.far, server, way)?;
         let between = pair.between.clone();
         self.envoys.push(pair);
@@ -114,7 +129,7 @@ impl Stage {
                 "rules": [{ "matches": [{ "path": { "type": "PathPrefix", "value": "/" } }], "backendRefs": [{ "name": "web", "port": 80 }] }],
             },
         });
-        let objects = [
+        let mut objects = vec![
             service(NAMESPACE, "web", &[WEB], "web", &[("http", 80, HTTP_PORT)]),
             route,
             authorization_policy(NAMESPACE, "requests", &[("app", self.web.name())], "ALLOW", &requests),
@@ -122,6 +137,7 @@ impl Stage {
             peer_authentication(NAMESPACE, "default", "STRICT"),
             authorization_policy(NAMESPACE, "callers", &[("app", self.server.name())], "ALLOW", &rules),
         ];
+        objects.extend(calls::objects(NAMESPACE, self.web.name(), &principals));
         let manifests = self.world.manifests();
         manifests.put("mesh", &objects)?;
         manifests.put_world(&self.world)?;
@@ -188,6 +204,16 @@ impl Stage {
         Ok(Path { address: WEB.to_owned(), http_port: 80, between, ..self.path(PathId::CrossNodeHttp, &self.far) })
     }
 
+    /// The path on which calls of gRPC are routed and judged one by one, after a proof that they are.
+    pub fn called(&mut self) -> Result<Path> {
+        let mesh = self.mesh.as_ref().context("the mesh does not run")?;
+        let between =
+            mesh.agents().iter().map(|agent| Ok(Watched { pid: agent.process.pid(), cgroup: agent.node().host("agent")?.cgroup }));
+        let between = between.collect::<Result<Vec<_>>>()?;
+        calls::prove(&self.far, &self.strangers[0])?;
+        Ok(Path { address: calls::ADDRESS.to_owned(), http_port: 80, between, ..self.path(PathId::CrossNodeGrpc, &self.far) })
+    }
+
     /// Ends everything in it.
     pub fn remove(mut self) -> Result<()> {
         for nginx in &mut self.nginx {
@@ -226,6 +252,8 @@ pub fn nginx(world: &World, pod: &Pod) -> Result<Process> {
     let directory = world.directory().join(format!("nginx-{}", pod.name()));
     fs::create_dir_all(&directory).with_context(|| format!("making {}", directory.display()))?;
     let at = directory.display();
+    calls::write_message(&directory)?;
+    let of_calls = calls::nginx(&directory);
     let configuration = format!(
         "daemon off; user root; worker_processes 2; pid {at}/pid; error_log {at}/error.log;\n\
          events {{ worker_connections 8192; }}\n\
@@ -233,7 +261,7 @@ pub fn nginx(world: &World, pod: &Pod) -> Result<Process> {
          client_body_temp_path {at}/body; proxy_temp_path {at}/proxy; fastcgi_temp_path {at}/fastcgi;\n\
          uwsgi_temp_path {at}/uwsgi; scgi_temp_path {at}/scgi;\n\
          access_log off; keepalive_requests 1000000000; keepalive_timeout 1h; tcp_nodelay on;\n\
-         server {{ listen 0.0.0.0:{HTTP_PORT} backlog=4096; location / {{ return 200 \"hello from the server\\n\"; }} }}\n\
+         server {{ listen 0.0.0.0:{HTTP_PORT} backlog=4096; location / {{ return 200 \"hello from the server\\n\"; }} }}\n{of_calls}\
          }}\n"
     );
     let file = directory.join("nginx.conf");

@@ -94,7 +94,8 @@ fn everything() -> Value {
             "control": {"repository": "registry.example:5000/mesh/control", "tag": "v9"},
         },
         "imagePullSecrets": ["registry"],
-        "mesh": {"mtls": "STRICT", "sameNode": "encrypt", "excludedPorts": [22, 9100], "excludedCidrs": ["10.0.0.0/8", "fd00::/8"]},
+        "mesh": {"mtls": "STRICT", "sameNode": "encrypt", "excludedPorts": [22, 9100], "excludedCidrs": ["10.0.0.0/8", "fd00::/8"],
+                 "tracing": {"endpoint": "http://collector.observability:4317", "sampling": 2.5}},
         "agent": {"workers": 4, "podsCgroup": "/sys/fs/cgroup/kubepods.slice", "podAnnotations": {"a": "b"}},
         "control": {"replicas": 3, "tolerations": [{"key": "x", "operator": "Exists"}], "podAnnotations": {"a": "b"}},
         "metrics": {"podMonitor": {"enabled": true, "interval": "30s", "labels": {"release": "prometheus"}}},
@@ -332,6 +333,8 @@ fn values_reach_their_objects() {
     assert_eq!(converted.findings, [], "the agent itself reads it");
     assert_eq!(mesh["spec"]["excludedPorts"], json!([22, 9100]));
     assert_eq!(mesh["spec"]["rootNamespace"], NAMESPACE);
+    assert_eq!(mesh["spec"]["tracing"], json!({"endpoint": "http://collector.observability:4317", "sampling": 2.5}));
+    assert_eq!(get(&defaults(), "Mesh", "default")["spec"]["tracing"], Value::Null);
     assert_eq!(get(&objects, "PodMonitor", "mesh-agent")["spec"]["podMetricsEndpoints"][0]["portNumber"], 15020);
     let policy = get(&objects, "NetworkPolicy", "mesh-control");
     assert_eq!(policy["spec"]["ingress"][1]["from"].as_array().unwrap().len(), 1);
@@ -339,6 +342,16 @@ fn values_reach_their_objects() {
     let protected = get(&objects, "ValidatingAdmissionPolicy", "nodemesh-system-protected-namespaces");
     let names = list(&protected["spec"]["matchConstraints"]["resourceRules"][0]["resourceNames"]);
     assert_eq!(names, ["kube-system", "kube-public", "kube-node-lease", NAMESPACE]);
+
+    let roots = render(&json!({"control": {"jwks": {"refresh": "5m", "rootsConfigMap": "issuers"}}}), &[]).unwrap();
+    let control = workloads(&roots)[1];
+    assert!(environment(control).contains(&("NODEMESH_CONTROL_JWKS_REFRESH", Some("5m"))));
+    let (_, file) = environment(control).into_iter().find(|(variable, _)| *variable == "NODEMESH_CONTROL_JWKS_ROOTS").unwrap();
+    let mount = container(control)["volumeMounts"].as_array().unwrap().iter().find(|mount| mount["name"] == "jwks-roots").unwrap();
+    assert_eq!(file.unwrap(), format!("{}/ca.crt", mount["mountPath"].as_str().unwrap()));
+    let volume = pod(control)["volumes"].as_array().unwrap().iter().find(|volume| volume["name"] == "jwks-roots").unwrap();
+    // The authority of the mesh starts without it.
+    assert_eq!(volume["configMap"], json!({"name": "issuers", "optional": true}));
 
     let without = render(&json!({"mesh": {"create": false}, "cni": {"enabled": false}, "crds": {"istio": "never"}}), &[]).unwrap();
     assert!(find(&without, "Mesh", "default").is_none());
@@ -358,6 +371,7 @@ fn definitions_of_all_groups_are_there() {
         "requestauthentications.security.istio.io",
         "virtualservices.networking.istio.io",
         "destinationrules.networking.istio.io",
+        "serviceentries.networking.istio.io",
     ] {
         let definition = get(&objects, "CustomResourceDefinition", wanted);
         for version in definition["spec"]["versions"].as_array().unwrap() {
@@ -378,6 +392,7 @@ fn the_control_plane_writes_the_status_of_what_it_answers() {
         }
     }
     let answered = mesh_control::status::conditions::KINDS.into_iter().chain(mesh_control::status::routes::KINDS);
+    let answered = answered.chain(mesh_control::status::backends::KINDS);
     let answered = answered.map(|kind| plural(kind).1).chain(["xmeshes".to_owned()]);
     assert_eq!(written, answered.collect());
 }
@@ -391,6 +406,8 @@ fn bad_values_are_refused_with_a_word_on_what_is_right() {
         (json!({"agent": {"capabilities": ["BPF"]}}), "/agent/capabilities"),
         (json!({"images": {"agent": {"digest": "latest"}}}), "/images/agent/digest"),
         (json!({"crds": {"istio": "maybe"}}), "/crds/istio"),
+        (json!({"mesh": {"tracing": {"endpoint": "https://collector"}}}), "/mesh/tracing/endpoint"),
+        (json!({"control": {"jwks": {"refresh": "often"}}}), "/control/jwks/refresh"),
         (json!({"mesh": {"mtls": "STRICT"}, "cni": {"enabled": false}}), "Enable the plug-in, or set mesh.mtls: PERMISSIVE"),
         (json!({"mesh": {"mtls": "STRICT", "unknownPods": "pass"}}), "Set mesh.unknownPods: deny"),
         (json!({"control": {"replicas": 1}}), "Use 2 replicas, or set control.podDisruptionBudget: false"),

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use super::layout::{self, CONTROL_NAMESPACE, kubeconfig};
 use super::program::network;
@@ -41,6 +41,14 @@ fn apply_with(flags: &[&str], manifests: &str) -> Result<()> {
 /// # Errors
 /// Carries what it wrote to its standard error.
 pub fn feed(arguments: &[&str], manifests: &str) -> Result<()> {
+    talk(arguments, manifests).map(drop)
+}
+
+/// What kubectl answers with `input` on its standard input.
+///
+/// # Errors
+/// Carries what it wrote to its standard error.
+pub fn talk(arguments: &[&str], input: &str) -> Result<String> {
     let mut child = kubectl()
         .args(arguments)
         .stdin(Stdio::piped())
@@ -48,14 +56,19 @@ pub fn feed(arguments: &[&str], manifests: &str) -> Result<()> {
         .stderr(Stdio::piped())
         .spawn()
         .context("starting kubectl")?;
-    if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(manifests.as_bytes()).context("writing to kubectl")?;
-    }
+    // Beside the reading: what it writes may not wait for what it has not read.
+    let writer = child.stdin.take().map(|mut stdin| {
+        let input = input.to_owned();
+        std::thread::spawn(move || stdin.write_all(input.as_bytes()))
+    });
     let output = child.wait_with_output().context("waiting for kubectl")?;
     if !output.status.success() {
         bail!("kubectl {} ended with {}: {}", arguments.join(" "), output.status, String::from_utf8_lossy(&output.stderr).trim());
     }
-    Ok(())
+    if let Some(writer) = writer {
+        writer.join().map_err(|_| anyhow!("the writer panicked"))?.context("writing to kubectl")?;
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// What kubectl answers.

@@ -37,6 +37,7 @@ impl Bed {
             catalog::control(&mesh, &out)?,
             catalog::http_echo(&catalog::programs()?, &out)?,
             catalog::tools(&out)?,
+            catalog::peer(&out)?,
             catalog::echo(&out)?,
         ];
         for image in &images {
@@ -52,7 +53,7 @@ impl Bed {
 
     /// Removes what steps made, also those of a run that crashed.
     pub fn clean(&self) {
-        let namespaces = [DEMO, OUTSIDE, STRICT, super::crowd::FAKE];
+        let namespaces = [DEMO, OUTSIDE, STRICT, super::crowd::FAKE, super::gamma::PRODUCER, super::gamma::CONSUMER];
         let words = [&["delete", "namespace", "--ignore-not-found", "--wait=true", "--timeout=60s"][..], &namespaces].concat();
         if let Err(error) = cluster::ask(&words) {
             println!("namespaces of the steps are left: {error:#}");

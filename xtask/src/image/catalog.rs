@@ -1,7 +1,7 @@
 //! The images that this repository makes.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use rcgen::generate_simple_self_signed;
@@ -19,10 +19,14 @@ const ECHO_NAME: &str = "registry.k8s.io/gateway-api/echo-advanced:v1.5.1";
 pub const COREDNS_NAME: &str = "docker.io/nodemesh/lab-coredns:1";
 /// Programs for tests to run in a pod.
 pub const TOOLS_NAME: &str = "docker.io/nodemesh/lab-tools:1";
+/// The peer program, whose servers tell what they were asked.
+pub const PEER_NAME: &str = "docker.io/nodemesh/lab-peer:1";
 /// Where the agent's image has the kernel programs.
 const BPF_OBJECT: &str = "/usr/lib/nodemesh/mesh-ebpf.o";
 /// Where it has the CNI plug-in, which the agent puts on its node.
 const CNI_PLUGIN: &str = "/usr/lib/nodemesh/mesh-cni";
+/// Where Debian's systems have their roots, and the agent's image too.
+const ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Agent and control plane, built for their images.
@@ -42,6 +46,7 @@ pub fn agent(built: &Built, out: &Path) -> Result<Archive> {
     files.extend(built.files(CNI_PLUGIN, "mesh-cni")?);
     files.push(File { path: BPF_OBJECT.to_owned(), mode: 0o644, owner: 0, content: Content::Copy(object) });
     files.push(File::directory("/tmp", 0o1777, 0));
+    files.push(File { path: ROOTS.to_owned(), mode: 0o644, owner: 0, content: Content::Copy(system_roots()?) });
     let config = Config {
         entrypoint: vec!["/usr/bin/mesh-agent".to_owned()],
         environment: vec![path(), ("NODEMESH_BPF_OBJECT".to_owned(), BPF_OBJECT.to_owned())],
@@ -49,6 +54,14 @@ pub fn agent(built: &Built, out: &Path) -> Result<Archive> {
         ..Config::default()
     };
     write(&format!("nodemesh/agent:{VERSION}"), &libraries::unique(files), &config, &out.join("agent.tar"))
+}
+
+/// The roots of this machine, by which the agent verifies servers on the internet where a DestinationRule names no others.
+fn system_roots() -> Result<PathBuf> {
+    mesh_lab::packages::install(&["ca-certificates"])?;
+    let file = PathBuf::from(ROOTS);
+    anyhow::ensure!(file.is_file(), "{ROOTS} is missing: install the package ca-certificates");
+    Ok(file)
 }
 
 /// The control plane.
@@ -84,6 +97,13 @@ pub fn http_echo(programs: &Built, out: &Path) -> Result<Archive> {
     let files = programs.files("/http-echo", "http-echo")?;
     let config = Config { entrypoint: vec!["/http-echo".to_owned()], user: Some(NOBODY), ..Config::default() };
     write("hashicorp/http-echo", &files, &config, &out.join("http-echo.tar"))
+}
+
+/// Client and server that do as a test says.
+pub fn peer(out: &Path) -> Result<Archive> {
+    let files = static_build::build(&["mesh-lab"])?.files("/mesh-lab-peer", "mesh-lab-peer")?;
+    let config = Config { entrypoint: vec!["/mesh-lab-peer".to_owned()], user: Some(NOBODY), ..Config::default() };
+    write(PEER_NAME, &files, &config, &out.join("peer.tar"))
 }
 
 /// Client and server of the conformance suite.

@@ -36,3 +36,10 @@ fn only_what_changed_is_written() {
     want.pods.insert(1, PodEntry { workload: 1, identity: 1, state: 2, ..PodEntry::default() });
     assert_eq!(diff(&state(), &want), [Change::Pod(1, want.pods[&1])]);
 }
+
+#[test]
+fn ports_of_hosts_outside_come_and_go() {
+    let watching = |ports: &[u16]| KernelState { egress_ports: ports.iter().copied().collect(), ..state() };
+    let changes = diff(&watching(&[80, 81]), &watching(&[81, 82]));
+    assert_eq!(changes, [Change::WatchPort(82), Change::UnwatchPort(80)]);
+}

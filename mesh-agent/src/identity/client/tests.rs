@@ -53,6 +53,7 @@ async fn authority(dir: &Path) -> Control {
         names: vec![ServerName::Ip([127, 0, 0, 1].into())],
         source: CaSource::default(),
         bundle_out: Some(dir.join("root.pem")),
+        keys: mesh_control::config::KeySettings::default(),
         lifetimes: Lifetimes { default: hour, max: hour },
         server: ServerLimits::default(),
         service: ServiceLimits::default(),

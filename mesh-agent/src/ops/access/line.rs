@@ -54,7 +54,7 @@ fn fields<'a>(line: &AccessLine<'a>) -> Vec<Field<'a>> {
     put("source_identity", shown(labels.source.identity.as_ref()));
     put("destination_workload", shown(workload(&labels.destination)));
     put("destination_identity", shown(labels.destination.identity.as_ref()));
-    put("service", shown(labels.service.as_ref().map(|service| &service.host)));
+    put("service", shown(labels.service.as_ref().map(|service| &service.host).filter(|host| !host.is_empty())));
     out.push(("bytes_received", Value::Number(from_client)));
     out.push(("bytes_sent", Value::Number(to_client)));
     out.push(("duration_ms", Value::Number(u64::try_from(line.duration.as_millis()).unwrap_or(u64::MAX))));
@@ -74,6 +74,7 @@ fn fields<'a>(line: &AccessLine<'a>) -> Vec<Field<'a>> {
         put("attempts", shown(Some(request.attempts)));
     }
     put("security", Some(labels.security.as_str().into()));
+    put("upstream_tls", connection.upstream_tls.as_deref().map(Cow::Borrowed));
     put("outcome", Some(meaning.name.into()));
     put("flags", Some(meaning.flag.as_str().into()));
     put("reason", Some(line.outcome.to_string().into()));

@@ -38,7 +38,7 @@ pub(super) struct Source<'s> {
 
 /// What is dialled.
 pub(super) enum Place<'s> {
-    /// A Service at its address.
+    /// A Service at its address; a ServiceEntry's host without one at no address.
     Service { service: &'s Arc<Service>, port: &'s ServicePort, dialled: SocketAddr },
     /// Addresses of pods, or of nobody that is known, one of which is dialled.
     Direct { kind: &'static str, name: String, targets: Vec<SocketAddr> },
@@ -105,7 +105,10 @@ impl Place<'_> {
     pub(super) fn party(&self) -> Party {
         let of = |kind, name: String, port| Party { kind, name, pod: None, node: None, identity: None, port };
         match self {
-            Place::Service { service, port, .. } => of("Service", service.name.to_string(), Some(port.port)),
+            Place::Service { service, port, .. } => {
+                let kind = if service.entry.is_some() { "ServiceEntry host" } else { "Service" };
+                of(kind, service.name.to_string(), Some(port.port))
+            }
             Place::Direct { kind, name, targets } => of(kind, name.clone(), targets.first().map(|to| to.port())),
         }
     }
@@ -151,6 +154,12 @@ pub(super) fn source<'s>(snapshot: &'s Snapshot, text: &str) -> Result<Source<'s
 
 /// Finds what is dialled.
 pub(super) fn destination<'s>(snapshot: &'s Snapshot, text: &str, port: Option<u16>, source: &Source<'_>) -> Result<Place<'s>, Unanswered> {
+    // As people paste them; a path is asked about by --path.
+    let (text, port) = match (text.strip_prefix("http://"), text.strip_prefix("https://")) {
+        (Some(rest), _) => (rest.split('/').next().unwrap_or_default(), port.or_else(|| default_port(rest, 80))),
+        (None, Some(rest)) => (rest.split('/').next().unwrap_or_default(), port.or_else(|| default_port(rest, 443))),
+        (None, None) => (text, port),
+    };
     let address = match (text.parse::<SocketAddr>(), text.parse::<IpAddr>(), port) {
         (Ok(address), ..) => Some(SocketAddr::new(address.ip().to_canonical(), port.unwrap_or(address.port()))),
         (_, Ok(ip), Some(port)) => Some(SocketAddr::new(ip.to_canonical(), port)),
@@ -158,7 +167,11 @@ pub(super) fn destination<'s>(snapshot: &'s Snapshot, text: &str, port: Option<u
         _ => None,
     };
     if let Some(dialled) = address {
-        return Ok(match (snapshot.service_at(dialled), snapshot.workload_at(dialled.ip())) {
+        let meant = match &source.who {
+            Who::Pod(workload) => snapshot.meant_by(&workload.namespace, dialled),
+            Who::Held(_) | Who::Outside(_) => snapshot.service_at(dialled),
+        };
+        return Ok(match (meant, snapshot.workload_at(dialled.ip())) {
             (Some((service, port)), _) => Place::Service { service, port, dialled },
             (None, Some(workload)) => Place::Direct { kind: "Pod", name: full_name(workload), targets: vec![dialled] },
             (None, None) => Place::Direct { kind: "Address", name: dialled.ip().to_string(), targets: vec![dialled] },
@@ -171,6 +184,9 @@ pub(super) fn destination<'s>(snapshot: &'s Snapshot, text: &str, port: Option<u
         }
         None => (text, port),
     };
+    if !text.contains('/') && text.contains('.') {
+        return at_host(snapshot, text, port, source);
+    }
     let (kind, name) = split(text, "to")?;
     if let Some(service) = snapshot.service(&name).filter(|_| kind != Some("pod") && kind != Some("workload")) {
         return at_service(service, port, source);
@@ -194,6 +210,30 @@ pub(super) fn destination<'s>(snapshot: &'s Snapshot, text: &str, port: Option<u
     Ok(Place::Direct { kind, name: name.to_string(), targets })
 }
 
+/// The port of a scheme, where the authority says none.
+fn default_port(rest: &str, port: u16) -> Option<u16> {
+    let authority: http::uri::Authority = rest.split('/').next()?.parse().ok()?;
+    authority.port().is_none().then_some(port)
+}
+
+/// The host of a ServiceEntry, or of a Service in full, that the client knows.
+fn at_host<'s>(snapshot: &'s Snapshot, host: &str, port: Option<u16>, source: &Source<'_>) -> Result<Place<'s>, Unanswered> {
+    let namespace = match &source.who {
+        Who::Pod(workload) => &*workload.namespace,
+        Who::Held(pod) => &*pod.name.namespace,
+        Who::Outside(_) => "",
+    };
+    let host = host.to_ascii_lowercase();
+    let named = port.and_then(|port| snapshot.entry_named(namespace, &host, port)).map(|(service, _)| service);
+    match named.or_else(|| snapshot.host(namespace, &host)) {
+        Some(service) => at_service(service, port, source),
+        None => Err(Unanswered::Unknown(format!(
+            "to={host}: no Service, and no ServiceEntry that namespace {namespace} knows, has this host{}: ask about its address",
+            port.map(|port| format!(" on port {port}")).unwrap_or_default()
+        ))),
+    }
+}
+
 fn at_service<'s>(service: &'s Arc<Service>, port: Option<u16>, source: &Source<'_>) -> Result<Place<'s>, Unanswered> {
     let has = || service.ports.iter().map(|port| port.port.to_string()).collect::<Vec<_>>().join(", ");
     let port = match (port, &service.ports[..]) {
@@ -207,6 +247,10 @@ fn at_service<'s>(service: &'s Arc<Service>, port: Option<u16>, source: &Source<
     let dialled = service.addresses.iter().find(|own| source.has(own.is_ipv4())).or(service.addresses.first());
     Ok(match dialled {
         Some(ip) => Place::Service { service, port, dialled: SocketAddr::new(*ip, port.port) },
+        None if service.entry.is_some() => {
+            let any = if source.has(true) { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
+            Place::Service { service, port, dialled: SocketAddr::new(any, port.port) }
+        }
         // A headless one has no address of its own: the client finds and dials its pods.
         None => {
             let targets = port.endpoints.iter().map(|endpoint| endpoint.address).collect();

@@ -105,16 +105,24 @@ pub(super) fn captured<'s>(
     }
 }
 
-/// As an agent brings it to an endpoint that it chose itself.
-pub(super) fn routed<'s>(client: &Workload, address: SocketAddr, workload: Option<&'s Arc<Workload>>) -> Result<Hop<'s>, Outcome> {
+/// As an agent brings it to an endpoint that it chose itself; `secure`: with TLS of its own.
+pub(super) fn routed<'s>(
+    client: &Workload,
+    address: SocketAddr,
+    workload: Option<&'s Arc<Workload>>,
+    secure: bool,
+) -> Result<Hop<'s>, Outcome> {
     if let Some(server) = workload.filter(|workload| workload.enrolled) {
         return agent(client, address, server, "the agent has to choose the endpoint");
     }
     if !client.addresses.iter().any(|own| own.is_ipv4() == address.is_ipv4()) {
         return Err(Outcome::AddressFamily);
     }
-    let reason = "the server is not in the mesh".to_owned();
-    Ok(Hop { address, workload, encryption: Encryption::Plaintext, reason, judged: None })
+    let (encryption, reason) = match secure {
+        true => (Encryption::Tls, "the server is not in the mesh, and the DestinationRule asks for TLS"),
+        false => (Encryption::Plaintext, "the server is not in the mesh"),
+    };
+    Ok(Hop { address, workload, encryption, reason: reason.to_owned(), judged: None })
 }
 
 fn agent<'s>(client: &Workload, address: SocketAddr, server: &'s Arc<Workload>, why: &str) -> Result<Hop<'s>, Outcome> {

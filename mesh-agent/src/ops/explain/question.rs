@@ -1,5 +1,7 @@
 //! The question, and how it is asked of the admin endpoint.
 
+use std::sync::Arc;
+
 use http::header::{HOST, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::uri::PathAndQuery;
@@ -8,6 +10,7 @@ use http::{HeaderMap, Method, Request, Uri};
 use super::Unanswered;
 use super::find::Place;
 use crate::ops::admin::{ActionError, Query};
+use crate::policy::KeyStore;
 
 /// Would this be allowed, and where would it go?
 #[derive(Clone, Debug)]
@@ -24,6 +27,8 @@ pub struct Question {
     pub sni: Option<String>,
     /// Seconds since 1970, for tokens.
     pub now: u64,
+    /// The keys of issuers that the agent has that is asked.
+    pub keys: Arc<KeyStore>,
 }
 
 /// A request.
@@ -39,7 +44,7 @@ impl Question {
     ///
     /// # Errors
     /// One is missing or wrong.
-    pub fn of(query: &Query, now: u64) -> Result<Question, ActionError> {
+    pub fn of(query: &Query, keys: &Arc<KeyStore>, now: u64) -> Result<Question, ActionError> {
         query.only_repeating(&["from", "to", "port", "method", "path", "sni"], &["header"])?;
         let named = |name: &str| match query.get(name) {
             Some(value) if !value.is_empty() => Ok(value.to_owned()),
@@ -51,7 +56,15 @@ impl Question {
             false => None,
         };
         let sni = query.get("sni").map(str::to_ascii_lowercase);
-        Ok(Question { from: named("from")?, to: named("to")?, port: query.parsed("port", "a port")?, request, sni, now })
+        Ok(Question {
+            from: named("from")?,
+            to: named("to")?,
+            port: query.parsed("port", "a port")?,
+            request,
+            sni,
+            now,
+            keys: keys.clone(),
+        })
     }
 }
 

@@ -1,30 +1,34 @@
 //! What the policies of an endpoint's pod say.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use http::request::Parts;
+use mesh_model::jwt::{FixedKeys, KeyRing};
 use mesh_model::policy::http::asks_http;
+use mesh_model::policy::request_authentication::KeyLocation;
 use mesh_model::policy::{Action, SetInterner};
 use mesh_model::snapshot::Snapshot;
 use mesh_model::workload::Workload;
 
 use super::find::{full_name, some};
 use super::hop::Hop;
+use super::question::Question;
 use super::{At, Endpoint, Object, Step, Verdict, value};
 use crate::conn::ServerAddr;
 use crate::inbound::judge;
 use crate::outcome::{DenyReason, Outcome};
 use crate::policy::decide::decide_opening;
-use crate::policy::{Peer, Permit, Transport, WorkloadPolicy, decide};
+use crate::policy::{KeyStore, Peer, Permit, Transport, WorkloadPolicy, decide};
 
 /// An endpoint that is reached, and what its policies then say.
-pub(super) fn endpoint(snapshot: &Snapshot, hop: Hop<'_>, request: Option<&Parts>, now: u64) -> Endpoint {
+pub(super) fn endpoint(snapshot: &Snapshot, hop: Hop<'_>, request: Option<&Parts>, question: &Question) -> Endpoint {
     let Hop { address, workload, encryption, reason, judged } = hop;
     let mut steps = vec![Step::good(At::Encryption, format!("{}: {reason}", encryption.words()))];
     match (workload, judged) {
         (Some(workload), Some((peer, transport))) => {
-            let server = Server { snapshot, workload, address: ServerAddr(address), peer, transport };
-            server.judge(request, now, &mut steps);
+            let server = Server { snapshot, workload, address: ServerAddr(address), peer, transport, keys: &question.keys };
+            server.judge(request, question.now, &mut steps);
         }
         _ => steps.push(Step::good(At::Policy, "no policy of the mesh holds on this way")),
     }
@@ -49,11 +53,12 @@ struct Server<'s> {
     address: ServerAddr,
     peer: Peer,
     transport: Transport,
+    keys: &'s KeyStore,
 }
 
 impl Server<'_> {
     fn judge(&self, request: Option<&Parts>, now: u64, steps: &mut Vec<Step>) {
-        let policy = WorkloadPolicy::of(self.snapshot, self.workload, &mut SetInterner::default());
+        let policy = WorkloadPolicy::of(self.snapshot, self.workload, &mut SetInterner::default()).keyed(&|place| self.ring(place));
         if !policy.asks_http() {
             steps.push(self.whole(&policy).unwrap_or_else(|outcome| self.denied(&outcome, false)));
             return;
@@ -62,7 +67,7 @@ impl Server<'_> {
             steps.push(self.denied(&judge::denied(denial), false));
             return;
         }
-        let who = format!("HTTP is taken apart by the server's agent: {} it", self.askers());
+        let who = format!("HTTP is taken apart by the server's agent: {} it{}", self.askers(), self.issuers());
         match request {
             Some(request) => {
                 steps.push(Step::good(At::Protocol, who));
@@ -97,6 +102,31 @@ impl Server<'_> {
         let allows = effective.policies.iter().filter(|policy| policy.action == Action::Allow && !policy.dry_run);
         let names: Vec<String> = allows.map(|policy| policy.name.to_string()).collect();
         Step { reason: format!("{}; ALLOW policies of the pod: {}", step.reason, names.join(", ")), ..step }
+    }
+
+    /// The keys of a place, if this agent has them.
+    fn ring(&self, place: &KeyLocation) -> Arc<dyn KeyRing> {
+        match self.keys.find(place) {
+            Some(slot) => slot,
+            None => {
+                let why = format!("no policy of this node's pods needs them; ask the agent of node {}", self.workload.node);
+                Arc::new(FixedKeys::Err(why.into()))
+            }
+        }
+    }
+
+    /// By which keys tokens are judged that do not stand in the policies.
+    fn issuers(&self) -> String {
+        let policies = self.snapshot.authentication_for(self.workload);
+        let rules = policies.iter().flat_map(|policy| &policy.rules);
+        let said = rules.filter_map(|rule| {
+            let place = rule.location()?;
+            Some(match self.ring(&place).keys() {
+                Ok(keys) => format!("; tokens of {} are judged by the keys of {place}, {} of them", rule.issuer, keys.len()),
+                Err(why) => format!("; the keys of {place}, for tokens of {}, are not here: {why}", rule.issuer),
+            })
+        });
+        said.collect()
     }
 
     /// Who asks for HTTP.

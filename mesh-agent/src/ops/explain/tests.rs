@@ -68,7 +68,7 @@ fn mesh(more: &[String]) -> Snapshot {
 
 /// The page's answer; `query` follows `?`.
 fn ask(snapshot: &Snapshot, query: &str) -> Result<Value, ActionError> {
-    page(snapshot, &Query::parse(query).unwrap(), 1_800_000_000)
+    page(snapshot, &Arc::default(), &Query::parse(query).unwrap(), 1_800_000_000)
 }
 
 fn asked(snapshot: &Snapshot, query: &str) -> Value {
@@ -213,10 +213,33 @@ fn a_destination_rule_and_its_subset_are_told() {
     let rule = object("networking.istio.io/v1", "DestinationRule", "shop/web", spec);
     let answer = asked(&mesh(&[rule]), "from=shop/client&to=shop/web&path=/");
     assert_eq!(object_at(&answer, "traffic").as_deref(), Some("DestinationRule shop/web"), "{answer:#}");
-    let spec = "{host: web.shop.svc.cluster.local, trafficPolicy: {tls: {mode: SIMPLE}}}";
-    let rule = object("networking.istio.io/v1", "DestinationRule", "shop/web", spec);
-    let answer = asked(&mesh(&[rule]), "from=shop/client&to=shop/web&path=/");
-    assert_eq!(text(&answer["verdict"]), "nowhere", "{answer:#}");
+    let of = |tls: &str| {
+        let spec = format!("{{host: web.shop.svc.cluster.local, trafficPolicy: {{tls: {{mode: SIMPLE{tls}}}}}}}");
+        let rule = object("networking.istio.io/v1", "DestinationRule", "shop/web", &spec);
+        asked(&mesh(&[rule]), "from=shop/client&to=shop/web&path=/")
+    };
+    let answer = of("");
+    assert_eq!(text(&answer["verdict"]), "allowed", "{answer:#}");
+    assert!(answer.to_string().contains("TLS is begun towards the server"), "{answer:#}");
+    assert_eq!(text(&of(", caCrl: /crl")["verdict"]), "nowhere", "what cannot be verified");
+}
+
+#[test]
+fn the_services_own_policy_is_told_where_requests_are_seen() {
+    let targets = "targetRefs: [{group: '', kind: Service, name: web}]";
+    let policy =
+        |spec: &str| object("gateway.networking.x-k8s.io/v1alpha1", "XBackendTrafficPolicy", "shop/web", &format!("{{{targets}, {spec}}}"));
+    let budget = policy("retryConstraint: {budget: {percent: 7}}");
+    let answer = asked(&mesh(&[budget.clone()]), "from=shop/client&to=shop/web&path=/");
+    assert_eq!(object_at(&answer, "traffic"), None, "nobody looks into the connection: {answer:#}");
+    let answer =
+        asked(&mesh(&[budget, route("shop/web", "{backendRefs: [{name: web, port: 80}]}")]), "from=shop/client&to=shop/web&path=/");
+    assert_eq!(object_at(&answer, "traffic").as_deref(), Some("XBackendTrafficPolicy shop/web"), "{answer:#}");
+    assert!(answer.to_string().contains("7%"), "{answer:#}");
+    let session = policy("sessionPersistence: {type: Cookie}");
+    let answer = asked(&mesh(&[session]), "from=shop/client&to=shop/web&path=/");
+    assert!(answer["steps"].to_string().contains("keeps sessions"), "{answer:#}");
+    assert_eq!(object_at(&answer, "traffic").as_deref(), Some("XBackendTrafficPolicy shop/web"), "{answer:#}");
 }
 
 #[test]
@@ -320,4 +343,35 @@ fn it_agrees_with_what_the_data_path_decides() {
             }
         }
     }
+}
+
+#[test]
+fn hosts_outside_have_their_entry_or_the_mesh_s_word() {
+    let only = |mode: &str| {
+        format!(
+            "---\napiVersion: nodemesh.dev/v1alpha1\nkind: Mesh\nmetadata: {{name: default}}\nspec: {{outboundTrafficPolicy: {{mode: {mode}}}}}\n"
+        )
+    };
+    let entry = |name: &str, spec: &str| {
+        object("networking.istio.io/v1", "ServiceEntry", name, &format!("{{ports: [{{number: 443, name: tls, protocol: TLS}}], {spec}}}"))
+    };
+    let entries = [
+        entry("shop/named", "hosts: [a.example.com], resolution: DNS, exportTo: [.]"),
+        entry("shop/fixed", "hosts: [b.example.com], resolution: STATIC, addresses: [192.0.2.7], endpoints: [{address: 198.51.100.1}]"),
+    ];
+    let snapshot = mesh(&[entries.concat(), only("REGISTRY_ONLY")]);
+    let answer = asked(&snapshot, "from=shop/client&to=https://a.example.com/x");
+    assert_eq!((text(&answer["verdict"]), text(&answer["destination"]["name"])), ("unknown", "shop/a.example.com"), "{answer:#}");
+    assert!(text(&answer["summary"]).contains("a.example.com:443"), "{answer:#}");
+    for to in ["b.example.com:443", "192.0.2.7:443"] {
+        let answer = asked(&snapshot, &format!("from=shop/client&to={to}"));
+        assert_eq!((text(&answer["verdict"]), encryptions(&answer)), ("allowed", vec!["plaintext"]), "{answer:#}");
+    }
+    let missing = ask(&snapshot, "from=away/visitor&to=https://a.example.com").unwrap_err();
+    assert!(missing.to_string().contains("namespace away"), "{missing}");
+    let answer = asked(&snapshot, "from=shop/client&to=192.0.2.8:443");
+    assert_eq!(text(&answer["verdict"]), "denied", "{answer:#}");
+    assert!(text(&answer["summary"]).contains("REGISTRY_ONLY"), "{answer:#}");
+    let answer = asked(&mesh(&[only("ALLOW_ANY")]), "from=shop/client&to=192.0.2.8:443");
+    assert_eq!((text(&answer["verdict"]), encryptions(&answer)), ("allowed", vec!["plaintext"]), "{answer:#}");
 }

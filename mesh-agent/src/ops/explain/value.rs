@@ -170,6 +170,8 @@ pub enum Encryption {
     MutualTls,
     /// Mutual TLS from and to the agent of the one node.
     MutualTlsWithinNode,
+    /// TLS that the client's agent begins as a DestinationRule asks, to a server that is not in the mesh.
+    Tls,
     /// Within the kernel of one node.
     Kernel,
     /// In the clear.
@@ -328,6 +330,7 @@ impl Encryption {
         match self {
             Encryption::MutualTls => "by mutual TLS",
             Encryption::MutualTlsWithinNode => "by mutual TLS within the node",
+            Encryption::Tls => "by TLS",
             Encryption::Kernel => "within the kernel of one node",
             Encryption::Plaintext => "in the clear",
         }

@@ -1,10 +1,14 @@
 //! The way of a client in the mesh: what its agent, or the kernel, does with what it dials.
 
+use std::net::{IpAddr, SocketAddr};
+
 use http::request::Parts;
+use mesh_model::backend::BackendTrafficPolicy;
 use mesh_model::route::{Backend as Share, HttpRule, RouteTable, Target};
-use mesh_model::service::NamespacedName;
+use mesh_model::service::{Discovery, NamespacedName};
+use mesh_model::settings::OutboundTraffic;
 use mesh_model::snapshot::Snapshot;
-use mesh_model::traffic::{Balancer, TrafficPolicy};
+use mesh_model::traffic::{Balancer, Origination, TlsMode, TrafficPolicy};
 use mesh_model::workload::Workload;
 
 use super::find::Place;
@@ -37,6 +41,9 @@ impl Way<'_> {
             };
             self.arrive(address, hop, self.request)
         };
+        if let Some(outcome) = self.unregistered(place) {
+            return steps.push(Step::failed(At::Capture, &outcome, self.request.is_some()));
+        }
         let Place::Service { service, port, dialled } = place else {
             steps.push(Step::good(At::Capture, "pods are dialled by their own addresses: no route and no DestinationRule holds"));
             if targets.is_empty() {
@@ -52,8 +59,12 @@ impl Way<'_> {
             };
             return backends.push(Backend::whole(place.party().to_string(), targets.into_iter().map(clear).collect()));
         }
+        if service.entry.is_some() {
+            let asked = Asked::of_port(self.snapshot, self.client, service, port);
+            return self.asked(&asked, dialled.ip(), (steps, backends));
+        }
         if let Some(asked) = Asked::of(self.snapshot, self.client, *dialled) {
-            return self.asked(&asked, dialled.is_ipv4(), (steps, backends));
+            return self.asked(&asked, dialled.ip(), (steps, backends));
         }
         let routed = self.snapshot.is_routed(&service.name, port.port);
         steps.push(Step::good(
@@ -73,16 +84,29 @@ impl Way<'_> {
         backends.push(Backend::whole(place.party().to_string(), targets.into_iter().map(reach).collect()));
     }
 
+    /// Why an address is refused that is nobody's, if it is.
+    fn unregistered(&self, place: &Place<'_>) -> Option<Outcome> {
+        let Place::Direct { kind: "Address", targets, .. } = place else { return None };
+        let only = self.snapshot.settings().outbound_traffic == OutboundTraffic::RegistryOnly;
+        let known = |to: &SocketAddr| hop::is_excluded(self.snapshot, *to) || self.snapshot.service_of_stranger(*to).is_some();
+        (only && !targets.iter().all(known)).then_some(Outcome::Unregistered { host: None })
+    }
+
     fn arrive(&self, address: std::net::SocketAddr, hop: Result<hop::Hop<'_>, Outcome>, request: Option<&Parts>) -> Endpoint {
         match hop {
-            Ok(hop) => server::endpoint(self.snapshot, hop, request, self.question.now),
+            Ok(hop) => server::endpoint(self.snapshot, hop, request, self.question),
             Err(outcome) => server::unreachable(self.snapshot, address, &outcome, false),
         }
     }
 
     /// A Service for which some object asks for more than the kernel can do.
-    fn asked(&self, asked: &Asked, v4: bool, (steps, backends): Ways<'_>) {
-        let why = if asked.table.is_some() { "it has routes" } else { "it has a DestinationRule" };
+    fn asked(&self, asked: &Asked, dialled: IpAddr, (steps, backends): Ways<'_>) {
+        let why = match (&asked.table, asked.service.is_entry(), self.snapshot.backend_session(&asked.service)) {
+            (Some(_), _, _) => "it has routes",
+            (None, true, _) => "it is a ServiceEntry's host",
+            (None, false, None) => "it has a DestinationRule",
+            (None, false, Some(_)) => "its XBackendTrafficPolicy keeps sessions",
+        };
         steps.push(Step::good(At::Capture, format!("the client's agent takes connections to Service {}: {why}", asked.service)));
         let whole = |what: &str| Step::good(At::Protocol, format!("{what}, so connections go as a whole"));
         if !asked.is_looked_into() {
@@ -90,37 +114,38 @@ impl Way<'_> {
                 Declared::Tcp => "the port declares TCP, which is not looked into",
                 _ => "a TCPRoute has the port, which is then not looked into",
             }));
-            return self.whole(asked, v4, None, (steps, backends));
+            return self.whole(asked, dialled, None, (steps, backends));
         }
         let parsed = asked.is_taken_apart(Protocol::Http1);
         match (self.request, parsed, asked.table.is_some()) {
             (Some(parts), true, _) => {
                 steps.push(Step::good(At::Protocol, "HTTP is taken apart by the client's agent, and each request has its own way"));
-                self.parsed(asked, v4, parts.clone(), (steps, backends))
+                self.parsed(asked, dialled.is_ipv4(), parts.clone(), (steps, backends))
             }
             (None, true, true) if self.question.sni.is_none() => {
                 let reason = "HTTP is taken apart by the client's agent, and each request is routed by itself; what is no HTTP goes to the \
                               Service that was dialled";
                 steps.push(Step::unknown(At::Protocol, reason).mend("give --method and --path to ask about a request"));
-                self.whole(asked, v4, None, (steps, backends));
+                self.whole(asked, dialled, None, (steps, backends));
             }
             (None, true, _) => {
                 let reason = "HTTP is taken apart by the client's agent; it goes to the Service that was dialled, as all else does";
                 steps.push(Step::good(At::Protocol, reason));
-                self.whole(asked, v4, self.question.sni.as_deref(), (steps, backends));
+                self.whole(asked, dialled, self.question.sni.as_deref(), (steps, backends));
             }
             (_, false, _) => {
                 steps.push(whole("a TLSRoute has the port, for which only the server name of TLS counts"));
-                self.whole(asked, v4, self.question.sni.as_deref(), (steps, backends));
+                self.whole(asked, dialled, self.question.sni.as_deref(), (steps, backends));
             }
         }
     }
 
     /// A connection that is not taken apart.
-    fn whole(&self, asked: &Asked, v4: bool, server_name: Option<&str>, (steps, backends): Ways<'_>) {
-        let (origin, shares) = match asked.whole(server_name) {
+    fn whole(&self, asked: &Asked, dialled: IpAddr, server_name: Option<&str>, (steps, backends): Ways<'_>) {
+        let v4 = dialled.is_ipv4();
+        let (origin, shares) = match asked.whole(self.client, dialled, server_name) {
             Ok(Whole::Own(target)) => return backends.push(self.backend(&target, None, v4, Vec::new(), None)),
-            Ok(Whole::Tcp(rule)) => (&rule.origin, &rule.backends),
+            Ok(Whole::Tcp(_, rule)) => (&rule.origin, &rule.backends),
             Ok(Whole::Tls(_, rule)) => (&rule.origin, &rule.backends),
             Err(outcome) => return steps.push(Step::failed(At::Route, &outcome, false)),
         };
@@ -232,7 +257,9 @@ impl Way<'_> {
                 return done(steps, Vec::new());
             }
         };
-        if let Some(policy) = self.snapshot.traffic(self.client, service, port, subset.as_deref()) {
+        let policy = self.snapshot.traffic(self.client, service, port, subset.as_deref());
+        let secure = policy.as_ref().is_some_and(|policy| matches!(policy.tls, TlsMode::Originate(_)));
+        if let Some(policy) = policy {
             let step = match refusal(&policy) {
                 Some(outcome) => Step::failed(At::Traffic, &outcome, answered),
                 None => Step::good(At::Traffic, describe(&policy)),
@@ -243,10 +270,26 @@ impl Way<'_> {
                 return done(steps, Vec::new());
             }
         }
-        let of = |v4| members(self.snapshot, found.port, found.labels, v4).collect::<Vec<_>>();
+        if let Some(policy) = self.snapshot.backend_policy(service).filter(|_| answered) {
+            let step = Step::good(At::Traffic, describe_backend(policy));
+            steps.push(step.by(Object::new("XBackendTrafficPolicy", &policy.name)));
+        }
+        let of = |v4| members(self.snapshot, &found.port.endpoints, found.labels, v4).collect::<Vec<_>>();
         let mut there = of(v4);
         if let (true, true, Some(other)) = (there.is_empty(), answered, other_family(self.client, v4)) {
             there = of(other);
+        }
+        let elsewhere = match &found.port.discovery {
+            Discovery::Named => None,
+            Discovery::Dialled { .. } => Some("the address that the client dials is the endpoint (resolution: NONE)".to_owned()),
+            Discovery::Dns { names, .. } => {
+                let names: Vec<String> = names.iter().map(|name| format!("{}:{}", name.host, name.port)).collect();
+                Some(format!("the client's node looks its endpoints up: {}", names.join(", ")))
+            }
+        };
+        if let Some(reason) = elsewhere.filter(|_| there.is_empty()) {
+            steps.push(Step::unknown(At::Backend, reason));
+            return done(steps, Vec::new());
         }
         if there.is_empty() {
             steps.push(Step::failed(At::Backend, &Outcome::NoEndpoint, answered));
@@ -259,9 +302,10 @@ impl Way<'_> {
                 return done(steps, Vec::new());
             }
         };
-        let request = sent.as_ref().or(self.request);
+        // Within TLS the server's agent sees no request.
+        let request = sent.as_ref().or(self.request).filter(|_| !secure);
         let arrive = |(endpoint, workload): (&mesh_model::service::ServiceEndpoint, _)| {
-            self.arrive(endpoint.address, hop::routed(self.client, endpoint.address, workload), request)
+            self.arrive(endpoint.address, hop::routed(self.client, endpoint.address, workload, secure), request)
         };
         done(steps, there.into_iter().map(arrive).collect())
     }
@@ -280,7 +324,7 @@ const EXCLUDED: &str = "the Mesh excludes the port or the address, so it is left
 /// A request as its server's agent gets it.
 fn forwarded(mut parts: Parts) -> Result<Parts, Outcome> {
     let upgrade = request::strip(&mut parts.headers);
-    request::address(&mut parts, false, upgrade.as_ref())?;
+    request::address(&mut parts, false, false, upgrade.as_ref())?;
     Ok(parts)
 }
 
@@ -324,10 +368,26 @@ fn describe(policy: &TrafficPolicy) -> String {
         Balancer::Passthrough => "the endpoint that was dialled",
         Balancer::Hash { .. } => "the endpoint that a hash tells",
     };
+    let tls = match &policy.tls {
+        TlsMode::Originate(Origination { client: Some(_), .. }) => "; TLS with a certificate of its own is begun towards the server",
+        TlsMode::Originate(_) => "; TLS is begun towards the server",
+        TlsMode::Mesh | TlsMode::Disable | TlsMode::Refuse(_) => "",
+    };
     let outlier = if policy.outlier.is_some() { "; endpoints that fail are left out for a while" } else { "" };
     let pool = &policy.pool;
     let bounds = [("connections", pool.max_connections), ("requests", pool.max_requests), ("pending requests", pool.max_pending_requests)];
     let bounds: Vec<String> = bounds.iter().filter_map(|(what, bound)| Some(format!("at most {} {what}", (*bound)?))).collect();
     let bounds = if bounds.is_empty() { String::new() } else { format!("; {}", bounds.join(", ")) };
-    format!("{balancer}{outlier}{bounds}")
+    format!("{balancer}{outlier}{bounds}{tls}")
+}
+
+/// What a client may notice of a Service's own policy.
+fn describe_backend(policy: &BackendTrafficPolicy) -> String {
+    let budget = policy.retry_budget.as_ref().map(|budget| {
+        let (percent, interval, minimum, each) = (budget.percent, budget.interval, budget.minimum, budget.minimum_interval);
+        format!("retries are at most {percent}% of the requests of {interval:?}, or {minimum} in {each:?}, of all clients of the node")
+    });
+    let session = policy.session.as_ref().map(|_| "requests of one session go to one endpoint, unless the rule says otherwise".to_owned());
+    let told: Vec<String> = budget.into_iter().chain(session).collect();
+    if told.is_empty() { "nothing changes".to_owned() } else { told.join("; ") }
 }

@@ -43,12 +43,18 @@ fn first_bytes_tell() {
         (b"\x16\x03\x01\x02", Some(Protocol::Tls)),
         (b"EHLO a.example\r\n", Some(Protocol::Opaque)),
         (b"get / HTTP/1.1\r\n", Some(Protocol::Opaque)),
+        (b"GET  ", Some(Protocol::Opaque)),
+        (b"GET  HTTP/1.1\r\n", Some(Protocol::Opaque)),
         (b"\0\0\0\x08", Some(Protocol::Opaque)),
     ] {
         assert_eq!(sniff(bytes), protocol, "{:?}", String::from_utf8_lossy(bytes));
     }
     let long = [b"GET /".as_slice(), &[b'a'; ENOUGH]].concat();
     assert_eq!(sniff(&long), Some(Protocol::Http1));
+    // Cut between CR and LF it is the same line.
+    let cut = [&long, b" HTTP/1.1\r".as_slice()].concat();
+    assert_eq!((sniff(&cut), sniff(&[&cut, b"\n".as_slice()].concat())), (Some(Protocol::Http1), Some(Protocol::Http1)));
+    assert_eq!(sniff(&[b"GET /\r".as_slice(), &[b'a'; ENOUGH]].concat()), Some(Protocol::Opaque));
 }
 
 proptest! {
@@ -60,5 +66,23 @@ proptest! {
             // A long line that has no end yet is judged by its beginning.
             prop_assert!(whole == Some(early) || cut >= ENOUGH);
         }
+    }
+}
+
+#[test]
+fn the_host_of_a_request_is_in_its_head() {
+    let host = |text: &str| http_host(text.as_bytes());
+    for (text, expected) in [
+        ("GET / HTTP/1.1\r\nAccept: */*\r\nhost:  A.Example.com:8080 \r\n\r\nHost: b", Some("a.example.com")),
+        ("\r\nGET / HTTP/1.1\r\nHost: [2001:db8::1]:80\r\n\r\n", Some("2001:db8::1")),
+        ("GET http://b.example.com./x HTTP/1.1\r\nHost: a.example.com\r\n\r\n", Some("b.example.com")),
+        ("GET / HTTP/1.1\r\nHost: a.example.com\r\nHost: b.example.com\r\n\r\n", None),
+        ("GET / HTTP/1.1\r\nHost:\r\n\r\n", None),
+        ("GET / HTTP/1.0\r\n\r\n", None),
+        ("GET / HTTP/1.1\r\nHost: a.example.com\r\n", None),
+        ("\r\n\r\n", None),
+        ("", None),
+    ] {
+        assert_eq!(host(text).as_deref(), expected, "{text:?}");
     }
 }

@@ -1,4 +1,4 @@
-use mesh_model::route::Pattern;
+use mesh_model::route::Substitution;
 
 use super::*;
 
@@ -36,8 +36,8 @@ fn whole_paths_patterns_and_hosts_are_rewritten() {
     rewrite(&mut uri, &mut headers, &change, &RequestMatch::default()).unwrap();
     assert_eq!((uri.to_string(), &headers["host"]), ("/new?x".into(), &HeaderValue::from_static("new.example")));
     let mut uri: Uri = "http://old/users/7/orders".parse().unwrap();
-    let pattern = Pattern::new("/users/([0-9]+)/(.*)").unwrap();
-    let change = Rewrite { path: Some(PathRewrite::Regex(pattern, "/\\2/of/\\1".into())), authority: Some("new".into()) };
+    let substitution = Substitution::new("users/([0-9]+)/(.*)", "\\2/of/\\1").unwrap();
+    let change = Rewrite { path: Some(PathRewrite::Regex(substitution)), authority: Some("new".into()) };
     rewrite(&mut uri, &mut headers, &change, &RequestMatch::default()).unwrap();
     assert_eq!(uri, "http://new/orders/of/7");
     let change = Rewrite { path: Some(PathRewrite::Full("/a b".into())), authority: None };
@@ -89,7 +89,7 @@ fn headers_are_removed_set_and_added_in_this_order() {
 fn headers_of_one_hop_go_no_further() {
     let mut headers = HeaderMap::new();
     for (name, value) in [
-        ("connection", "close, x-private, host"),
+        ("connection", "close, x-private, host, TE"),
         ("x-private", "1"),
         ("keep-alive", "timeout=5"),
         ("upgrade", "websocket"),

@@ -62,6 +62,20 @@ fn istio_adds_case_patterns_and_absence() {
 }
 
 #[test]
+fn values_that_are_no_text_are_there_all_the_same() {
+    let view = |asked: &RequestMatch, value: &[u8]| {
+        let headers = HeaderMap::from_iter([(http::HeaderName::from_static("debug"), HeaderValue::from_bytes(value).unwrap())]);
+        let view = RequestView { method: &Method::GET, uri: &Uri::from_static("/"), host: "", headers: &headers };
+        matches(asked, view, ClientView { labels: &BTreeMap::new(), namespace: "" })
+    };
+    let with = |text: TextMatch| RequestMatch { headers: vec![("debug".into(), text)], ..RequestMatch::default() };
+    let without = |text: TextMatch| RequestMatch { without_headers: vec![("debug".into(), text)], ..RequestMatch::default() };
+    assert!(view(&with(TextMatch::Present), b"\xff") && !view(&without(TextMatch::Present), b"\xff"));
+    assert!(!view(&with(text("x")), b"\xff") && view(&without(text("x")), b"\xff"));
+    assert!(view(&with(text("caf\u{e9}")), "caf\u{e9}".as_bytes()), "text is UTF-8");
+}
+
+#[test]
 fn hosts_lose_their_port() {
     for (authority, host) in [("a:80", "a"), ("a", "a"), ("[::1]:80", "[::1]"), ("[::1]", "[::1]"), ("::1", "::1"), ("a:", "a"), ("", "")] {
         assert_eq!(without_port(authority), host);

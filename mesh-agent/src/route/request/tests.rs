@@ -35,9 +35,9 @@ fn the_targets_host_is_the_headers() {
     let mut request = parts(Version::HTTP_11, "GET", "http://real.example/x?y", &[("host", "claimed.example")]);
     settle(&mut request).unwrap();
     assert_eq!(request.headers[header::HOST], "real.example");
-    address(&mut request, false, None).unwrap();
+    address(&mut request, false, false, None).unwrap();
     assert_eq!(request.uri, "/x?y");
-    address(&mut request, true, None).unwrap();
+    address(&mut request, true, false, None).unwrap();
     assert_eq!((request.uri.to_string().as_str(), request.headers.get(header::HOST)), ("http://real.example/x?y", None));
 }
 
@@ -48,7 +48,7 @@ fn an_upgrade_is_taken_out_and_put_back_for_its_server() {
     let upgrade = strip(&mut request.headers);
     assert_eq!(upgrade.as_ref().unwrap(), "websocket");
     assert!(!request.headers.contains_key(header::UPGRADE));
-    address(&mut request, false, upgrade.as_ref()).unwrap();
+    address(&mut request, false, false, upgrade.as_ref()).unwrap();
     assert_eq!(
         (&request.headers[header::UPGRADE], &request.headers[header::CONNECTION]),
         (&"websocket".parse().unwrap(), &"upgrade".parse().unwrap())

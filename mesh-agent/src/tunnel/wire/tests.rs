@@ -73,6 +73,19 @@ fn decode(bytes: &[u8], cuts: &[usize]) -> Result<Vec<Piece>, WireError> {
     Ok(found)
 }
 
+#[test]
+fn a_reason_is_bounded_also_where_it_is_no_text() {
+    let mut bytes = header(REFUSE, 2 + MAX_TEXT).to_vec();
+    bytes.extend(503u16.to_be_bytes());
+    bytes.extend([0xff; MAX_TEXT]);
+    let found = decode(&bytes, &[]).unwrap();
+    let [Piece::Frame(frame @ Frame::Refuse { reason, .. })] = &found[..] else { panic!("{found:?}") };
+    assert!(reason.len() <= MAX_TEXT && reason.starts_with(char::REPLACEMENT_CHARACTER));
+    let mut again = Vec::new();
+    frame.encode(&mut again);
+    assert_eq!(decode(&again, &[]).unwrap(), found);
+}
+
 proptest! {
     #[test]
     fn what_is_encoded_is_decoded_however_it_is_cut(pieces in pieces(), cuts in vec(any::<usize>(), 0..20)) {

@@ -6,11 +6,16 @@ use std::time::{Duration, Instant};
 #[cfg(test)]
 mod tests;
 
-/// After this time without slow answers 1/e of a peak is left.
+/// After this time of fast answers 1/e of a peak is left.
 const TIME_CONSTANT: Duration = Duration::from_secs(10);
+/// For so long without an answer the average falls no faster than by fast ones.
+const FRESH: Duration = Duration::from_secs(1);
+/// After this time without any answer 1/e of what was known is left: a single slow answer, of a server that was just starting, must not cost an
+/// endpoint its share for longer than seconds, since as long as it is avoided it cannot show that it has become fast.
+const FORGETTING: Duration = Duration::from_secs(2);
 
 /// Average of an endpoint's response times. It follows a slower answer at once and a faster one slowly, so that an endpoint in trouble is
-/// avoided from its first slow answer on. Without answers it falls too: one that was slow is tried again after a while.
+/// avoided from its first slow answer on. Without answers it falls too, and faster: one that was slow is tried again after seconds.
 #[derive(Debug)]
 pub struct Ewma {
     start: Instant,
@@ -52,9 +57,11 @@ impl Ewma {
     }
 }
 
-/// Part of a value that is left after a time.
+/// Part of a value that is left after a time without an answer.
 fn left_after(millis: u32) -> f32 {
-    (-(millis as f32) / TIME_CONSTANT.as_millis() as f32).exp()
+    let gap = Duration::from_millis(millis.into());
+    let fresh = gap.min(FRESH);
+    (-(fresh.as_secs_f32() / TIME_CONSTANT.as_secs_f32() + (gap - fresh).as_secs_f32() / FORGETTING.as_secs_f32())).exp()
 }
 
 fn pack(at: u32, average: f32) -> u64 {

@@ -163,6 +163,33 @@ fn two_choices_converge() {
     assert!(counts[..2].iter().all(|count| *count < 1000) && most < 12, "{counts:?} {most}");
 }
 
+/// A single slow answer, of a server that was just starting, takes an endpoint out for seconds and no longer, though it is not asked meanwhile.
+#[test]
+fn an_endpoint_that_was_slow_once_comes_back() {
+    let picker = everywhere(&Balancer::LeastRequest, plain(&[1, 1]));
+    let start = Instant::now();
+    let known = [ewma::Ewma::new(start), ewma::Ewma::new(start)];
+    known[0].observe(start, Duration::from_millis(200));
+    known[1].observe(start, Duration::from_millis(2));
+    let mut picks = Picks { loads: vec![Load::default(); 2], ..Picks::new(&picker) };
+    // One request after the other, five a second.
+    let mut picked = Vec::new();
+    for step in 1..=150u32 {
+        picks.now = start + Duration::from_millis(200) * step;
+        for (load, known) in picks.loads.iter_mut().zip(&known) {
+            load.ewma_micros = known.micros(picks.now);
+        }
+        let index = picks.pick(None, None).unwrap().index;
+        known[index].observe(picks.now, Duration::from_millis(2));
+        picked.push(index);
+    }
+    assert!(picked[..15].iter().all(|index| *index == 1), "avoided at first: {picked:?}");
+    let again = picked.iter().position(|index| *index == 0).unwrap();
+    assert!(again < 60, "asked again within twelve seconds: {again}");
+    let share = picked[75..].iter().filter(|index| **index == 0).count();
+    assert!((20..=55).contains(&share), "and then like the other: {share} of 75");
+}
+
 #[test]
 fn a_new_endpoint_starts_slowly() {
     let now = Instant::now();

@@ -6,6 +6,11 @@ use super::*;
 
 /// A client in each of two namespaces and two servers; the DestinationRule is for the one namespace alone.
 fn mesh(previous: Option<&Snapshot>, servers: &[u8]) -> Snapshot {
+    mesh_and(previous, servers, "")
+}
+
+/// With more objects.
+fn mesh_and(previous: Option<&Snapshot>, servers: &[u8], more: &str) -> Snapshot {
     let pod = |namespace: &str, name: &str, ip: &str| {
         format!(
             "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: {namespace}, labels: {{app: {name}}}}}\n\
@@ -20,6 +25,7 @@ fn mesh(previous: Option<&Snapshot>, servers: &[u8]) -> Snapshot {
              spec: {clusterIP: 10.96.0.1, selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}\n\
              ---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: web, namespace: shop}\n\
              spec: {host: web, exportTo: ['.'], trafficPolicy: {outlierDetection: {consecutiveGatewayErrors: 2, maxEjectionPercent: 50}}}\n";
+    text += more;
     let parsed = parse_documents(Path::new("mesh.yaml"), &text);
     Snapshot::build(&parsed.documents, parsed.problems, previous)
 }
@@ -58,6 +64,47 @@ fn what_was_learnt_outlives_a_configuration_that_says_the_same() {
 }
 
 #[test]
+fn what_was_learnt_outlives_a_configuration_in_which_nobody_asked() {
+    let clusters = Clusters::default();
+    let now = Instant::now();
+    let first = mesh(None, &[1, 2]);
+    let bad = cluster(&clusters, &first, "client").choose(now, Wish::default()).unwrap();
+    for _ in 0..2 {
+        bad.observe(now, Observation::Status(503));
+    }
+    drop(bad);
+    let mut snapshot = first;
+    for servers in [&[1, 2][..], &[1, 2, 3]] {
+        snapshot = mesh(Some(&snapshot), servers);
+        clusters.sweep(&snapshot);
+    }
+    let after = cluster(&clusters, &snapshot, "client");
+    assert_eq!(after.counts(now), (2, 1), "who is ejected stays so");
+    assert_eq!(after.members.iter().filter(|member| member.since.is_some()).count(), 1, "who joins later is new");
+    drop(after);
+    let empty = Snapshot::build(&[], Vec::new(), Some(&snapshot));
+    clusters.sweep(&empty);
+    assert!(clusters.slots.read().is_empty(), "of what is gone nothing stays");
+}
+
+#[test]
+fn what_is_under_a_policy_of_the_past_goes_once_there_is_another() {
+    let clusters = Clusters::default();
+    let first = mesh(None, &[1, 2]);
+    cluster(&clusters, &first, "client");
+    clusters.slots.write().values_mut().for_each(|slot| slot.version = 0);
+    // Read anew, the rule is another value.
+    let second = mesh(None, &[1, 2]);
+    drop(first);
+    clusters.sweep(&second);
+    assert_eq!(clusters.slots.read().len(), 1, "nobody has asked yet");
+    cluster(&clusters, &second, "client");
+    assert_eq!(clusters.slots.read().len(), 2);
+    clusters.sweep(&second);
+    assert_eq!(clusters.slots.read().len(), 1);
+}
+
+#[test]
 fn what_is_not_there_is_told() {
     let snapshot = mesh(None, &[1]);
     let client = snapshot.workloads().find(|workload| &*workload.name == "client").unwrap();
@@ -70,4 +117,80 @@ fn what_is_not_there_is_told() {
     let clusters = Clusters::default();
     assert!(matches!(clusters.get(&snapshot, client, &name("nobody", None)), Err(Missing::Service { .. })));
     assert!(matches!(clusters.get(&snapshot, client, &name("web", Some("v9"))), Err(Missing::Subset { .. })));
+}
+
+#[test]
+fn clusters_of_a_service_share_its_retry_budget() {
+    let budgeted = |percent: u32, previous: Option<&Snapshot>| {
+        let policy = format!(
+            "---\napiVersion: gateway.networking.x-k8s.io/v1alpha1\nkind: XBackendTrafficPolicy\nmetadata: {{name: web, namespace: shop}}\n\
+             spec: {{targetRefs: [{{group: '', kind: Service, name: web}}], retryConstraint: {{budget: {{percent: {percent}}}}}}}\n"
+        );
+        mesh_and(previous, &[1], &policy)
+    };
+    let clusters = Clusters::default();
+    let none = mesh(None, &[1]);
+    assert!(cluster(&clusters, &none, "client").budget.is_none());
+    let first = budgeted(20, Some(&none));
+    let budget = cluster(&clusters, &first, "client").budget.clone().unwrap();
+    assert!(Arc::ptr_eq(&budget, cluster(&clusters, &first, "visitor").budget.as_ref().unwrap()), "clients with policies of their own too");
+    // What says the same goes on counting; what says something else begins anew; none is none.
+    let second = budgeted(20, Some(&first));
+    assert!(Arc::ptr_eq(&budget, cluster(&clusters, &second, "client").budget.as_ref().unwrap()));
+    let third = budgeted(50, Some(&second));
+    let changed = cluster(&clusters, &third, "client").budget.clone().unwrap();
+    assert!(!Arc::ptr_eq(&budget, &changed) && changed.settings().percent == 50);
+    let fourth = mesh(Some(&third), &[1]);
+    assert!(cluster(&clusters, &fourth, "client").budget.is_none());
+    clusters.sweep(&fourth);
+    assert!(clusters.budgets.lock().is_empty());
+}
+
+/// A client of `shop`, with hosts outside.
+fn outside(previous: Option<&Snapshot>) -> Snapshot {
+    let entry = |name: &str, more: &str| {
+        format!(
+            "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: {name}, namespace: shop}}\n\
+             spec: {{hosts: [{name}.example.com], ports: [{{number: 80, name: http, targetPort: 8080}}], {more}}}\n"
+        )
+    };
+    let mut text = "apiVersion: v1\nkind: Pod\nmetadata: {name: client, namespace: shop}\nspec: {nodeName: n1, containers: []}\n\
+                    status: {podIP: 10.0.1.1}\n"
+        .to_owned();
+    text += &entry("dns", "resolution: DNS");
+    text += &entry("any", "resolution: NONE");
+    text += &entry("parts", "resolution: STATIC, endpoints: [{address: 192.0.2.1, labels: {v: a}}, {address: 192.0.2.2, labels: {v: b}}]");
+    text += "---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: parts, namespace: shop}\n\
+             spec: {host: parts.example.com, subsets: [{name: b, labels: {v: b}}]}\n";
+    let parsed = parse_documents(Path::new("mesh.yaml"), &text);
+    Snapshot::build(&parsed.documents, parsed.problems, previous)
+}
+
+#[test]
+fn endpoints_of_hosts_outside_are_what_their_entry_says() {
+    let names: Arc<Names> = Arc::default();
+    let clusters = Clusters::new(names.clone());
+    let (snapshot, now) = (outside(None), Instant::now());
+    let client = snapshot.workloads().next().unwrap();
+    let get = |host: &str, subset: Option<&str>| {
+        let service = NamespacedName { namespace: "shop".into(), name: host.into() };
+        clusters.get(&snapshot, client, &ClusterName { service, port: 80, subset: subset.map(Arc::from), v4: true }).unwrap()
+    };
+    let chosen = |cluster: &Arc<Cluster>| {
+        let wish = Wish { dialled: Some("198.51.100.9:80".parse().unwrap()), ..Wish::default() };
+        cluster.choose(now, wish).map(|chosen| chosen.server.address.0.to_string())
+    };
+    assert_eq!(chosen(&get("any.example.com", None)).as_deref(), Some("198.51.100.9:8080"), "what was dialled");
+    assert_eq!(chosen(&get("parts.example.com", Some("b"))).as_deref(), Some("192.0.2.2:8080"));
+
+    let before = get("dns.example.com", None);
+    assert!(before.is_empty() && chosen(&before).is_none());
+    let known = |ip: &str| [("dns.example.com".into(), crate::names::Known { addresses: [ip.parse().unwrap()].into(), since: now })].into();
+    names.publish(known("192.0.2.7"));
+    let first = get("dns.example.com", None);
+    assert_eq!(chosen(&first).as_deref(), Some("192.0.2.7:8080"));
+    names.publish(known("192.0.2.7"));
+    assert!(Arc::ptr_eq(&first, &get("dns.example.com", None)), "the same answer changes nothing");
+    names.publish(known("192.0.2.8"));
+    assert_eq!(chosen(&get("dns.example.com", None)).as_deref(), Some("192.0.2.8:8080"));
 }

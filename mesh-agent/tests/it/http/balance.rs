@@ -46,3 +46,60 @@ fn the_breaker_of_an_unchanged_istio_manifest_is_seen_to_trip_eject_and_let_back
     .unwrap();
     HTTP.withdraw("rule-breaker");
 }
+
+/// A DestinationRule of `shop` with this `connectionPool.http`.
+fn pool(name: &str, host: &str, http: &Value) -> Value {
+    json!({
+        "apiVersion": "networking.istio.io/v1", "kind": "DestinationRule", "metadata": { "name": name, "namespace": "shop" },
+        "spec": { "host": host, "trafficPolicy": { "connectionPool": { "http": http } } },
+    })
+}
+
+#[test]
+fn an_answer_that_may_not_be_tried_again_is_passed_on() {
+    let routes = json!({
+        "apiVersion": "networking.istio.io/v1", "kind": "VirtualService", "metadata": { "name": "retried", "namespace": "shop" },
+        "spec": { "hosts": ["retried"], "http": [{
+            "retries": { "attempts": 1, "retryOn": "5xx", "backoff": "3s" },
+            "route": [{ "destination": { "host": "retried" } }],
+        }] },
+    });
+    HTTP.apply("rule-retried", &[routes, pool("retried", "retried", &json!({ "maxRetries": 1 }))]);
+    let client = HTTP.pod("client");
+    // One waits to be tried again; there may be no other at the same time.
+    let answers: Vec<_> = std::thread::scope(|scope| {
+        let ask = || client.curl(&["http://10.97.2.6/retried?status=503"]).unwrap();
+        let asking: Vec<_> = (0..4).map(|_| scope.spawn(ask)).collect();
+        asking.into_iter().map(|one| one.join().unwrap()).collect()
+    });
+    for answer in &answers {
+        assert_eq!((answer.status, answer.seen().target.as_str()), (503, "/retried?status=503"), "the server's own: {answer:?}");
+    }
+    let line = HTTP.access("n1", &[("path", "/retried"), ("outcome", "retry_overflow")]);
+    assert_eq!((text(&line, "flags"), text(&line, "status"), text(&line, "attempts")), ("UO", "503", "1"), "{line}");
+    assert!(HTTP.sum("n1", "nodemesh_request_retry_refusals_total", &[]) >= 1.0);
+    HTTP.withdraw("rule-retried");
+}
+
+#[test]
+fn requests_at_once_on_a_connection_are_bounded() {
+    HTTP.apply("rule-streams", &[pool("streams", "streams.outside.svc.cluster.local", &json!({ "maxConcurrentStreams": 1 }))]);
+    let client = HTTP.pod("client");
+    let open = |bound: &str| HTTP.sum("n1", "nodemesh_circuit_open", &[("cluster", "outside/streams:80"), ("bound", bound)]);
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // On one connection of the client.
+        let asking = scope.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                let words = ["h2load", "-n", "3", "-c", "1", "-m", "3", "http://10.97.2.7/?delay=1500"];
+                let finished = client.exec(&words, LIMIT).unwrap();
+                assert_eq!(finished.code(), Some(0), "{finished:?}");
+            }
+        });
+        let seen = wait_until("each of three requests has its connection", LIMIT, || (open("requests"), open("connections")) == (3.0, 3.0));
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        asking.join().unwrap();
+        seen.unwrap();
+    });
+    HTTP.withdraw("rule-streams");
+}

@@ -88,24 +88,24 @@ fn requests_are_judged_each_across_nodes_and_within_one() {
     assert_eq!(twice("/other"), 200);
 }
 
-/// A key of P-256 as JWKS, and what it signs.
-struct Issuer(EcdsaKeyPair);
+/// A key of P-256 as JWKS under a name, and what it signs.
+pub(super) struct Issuer(EcdsaKeyPair, &'static str);
 
 impl Issuer {
-    fn new() -> Issuer {
-        Issuer(EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap())
+    pub(super) fn new(key: &'static str) -> Issuer {
+        Issuer(EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap(), key)
     }
 
-    fn jwks(&self) -> String {
+    pub(super) fn jwks(&self) -> String {
         let point = self.0.public_key().as_ref();
         let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
-        json!({ "keys": [{ "kty": "EC", "crv": "P-256", "alg": "ES256", "kid": "one", "x": encode(&point[1..33]), "y": encode(&point[33..65]) }] })
+        json!({ "keys": [{ "kty": "EC", "crv": "P-256", "alg": "ES256", "kid": self.1, "x": encode(&point[1..33]), "y": encode(&point[33..65]) }] })
             .to_string()
     }
 
-    fn token(&self, claims: &Value) -> String {
+    pub(super) fn token(&self, claims: &Value) -> String {
         let encode = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
-        let signed = format!("{}.{}", encode(&json!({ "alg": "ES256", "kid": "one" })), encode(claims));
+        let signed = format!("{}.{}", encode(&json!({ "alg": "ES256", "kid": self.1 })), encode(claims));
         let signature = self.0.sign(&SystemRandom::new(), signed.as_bytes()).unwrap();
         format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature.as_ref()))
     }
@@ -113,7 +113,7 @@ impl Issuer {
 
 #[test]
 fn tokens_are_verified_and_policy_knows_whom_they_name() {
-    let (issuer, other) = (Issuer::new(), Issuer::new());
+    let (issuer, other) = (Issuer::new("one"), Issuer::new("one"));
     let authentication = json!({
         "apiVersion": "security.istio.io/v1",
         "kind": "RequestAuthentication",

@@ -132,6 +132,31 @@ fn weights_hold_exactly_over_all_connections() {
 }
 
 #[test]
+fn a_session_stays_with_its_backend_whatever_the_weights_say() {
+    let weighted = |service: &str, weight: u32| json!({ "name": service, "port": 80, "weight": weight });
+    let rule = |path: &str, weights: [u32; 2]| {
+        json!({
+            "matches": [{ "path": { "type": "PathPrefix", "value": path } }],
+            "sessionPersistence": { "type": "Header", "sessionName": "X-Stay" },
+            "backendRefs": [weighted("one", weights[0]), weighted("two", weights[1])],
+        })
+    };
+    apply_route("stays", &json!([rule("/alike", [1, 1]), rule("/first", [1, 0]), rule("/none", [0, 0])]));
+    let client = HTTP.pod("client");
+    let first: Vec<_> = (0..2).map(|_| client.curl(&[&url("stays", "/alike")]).unwrap()).collect();
+    let names: Vec<String> = first.iter().map(|answer| answer.seen().name).collect();
+    assert_ne!(names[0], names[1], "without a session it is the weights' matter");
+    for answer in &first {
+        let session = format!("x-stay: {}", answer.header("x-stay"));
+        for path in ["/alike", "/alike", "/alike", "/first", "/none"] {
+            let again = client.curl(&["-H", &session, &url("stays", path)]).unwrap();
+            assert_eq!((again.status, again.seen().name), (200, answer.seen().name), "{path}: {again:?}");
+        }
+    }
+    assert_eq!(client.curl(&["-H", "x-stay: bm9ib2R5", &url("stays", "/none")]).unwrap().status, 500, "nobody's session");
+}
+
+#[test]
 fn a_server_outside_the_mesh_is_reached_in_the_clear() {
     let strange = json!({ "name": "strange", "namespace": OUTSIDE, "port": 80 });
     apply_route("grpc", &json!([{ "backendRefs": [strange] }]));

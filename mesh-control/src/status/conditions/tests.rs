@@ -7,7 +7,7 @@ fn now() -> SystemTime {
 }
 
 fn found(severity: Severity, field: &str, message: &str) -> Found {
-    Found { severity, field: field.into(), message: message.into() }
+    Found { severity, field: field.into(), message: message.into(), reason: None }
 }
 
 fn object(status: Value) -> Value {

@@ -81,6 +81,7 @@ fn statuses(server: &Arc<Server>) -> Statuses {
         lease: LeaseName { namespace: "mesh".into(), name: "lease".into() },
         leadership: watch::channel(Leadership::Leads(Instant::now())).1,
         snapshots: watch::channel(Arc::new(snapshot(Vec::new()))).1,
+        book: watch::channel(Arc::default()).1,
         metrics: Arc::new(Metrics::new()),
     }
 }
@@ -182,6 +183,10 @@ async fn rules_and_tokens_of_istios_kinds_are_told_what_became_of_them() {
             "/apis/networking.istio.io/v1beta1/virtualservices",
             object(json!({ "hosts": ["web"], "http": [{ "route": [{ "destination": { "host": "web" } }], "delegate": { "name": "b" } }] })),
         ),
+        (
+            "/apis/networking.istio.io/v1/serviceentries",
+            object(json!({ "hosts": ["a.example.com"], "ports": [{ "number": 80, "name": "http" }], "location": "MOON" })),
+        ),
         ("/apis/security.istio.io/v1/requestauthentications", object(json!({ "jwtRules": [{ "issuer": "a", "jwks": "{}" }] }))),
     ]);
     let statuses = statuses(&server);
@@ -206,6 +211,7 @@ async fn rules_and_tokens_of_istios_kinds_are_told_what_became_of_them() {
             ("/apis/security.istio.io/v1/namespaces/shop/requestauthentications/a/status", "Invalid", "spec.jwtRules[0].jwks"),
             ("/apis/networking.istio.io/v1beta1/namespaces/shop/virtualservices/a/status", "Invalid", "spec.http[0].delegate"),
             ("/apis/networking.istio.io/v1alpha3/namespaces/shop/destinationrules/a/status", "Reconciled", "understood in whole"),
+            ("/apis/networking.istio.io/v1/namespaces/shop/serviceentries/a/status", "Invalid", "spec.location"),
         ]
     );
 }

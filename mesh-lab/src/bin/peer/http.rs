@@ -34,6 +34,8 @@ struct State {
     name: String,
     /// Requests so far.
     total: Mutex<u64>,
+    /// The same by path.
+    paths: Mutex<HashMap<String, u64>>,
     /// Failures so far, by the key that a query names.
     failed: Mutex<HashMap<String, u32>>,
 }
@@ -48,7 +50,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 async fn serve(arguments: &Arguments) -> Result<()> {
     let listener = TcpListener::bind(arguments.listen).await.with_context(|| format!("bind {}", arguments.listen))?;
     println!("listening on {}", arguments.listen);
-    let state = Arc::new(State { name: arguments.name.clone(), total: Mutex::default(), failed: Mutex::default() });
+    let state =
+        Arc::new(State { name: arguments.name.clone(), total: Mutex::default(), paths: Mutex::default(), failed: Mutex::default() });
     loop {
         let (stream, peer) = listener.accept().await.context("accept")?;
         println!("connection from {peer}");
@@ -71,12 +74,20 @@ async fn answer(state: Arc<State>, mut request: Request<Incoming>) -> Result<Res
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
         .collect();
     let number = |key: &str| query.get(key).and_then(|value| value.parse::<u64>().ok());
+    // What goes wrong may be one server's matter.
+    let meant = query.get("only").is_none_or(|name| *name == state.name);
+    let about = {
+        let mut paths = state.paths.lock().unwrap_or_else(PoisonError::into_inner);
+        *paths.entry(request.uri().path().to_owned()).or_default() += 1;
+        query.get("about").and_then(|path| paths.get(path)).copied().unwrap_or(0)
+    };
     let total = {
         let mut total = state.total.lock().unwrap_or_else(PoisonError::into_inner);
         *total += 1;
         *total
     };
-    if let Some(upgrade) = request.headers().get(UPGRADE).cloned() {
+    let willing = query.get("upgrade").is_none_or(|upgrade| upgrade != "no");
+    if let Some(upgrade) = request.headers().get(UPGRADE).cloned().filter(|_| willing) {
         let switched = hyper::upgrade::on(&mut request);
         tokio::spawn(async move {
             let Ok(stream) = switched.await else { return };
@@ -94,15 +105,15 @@ async fn answer(state: Arc<State>, mut request: Request<Incoming>) -> Result<Res
     let body = body.collect().await.map_err(std::io::Error::other)?;
     let trailers: Vec<(String, String)> = body.trailers().map(pairs).unwrap_or_default();
     let body = body.to_bytes();
-    if let Some(delay) = number("delay") {
+    if let Some(delay) = number("delay").filter(|_| meant) {
         tokio::time::sleep(Duration::from_millis(delay)).await;
     }
-    if query.contains_key("break") {
+    if meant && query.contains_key("break") {
         // Without a word.
         return Err(std::io::Error::other("told to break off"));
     }
-    let mut status = number("status").and_then(|status| u16::try_from(status).ok()).unwrap_or(200);
-    if let (Some(fails), Some(key)) = (number("fails"), query.get("key")) {
+    let mut status = number("status").filter(|_| meant).and_then(|status| u16::try_from(status).ok()).unwrap_or(200);
+    if let (Some(fails), Some(key)) = (number("fails").filter(|_| meant), query.get("key")) {
         let mut failed = state.failed.lock().unwrap_or_else(PoisonError::into_inner);
         let so_far = failed.entry(key.clone()).or_default();
         if u64::from(*so_far) < fails {
@@ -125,6 +136,7 @@ async fn answer(state: Arc<State>, mut request: Request<Incoming>) -> Result<Res
         trailers,
         body: body.len(),
         total,
+        about,
     };
     let grpc = parts.headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
     let mut response = if grpc {
@@ -135,7 +147,10 @@ async fn answer(state: Arc<State>, mut request: Request<Incoming>) -> Result<Res
         let mut message = vec![0];
         message.extend_from_slice(&u32::try_from(text.len()).unwrap_or(u32::MAX).to_be_bytes());
         message.extend_from_slice(&text);
-        let frames = [Ok(Frame::data(Bytes::from(message))), Ok(Frame::trailers(trailers))];
+        let mut frames = vec![Ok(Frame::data(Bytes::from(message)))];
+        if query.get("trailers").is_none_or(|trailers| trailers != "none") {
+            frames.push(Ok(Frame::trailers(trailers)));
+        }
         let mut response = Response::new(StreamBody::new(futures_util::stream::iter(frames)).boxed());
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         response

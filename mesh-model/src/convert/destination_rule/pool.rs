@@ -11,12 +11,7 @@ pub(super) fn pool(input: &mut Input<'_>, mut map: Fields<'_>) -> ConnectionPool
         pool.connect_timeout = tcp.positive(input, "connectTimeout");
         pool.tcp_idle_timeout = tcp.duration(input, "idleTimeout").filter(|time| !time.is_zero());
         pool.max_connection_duration = tcp.positive(input, "maxConnectionDuration");
-        let at = tcp.at.key("tcpKeepalive");
         pool.keepalive = tcp.map(input, "tcpKeepalive").map(|map| keepalive(input, map));
-        if pool.keepalive.is_some() {
-            input
-                .warn(at, "has no effect: the mesh probes its own connections between nodes, and those to applications as the system does");
-        }
         tcp.rest(input);
     }
     if let Some(mut http) = map.map(input, "http") {
@@ -25,11 +20,7 @@ pub(super) fn pool(input: &mut Input<'_>, mut map: Fields<'_>) -> ConnectionPool
         pool.max_requests_per_connection = http.bound(input, "maxRequestsPerConnection");
         pool.max_retries = http.bound(input, "maxRetries");
         pool.http_idle_timeout = http.duration(input, "idleTimeout").filter(|time| !time.is_zero());
-        let at = http.at.key("maxConcurrentStreams");
         pool.max_concurrent_streams = http.bound(input, "maxConcurrentStreams");
-        if pool.max_concurrent_streams.is_some() {
-            input.warn(at, "has no effect; bound the requests in flight by http2MaxRequests");
-        }
         let at = http.at.key("h2UpgradePolicy");
         let upgrade = match http.text(input, "h2UpgradePolicy") {
             Some("UPGRADE") => true,

@@ -4,7 +4,9 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::convert::{Converted, convert};
-use crate::traffic::{Balancer, ConnectionPool, HashKey, HashTable, Keepalive, Origination, OutlierDetection, Warmup};
+use crate::traffic::{
+    Balancer, ClientCertificate, ConnectionPool, HashKey, HashTable, Keepalive, Origination, OutlierDetection, Trust, Warmup,
+};
 
 fn read(spec: Value) -> (Arc<DestinationRule>, Converted) {
     let metadata = json!({"name": "web", "namespace": "shop", "creationTimestamp": "1970-01-01T00:01:00Z"});
@@ -166,17 +168,30 @@ fn tls_is_read_or_refused() {
     assert_eq!(tls(json!({"mode": "ISTIO_MUTUAL"})), TlsMode::Mesh);
     assert_eq!(tls(json!({"mode": "DISABLE"})), TlsMode::Disable);
     assert_eq!(tls(json!({"mode": "SIMPLE", "caCertificates": "system"})), TlsMode::Originate(Origination::default()));
-    let all = json!({"mode": "MUTUAL", "sni": "s", "subjectAltNames": ["a"], "caCertificates": "/ca", "clientCertificate": "/c", "privateKey": "/k"});
+    let all = json!({"mode": "MUTUAL", "sni": "S.example", "subjectAltNames": ["a", "spiffe://b/c", "::1"], "caCertificates": "/ca",
+        "clientCertificate": "/c", "privateKey": "/k"});
     let origination = Origination {
-        sni: Some("s".into()),
-        subject_alt_names: vec!["a".into()],
-        ca_certificates: Some("/ca".into()),
-        client: Some(("/c".into(), "/k".into())),
+        sni: Some("s.example".into()),
+        subject_alt_names: vec!["a".into(), "spiffe://b/c".into(), "::1".into()],
+        trust: Trust::File("/ca".into()),
+        client: Some(ClientCertificate::Files { certificate: "/c".into(), key: "/k".into() }),
     };
     assert_eq!(tls(all), TlsMode::Originate(origination));
+    let by_name = |client| TlsMode::Originate(Origination { trust: Trust::Credential("c".into()), client, ..Origination::default() });
+    assert_eq!(tls(json!({"mode": "SIMPLE", "credentialName": "c"})), by_name(None));
+    assert_eq!(tls(json!({"mode": "MUTUAL", "credentialName": "c"})), by_name(Some(ClientCertificate::Credential("c".into()))));
+    let (rule, converted) = read(json!({"host": "web", "trafficPolicy": {"tls":
+        {"mode": "SIMPLE", "caCertificates": "/ca", "subjectAltNames": ["a"], "insecureSkipVerify": true}}}));
+    assert_eq!(rule.policy.tls, TlsMode::Originate(Origination { trust: Trust::Anybody, ..Origination::default() }));
+    assert_eq!(found(&converted), [(Severity::Warn, "spec.trafficPolicy.tls.insecureSkipVerify".into())]);
     for (bad, field) in [
-        (json!({"mode": "SIMPLE", "credentialName": "c"}), "credentialName"),
-        (json!({"mode": "SIMPLE", "insecureSkipVerify": true}), "insecureSkipVerify"),
+        (json!({"mode": "SIMPLE", "credentialName": "../other/c"}), "credentialName"),
+        (json!({"mode": "SIMPLE", "credentialName": ".."}), "credentialName"),
+        (json!({"mode": "SIMPLE", "credentialName": "c", "caCertificates": "/ca"}), "credentialName"),
+        (json!({"mode": "MUTUAL", "credentialName": "c", "clientCertificate": "/c", "privateKey": "/k"}), "credentialName"),
+        (json!({"mode": "SIMPLE", "caCertificates": "ca.pem"}), "caCertificates"),
+        (json!({"mode": "SIMPLE", "sni": "a b"}), "sni"),
+        (json!({"mode": "SIMPLE", "subjectAltNames": ["a b"]}), "subjectAltNames[0]"),
         (json!({"mode": "SIMPLE", "caCrl": "/crl"}), "caCrl"),
         (json!({"mode": "MUTUAL", "clientCertificate": "/c"}), "privateKey"),
         (json!({"mode": "TLS"}), "mode"),

@@ -1,11 +1,12 @@
 //! `tls`. What is asked for in a way that cannot be done is refused as a whole: any other TLS would be a weaker one.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::super::Input;
 use super::super::fields::Fields;
 use crate::problem::{FieldPath, Severity};
-use crate::traffic::{Origination, TlsMode};
+use crate::traffic::{ClientCertificate, Origination, TlsMode, Trust};
 
 const EFFECT: &str = "connections to the host are refused until it is mended";
 
@@ -27,63 +28,120 @@ pub(super) fn tls(input: &mut Input<'_>, policy: &mut Fields<'_>) -> Option<TlsM
 
 fn mode(input: &mut Input<'_>, mut map: Fields<'_>) -> TlsMode {
     let at = |key: &str, map: &Fields<'_>| map.at.key(key);
-    let roots = "write caCertificates and, for MUTUAL, clientCertificate and privateKey: files that the agent can read";
-    for (key, message) in [
-        ("credentialName", format!("is not supported, since agents do not read Secrets; {roots}")),
-        ("caCrl", "is not supported: certificates are not checked against a list of revoked ones; leave it out".into()),
-        ("crl", "is not supported: certificates are not checked against a list of revoked ones; leave it out".into()),
-    ] {
+    for key in ["caCrl", "crl"] {
         let at = at(key, &map);
         if map.text(input, key).is_some() {
-            input.error(at, message);
+            input.error(at, "is not supported: certificates are not checked against a list of revoked ones; leave it out");
         }
-    }
-    let skip = at("insecureSkipVerify", &map);
-    if map.boolean(input, "insecureSkipVerify") == Some(true) {
-        input.error(skip, "is not supported: a certificate that nobody verifies proves nothing; write caCertificates with its roots");
     }
     let mode_at = at("mode", &map);
     let mode = map.text(input, "mode");
-    let mut origination = Origination {
-        sni: map.text(input, "sni").map(Into::into),
-        subject_alt_names: map.texts(input, "subjectAltNames").into_iter().map(|(_, text)| text.into()).collect(),
-        // `system` is what is taken without it.
-        ca_certificates: map.text(input, "caCertificates").filter(|file| *file != "system").map(Into::into),
-        client: None,
-    };
+    let sni_at = at("sni", &map);
+    let sni = map.text(input, "sni");
     let (certificate_at, key_at) = (at("clientCertificate", &map), at("privateKey", &map));
     let certificate = map.text(input, "clientCertificate");
     let key = map.text(input, "privateKey");
+    let ca_at = at("caCertificates", &map);
+    // `system` is what is taken without it.
+    let ca = map.text(input, "caCertificates").filter(|file| *file != "system");
+    let names = map.texts(input, "subjectAltNames");
+    let (skip_at, skip) = (at("insecureSkipVerify", &map), map.boolean(input, "insecureSkipVerify").unwrap_or(false));
+    let credential_at = at("credentialName", &map);
+    let credential = map.text(input, "credentialName");
     map.rest(input);
-    if matches!(mode, Some("SIMPLE" | "MUTUAL")) {
-        let message = "is not supported: TLS towards the application is not begun here, so everything sent to the host is refused";
-        input.warn(mode_at.clone(), message);
-    }
-    match mode {
+    let mutual = match mode {
         // Protobuf's first value is what an absent one means.
-        None | Some("DISABLE") => TlsMode::Disable,
+        None | Some("DISABLE") => return TlsMode::Disable,
         Some("ISTIO_MUTUAL") => {
             needless(input, [(certificate_at, certificate), (key_at, key)]);
-            TlsMode::Mesh
+            return TlsMode::Mesh;
         }
         Some("SIMPLE") => {
-            needless(input, [(certificate_at, certificate), (key_at, key)]);
-            TlsMode::Originate(origination)
+            needless(input, [(certificate_at.clone(), certificate), (key_at.clone(), key)]);
+            false
         }
-        Some("MUTUAL") => {
-            for (at, file) in [(certificate_at, certificate), (key_at, key)] {
-                if file.is_none() {
-                    input.error(at, "is missing; mode MUTUAL needs the files of a certificate and of its key");
-                }
-            }
-            origination.client = certificate.zip(key).map(|(certificate, key)| (certificate.into(), key.into()));
-            TlsMode::Originate(origination)
-        }
+        Some("MUTUAL") => true,
         Some(other) => {
             input.error(mode_at, format!("\"{other}\" is not a mode; write DISABLE, SIMPLE, MUTUAL or ISTIO_MUTUAL"));
-            TlsMode::Disable
+            return TlsMode::Disable;
+        }
+    };
+    if sni.is_some_and(|name| !is_host(name)) {
+        input.error(sni_at, "is no host name; write the one that the server has a certificate for");
+    }
+    let mut origination = Origination { sni: sni.map(|name| name.to_ascii_lowercase().into()), ..Origination::default() };
+    if let Some(name) = credential {
+        if !is_name(name) {
+            input.error(credential_at.clone(), format!("\"{name}\" is no Secret's name; write the name of one of the client's namespace"));
+        }
+        if ca.is_some() || (mutual && (certificate.is_some() || key.is_some())) {
+            input.error(credential_at, "stands beside files (caCertificates, clientCertificate, privateKey); leave one or the other out");
+        }
+        origination.trust = Trust::Credential(name.into());
+    } else if let Some(file) = ca {
+        absolute(input, &ca_at, file);
+        origination.trust = Trust::File(file.into());
+    }
+    if mutual {
+        origination.client = match credential {
+            Some(name) => Some(ClientCertificate::Credential(name.into())),
+            None => files(input, (certificate_at, certificate), (key_at, key)),
+        };
+    }
+    for (at, name) in names {
+        if !skip && !is_alt_name(name) {
+            input.error(at, format!("\"{name}\" is neither a host name, an IP address nor a URI, so no certificate can have it"));
+        }
+        origination.subject_alt_names.push(name.into());
+    }
+    if skip {
+        let message = "lets anybody who answers at the address read and change what is sent; write caCertificates with the server's roots";
+        input.warn(skip_at, message);
+        origination.trust = Trust::Anybody;
+        origination.subject_alt_names.clear();
+    }
+    TlsMode::Originate(origination)
+}
+
+/// The files of MUTUAL.
+fn files(
+    input: &mut Input<'_>,
+    (certificate_at, certificate): (FieldPath, Option<&str>),
+    (key_at, key): (FieldPath, Option<&str>),
+) -> Option<ClientCertificate> {
+    for (at, file) in [(&certificate_at, certificate), (&key_at, key)] {
+        match file {
+            None => {
+                input.error(at.clone(), "is missing; mode MUTUAL needs credentialName, or the files of a certificate and of its key");
+            }
+            Some(file) => absolute(input, at, file),
         }
     }
+    let (certificate, key) = certificate.zip(key)?;
+    Some(ClientCertificate::Files { certificate: certificate.into(), key: key.into() })
+}
+
+fn absolute(input: &mut Input<'_>, at: &FieldPath, file: &str) {
+    if !file.starts_with('/') || file.contains('\0') {
+        input.error(at.clone(), format!("\"{file}\" is not the path of a file; write the whole of it, from / on"));
+    }
+}
+
+fn is_host(name: &str) -> bool {
+    let fine = |label: &str| !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+    name.len() <= 253 && name.split('.').all(fine)
+}
+
+/// Whether it is what Kubernetes lets an object be called. No path can be made of it.
+fn is_name(name: &str) -> bool {
+    let fine = |label: &str| !label.is_empty() && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    name.len() <= 253 && name.split('.').all(fine)
+}
+
+fn is_alt_name(name: &str) -> bool {
+    is_host(name)
+        || name.parse::<IpAddr>().is_ok()
+        || name.split_once("://").is_some_and(|(scheme, rest)| !scheme.is_empty() && !rest.is_empty())
 }
 
 fn needless(input: &mut Input<'_>, files: [(FieldPath, Option<&str>); 2]) {

@@ -7,7 +7,7 @@ const PARTS: usize = 4;
 const DIGITS: usize = 5;
 
 /// Reads one; `0s` is zero, whatever that means where it stands.
-pub(super) fn parse(text: &str) -> Result<Duration, String> {
+pub(in crate::convert) fn parse(text: &str) -> Result<Duration, String> {
     let wrong = || format!("\"{text}\" is not a duration; write e.g. 10s, 500ms or 1h30m");
     let mut total = Duration::ZERO;
     let mut rest = text;

@@ -24,10 +24,16 @@ struct FilterWire {
     url_rewrite: Option<Value>,
     request_mirror: Option<Value>,
     cors: Option<Value>,
-    #[serde(rename = "extensionRef")]
-    _extension_ref: Option<Value>,
+    extension_ref: Option<ExtensionWire>,
     #[serde(rename = "externalAuth")]
     _external_auth: Option<Value>,
+}
+
+#[derive(Deserialize)]
+struct ExtensionWire {
+    group: Option<String>,
+    kind: Option<String>,
+    name: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -138,18 +144,32 @@ fn read(input: &mut Input<'_>, at: &FieldPath, values: Vec<Value>, grpc: bool) -
     for (i, value) in values.iter().enumerate() {
         let at = at.index(i);
         let before = input.findings.len();
+        let mut extension = None;
         let filter = match part::<FilterWire>(input, &at, value, super::ANSWERED) {
-            Some(wire) => match filter(input, &at, wire, grpc) {
-                Ok(filter) => filter,
-                Err(message) => Some(refuse(input, &at, message)),
-            },
+            Some(wire) => {
+                extension = extension_of(&wire);
+                match filter(input, &at, wire, grpc) {
+                    Ok(filter) => filter,
+                    Err(message) => Some(refuse(input, &at, message)),
+                }
+            }
             None => None,
         };
         // An error in a part of it has been told already.
-        let broken = super::error_since(input, before).map(|why| RouteFilter::Ready(Filter::Refuse(why)));
+        let broken = super::error_since(input, before).map(|why| match extension {
+            Some(to) => RouteFilter::Extension { to, why },
+            None => RouteFilter::Ready(Filter::Refuse(why)),
+        });
         filters.extend(broken.or(filter));
     }
     filters
+}
+
+/// What an ExtensionRef leads to.
+fn extension_of(wire: &FilterWire) -> Option<Arc<str>> {
+    let to = wire.extension_ref.as_ref().filter(|_| wire.type_ == "ExtensionRef")?;
+    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    Some(format!("{} {} of group \"{}\"", text(&to.kind), text(&to.name), text(&to.group)).into())
 }
 
 /// Reads one; `None` if something in it, which is then among the findings, is wrong.

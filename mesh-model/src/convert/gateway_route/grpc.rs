@@ -41,7 +41,8 @@ pub(super) fn rule(input: &mut Input<'_>, at: &FieldPath, index: usize, value: &
     let Some(wire) = part::<RuleWire>(input, at, value, super::ANSWERED) else { return http::lost(input, before) };
     let matches = http::matches(input, &at.key("matches"), wire.matches, r#match);
     let broken = input.findings.len();
-    let session = wire.session_persistence.and_then(|value| http::session(input, &at.key("sessionPersistence"), index, &value));
+    let session =
+        wire.session_persistence.and_then(|value| http::session(input, &at.key("sessionPersistence"), index, &value, super::ANSWERED));
     let refs = backends(input, &at.key("backendRefs"), wire.backend_refs, |input, at, values| {
         filters::of_backend(input, at, values.unwrap_or_default(), true)
     });

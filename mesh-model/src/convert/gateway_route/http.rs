@@ -99,7 +99,7 @@ pub(super) fn rule(input: &mut Input<'_>, at: &FieldPath, index: usize, value: &
     let broken = input.findings.len();
     let (timeout, try_timeout) = wire.timeouts.map_or((None, None), |value| timeouts(input, &at.key("timeouts"), &value));
     let retry = wire.retry.and_then(|value| retry(input, &at.key("retry"), &value));
-    let session = wire.session_persistence.and_then(|value| session(input, &at.key("sessionPersistence"), index, &value));
+    let session = wire.session_persistence.and_then(|value| session(input, &at.key("sessionPersistence"), index, &value, super::ANSWERED));
     let refs = backends(input, &at.key("backendRefs"), wire.backend_refs, |input, at, values| {
         filters::of_backend(input, at, values.unwrap_or_default(), false)
     });
@@ -263,7 +263,7 @@ fn prefix_needs_one(input: &mut Input<'_>, at: &FieldPath, matches: &[RouteMatch
 fn timeouts(input: &mut Input<'_>, at: &FieldPath, value: &Value) -> (Option<Duration>, Option<Duration>) {
     let Some(wire) = part::<TimeoutsWire>(input, at, value, super::ANSWERED) else { return (None, None) };
     let mut read = |field: &str, text: Option<String>| {
-        let time = self::time(input, &at.key(field), text)?;
+        let time = self::time(input, &at.key(field), text, super::ANSWERED)?;
         // Zero is no limit.
         (!time.is_zero()).then_some(time)
     };
@@ -276,11 +276,11 @@ fn timeouts(input: &mut Input<'_>, at: &FieldPath, value: &Value) -> (Option<Dur
     (request, attempt)
 }
 
-fn time(input: &mut Input<'_>, at: &FieldPath, text: Option<String>) -> Option<Duration> {
+fn time(input: &mut Input<'_>, at: &FieldPath, text: Option<String>, effect: &str) -> Option<Duration> {
     match duration::parse(&text?) {
         Ok(time) => Some(time),
         Err(message) => {
-            input.error(at.clone(), format!("{message}; {}", super::ANSWERED));
+            input.error(at.clone(), format!("{message}; {effect}"));
             None
         }
     }
@@ -305,19 +305,19 @@ fn retry(input: &mut Input<'_>, at: &FieldPath, value: &Value) -> Option<RetryPo
             return None;
         }
     };
-    let backoff = time(input, &at.key("backoff"), wire.backoff);
+    let backoff = time(input, &at.key("backoff"), wire.backoff, super::ANSWERED);
     // What never reached an application, or was lost on the way, is tried again too (HTTPRouteRetry: "SHOULD").
     let on = RetryOn { statuses, connect_failure: true, refused_stream: true, reset: true, ..RetryOn::default() };
     Some(RetryPolicy { attempts, backoff, on })
 }
 
-/// Session persistence, in the spelling of 1.6 (`sessionName`, `cookieConfig`) or the later one.
-pub(super) fn session(input: &mut Input<'_>, at: &FieldPath, rule: usize, value: &Value) -> Option<Session> {
-    let wire: SessionWire = part(input, at, value, super::ANSWERED)?;
+/// Session persistence, in the spelling of 1.6 (`sessionName`, `cookieConfig`) or the later one. `effect`: what follows of a mistake.
+pub(in crate::convert) fn session(input: &mut Input<'_>, at: &FieldPath, rule: usize, value: &Value, effect: &str) -> Option<Session> {
+    let wire: SessionWire = part(input, at, value, effect)?;
     if wire.idle_timeout.is_some() {
         input.warn(at.key("idleTimeout"), "is not done: nothing remembers when a session was last used; write absoluteTimeout");
     }
-    let absolute_timeout = time(input, &at.key("absoluteTimeout"), wire.absolute_timeout).filter(|time| !time.is_zero());
+    let absolute_timeout = time(input, &at.key("absoluteTimeout"), wire.absolute_timeout, effect).filter(|time| !time.is_zero());
     let named = |name: Option<String>| name.or(wire.session_name.clone()).filter(|name| !name.is_empty());
     let by = match wire.type_.as_deref() {
         None | Some("Cookie") => {

@@ -6,7 +6,7 @@ use super::super::Input;
 use super::super::fields::Fields;
 use super::{destination, matches, retry};
 use crate::problem::FieldPath;
-use crate::route::{Cors, Fault, Filter, HeaderEdit, OriginMatch, PathRewrite, Pattern, Rewrite, TextMatch};
+use crate::route::{Cors, Fault, Filter, HeaderEdit, OriginMatch, PathRewrite, Rewrite, Substitution, TextMatch};
 use crate::virtual_service::HttpRoute;
 
 /// Of so many requests.
@@ -238,8 +238,8 @@ fn rewrite(input: &mut Input<'_>, mut map: Fields<'_>, route: &mut HttpRoute) {
         }
         let pattern = map.text(input, "match").unwrap_or_default();
         let by = map.text(input, "rewrite").unwrap_or_default();
-        match Pattern::new(pattern) {
-            Ok(pattern) => path = Some(PathRewrite::Regex(pattern, by.into())),
+        match Substitution::new(pattern, by) {
+            Ok(substitution) => path = Some(PathRewrite::Regex(substitution)),
             Err(message) => refuse(input, route, at.key("match"), message),
         }
         map.rest(input);

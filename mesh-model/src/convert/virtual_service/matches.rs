@@ -1,7 +1,9 @@
 //! `match` of a rule. One that cannot be read in full is left out: it must not become wider than it was meant.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use serde_json::Value;
 
 use super::super::Input;
@@ -52,7 +54,7 @@ pub(super) fn http(input: &mut Input<'_>, mut map: Fields<'_>) -> Option<HttpMat
 
 pub(super) fn connection(input: &mut Input<'_>, mut map: Fields<'_>, tls: bool) -> Option<ConnectionMatch> {
     let for_mesh = gateways(input, &mut map).unwrap_or(true);
-    let mut one = ConnectionMatch { port: map.number(input, "port", 1..=65535), hosts: Vec::new() };
+    let mut one = ConnectionMatch { port: map.number(input, "port", 1..=65535), ..ConnectionMatch::default() };
     if tls {
         let at = map.at.key("sniHosts");
         one.hosts = map.texts(input, "sniHosts").into_iter().map(|(_, host)| host.to_ascii_lowercase().into()).collect();
@@ -62,13 +64,23 @@ pub(super) fn connection(input: &mut Input<'_>, mut map: Fields<'_>, tls: bool) 
             one.hosts.clear();
         }
     }
-    for key in ["destinationSubnets", "sourceSubnet", "sourceLabels", "sourceNamespace"] {
-        if let Some((at, _)) = map.take(key) {
-            input.error(at, "is not supported for connections");
+    for (at, text) in map.texts(input, "destinationSubnets") {
+        match subnet(text) {
+            Some(net) => one.scope.destinations.push(net),
+            None => input.error(at, format!("\"{text}\" is neither an IP address nor a subnet; write it as 10.96.0.0/16")),
         }
+    }
+    one.scope.source_labels = map.labels(input, "sourceLabels").unwrap_or_default();
+    one.scope.source_namespace = map.text(input, "sourceNamespace").map(Into::into);
+    if let Some((at, _)) = map.take("sourceSubnet") {
+        input.error(at, "is not supported, as in Istio; write sourceLabels or sourceNamespace");
     }
     unknown(input, map);
     for_mesh.then_some(one)
+}
+
+fn subnet(text: &str) -> Option<IpNet> {
+    text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
 }
 
 /// What is not known may narrow the match.

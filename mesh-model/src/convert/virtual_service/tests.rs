@@ -6,8 +6,8 @@ use super::*;
 use crate::convert::{Converted, convert};
 use crate::problem::Severity;
 use crate::route::{
-    Backend, Cors, Fault, HeaderEdit, HttpRule, OriginMatch, PathMatch, PathRewrite, Pattern, Redirect, RequestMatch, RetryOn, RetryPolicy,
-    Rewrite, RouteTable, Target, TextMatch,
+    Backend, ConnectionScope, Cors, Fault, HeaderEdit, HttpRule, OriginMatch, PathMatch, PathRewrite, Pattern, Redirect, RequestMatch,
+    RetryOn, RetryPolicy, Rewrite, RouteTable, Substitution, Target, TextMatch,
 };
 use crate::virtual_service::Declared;
 
@@ -159,7 +159,7 @@ fn a_rewrite_fits_what_is_matched() {
     assert_eq!(of(json!({"regex": "/a.*"}), by()).1, PathRewrite::Full("/n".into()));
     assert_eq!(of(json!(null), by()), (Some(PathMatch::Prefix("/".into())), PathRewrite::Prefix("/n".into())));
     let regex = of(json!({"prefix": "/a"}), json!({"uriRegexRewrite": {"match": "/a/(.*)", "rewrite": "/\\1"}})).1;
-    assert_eq!(regex, PathRewrite::Regex(Pattern::new("/a/(.*)").unwrap(), "/\\1".into()));
+    assert_eq!(regex, PathRewrite::Regex(Substitution::new("/a/(.*)", "/\\1").unwrap()));
 }
 
 #[test]
@@ -227,10 +227,47 @@ fn connections_are_routed_by_name_and_port() {
     assert_eq!(tls.iter().map(|rule| rule.hosts.len()).collect::<Vec<_>>(), [2, 0]);
     assert_eq!(&*tls[0].hosts[0], "a.example");
     let tcp = |port| match read.table(port, Declared::Tcp, &resolve) {
-        Some(RouteTable::Tcp(rule)) => rule.backends.iter().map(|backend| backend.weight).collect::<Vec<_>>(),
+        Some(RouteTable::Tcp(rules)) => rules[0].backends.iter().map(|backend| backend.weight).collect::<Vec<_>>(),
         other => panic!("{other:?}"),
     };
     assert_eq!((tcp(1), tcp(2)), (vec![100], vec![1, 3]));
+}
+
+#[test]
+fn connections_are_routed_by_who_dials_and_where() {
+    let to = |host: &str| json!([{"destination": {"host": host}}]);
+    let (read, converted) = read(json!({"hosts": ["web"],
+        "tls": [{"match": [{"sniHosts": ["a"], "sourceNamespace": "shop"}], "route": to("a")}],
+        "tcp": [
+            {"match": [
+                {"destinationSubnets": ["10.96.0.1", "fd00::/64"], "sourceLabels": {"app": "x"}, "gateways": ["mesh", "edge"]},
+                {"gateways": ["edge"]},
+                {"port": 7},
+            ], "route": to("a")},
+            {"route": to("b")},
+        ],
+    }));
+    assert_eq!(converted.findings, []);
+    let Some(RouteTable::Tcp(rules)) = read.table(80, Declared::Tcp, &resolve) else { panic!() };
+    let scope = ConnectionScope {
+        destinations: vec!["10.96.0.1/32".parse().unwrap(), "fd00::/64".parse().unwrap()],
+        source_labels: [("app".to_owned(), "x".to_owned())].into(),
+        source_namespace: None,
+    };
+    let scopes: Vec<_> = rules.iter().map(|rule| (rule.origin.rule, rule.scope.clone())).collect();
+    assert_eq!(scopes, [(0, scope), (1, ConnectionScope::default())], "of port 80, and of the mesh");
+    let Some(RouteTable::Tls(rules)) = read.table(443, Declared::Tls, &resolve) else { panic!() };
+    assert_eq!(rules[0].scope.source_namespace.as_deref(), Some("shop"));
+    for (bad, field) in [
+        (json!({"destinationSubnets": ["10.96.0.0/33"]}), "destinationSubnets[0]"),
+        (json!({"destinationSubnets": "10.96.0.0/16"}), "destinationSubnets"),
+        (json!({"sourceSubnet": "10.0.0.0/8"}), "sourceSubnet"),
+        (json!({"sourceLabels": ["a"]}), "sourceLabels"),
+    ] {
+        let (read, converted) = self::read(json!({"hosts": ["web"], "tcp": [{"match": [bad], "route": to("a")}]}));
+        assert_eq!(found(&converted), [(Severity::Error, format!("spec.tcp[0].match[0].{field}"))]);
+        assert_eq!(read.table(80, Declared::Tcp, &resolve), None, "it is not widened");
+    }
 }
 
 #[test]

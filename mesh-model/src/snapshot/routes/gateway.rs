@@ -175,7 +175,7 @@ fn table(routes: &[Route<'_>], group: &[Seat], lost: &mut HashMap<Seat, Vec<Stri
             tls.sort_by_key(|(order, _)| order);
             Some(RouteTable::Tls(tls.into_iter().map(|(_, rule)| rule.clone()).collect()))
         }
-        _ => tcp.map(RouteTable::Tcp),
+        _ => tcp.map(|rule| RouteTable::Tcp(vec![rule])),
     }
 }
 

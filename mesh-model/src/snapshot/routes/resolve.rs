@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::order::{Order, TlsOrder};
 use crate::gateway::{BackendRef, ObjectRef, RequestRule, RouteFilter, RouteObject, RouteRules};
 use crate::object::Kind;
-use crate::route::{Backend, ConditionStatus, Filter, HttpRule, RuleOrigin, Target, TcpRule, TlsRule};
+use crate::route::{Backend, ConditionStatus, ConnectionScope, Filter, HttpRule, RuleOrigin, Target, TcpRule, TlsRule};
 use crate::service::NamespacedName;
 use crate::snapshot::Snapshot;
 
@@ -62,11 +62,14 @@ pub(super) fn resolve(snapshot: &Snapshot, route: &RouteObject) -> (Resolved, Ve
                 let of = |host: Option<&Arc<str>>| {
                     let hosts = host.into_iter().cloned().collect();
                     let order = TlsOrder::of(route, host.map(|host| &**host));
-                    (order, Arc::new(TlsRule { origin: origin.clone(), hosts, backends: backends.clone() }))
+                    (
+                        order,
+                        Arc::new(TlsRule { origin: origin.clone(), scope: ConnectionScope::default(), hosts, backends: backends.clone() }),
+                    )
                 };
                 Resolved::Tls(if hosts.is_empty() { vec![of(None)] } else { hosts.iter().map(|host| of(Some(host))).collect() })
             } else {
-                Resolved::Tcp(Arc::new(TcpRule { origin, backends }))
+                Resolved::Tcp(Arc::new(TcpRule { origin, scope: ConnectionScope::default(), backends }))
             }
         }
     };
@@ -129,6 +132,11 @@ impl Resolver<'_> {
         for (i, filter) in filters.iter().enumerate() {
             match filter {
                 RouteFilter::Ready(filter) => found.push(filter.clone()),
+                RouteFilter::Extension { to, why } => {
+                    let message = format!("leads to {to}, which is no filter that the mesh knows; its requests are answered with 500");
+                    self.broken.push(Broken { reason: "InvalidKind", field: format!("{at}[{i}].extensionRef"), message });
+                    found.push(Filter::Refuse(why.clone()));
+                }
                 RouteFilter::Mirror { to, share } => match self.target(to) {
                     Ok(target) => found.push(Filter::Mirror { target, share: *share }),
                     Err((reason, message)) => {

@@ -70,7 +70,7 @@ fn owner(snapshot: &Snapshot, port: u16, client: &str) -> Option<String> {
     let origin = match &**table(snapshot, port, client)? {
         RouteTable::Http { rules, .. } => &rules.first()?.origin,
         RouteTable::Tls(rules) => &rules.first()?.origin,
-        RouteTable::Tcp(rule) => &rule.origin,
+        RouteTable::Tcp(rules) => &rules[0].origin,
     };
     Some(origin.object.to_string())
 }
@@ -344,6 +344,34 @@ fn a_route_of_which_nothing_is_understood_is_not_accepted() {
     assert!(matches!(&rules(&bad)[0].filters[..], [Filter::Refuse(_)]), "it has the port all the same");
     let both = "{filters: [{type: URLRewrite, urlRewrite: {}}, {type: RequestRedirect, requestRedirect: {}}]}, {}";
     assert_eq!(accepted(&of(both), Kind::HttpRoute, "shop/r"), (false, "IncompatibleFilters"));
+}
+
+#[test]
+fn filters_that_are_not_done_are_told_and_refuse() {
+    let extension = "filters: [{type: ExtensionRef, extensionRef: {group: x.example, kind: Thing, name: a}}]";
+    let auth = "filters: [{type: ExternalAuth, externalAuth: {protocol: HTTP, backendRef: {name: v1, port: 80}}}]";
+    let on_backend = format!("backendRefs: [{{name: v1, port: 80, {extension}}}]");
+    for (rule, reference) in [
+        (format!("{extension}, {}", to("v1")), "InvalidKind"),
+        (format!("{auth}, {}", to("v1")), "ResolvedRefs"),
+        (on_backend, "InvalidKind"),
+    ] {
+        for kind in ["HTTPRoute", "GRPCRoute"] {
+            let of = Kind::from_name(kind).unwrap();
+            let alone = snapshot(&(services() + &route(kind, "shop/r", "", &format!("{{{rule}}}"))));
+            assert_eq!(accepted(&alone, of, "shop/r"), (false, "UnsupportedValue"), "{kind} {rule}");
+            assert_eq!(resolved(&alone, of, "shop/r"), (reference == "ResolvedRefs", reference), "{kind} {rule}");
+            let found = &rules(&alone)[0];
+            let mut filters = found.backends.iter().flat_map(|backend| &backend.filters).chain(&found.filters);
+            let refuses = filters.any(|filter| matches!(filter, Filter::Refuse(_)));
+            assert!(refuses, "{kind}: {found:?}");
+            // Beside a rule that is understood the route is accepted in part.
+            let beside = snapshot(&(services() + &route(kind, "shop/r", "", &format!("{{{rule}}}, {{{}}}", to("v2")))));
+            assert_eq!(accepted(&beside, of, "shop/r"), (true, "Accepted"), "{kind} {rule}");
+            let partial = status(&beside, of, "shop/r").partial.as_ref().map(|partial| partial.reason);
+            assert_eq!(partial, Some("UnsupportedValue"), "{kind} {rule}");
+        }
+    }
 }
 
 #[test]

@@ -42,7 +42,7 @@ fn target(table: &RouteTable) -> String {
     let backends = match table {
         RouteTable::Http { rules, .. } => &rules[0].backends,
         RouteTable::Tls(rules) => &rules[0].backends,
-        RouteTable::Tcp(rule) => &rule.backends,
+        RouteTable::Tcp(rules) => &rules[0].backends,
     };
     match &backends[0].target {
         Target::Service { service, port, subset } => {
@@ -77,7 +77,7 @@ fn a_destinations_port_is_the_dialled_one_or_its_only_one() {
     assert_eq!((from(&snapshot, "any", 80), from(&snapshot, "any", 81)), (Some("shop/web:80".into()), Some("shop/web:81".into())));
     for (destination, part) in [
         ("{host: none}", "names Service shop/none, which does not exist"),
-        ("{host: example.com}", "example.com, which is no Service's host"),
+        ("{host: example.com}", "example.com, which is no host of a Service, nor of a ServiceEntry"),
         ("{host: web, port: {number: 99}}", "port 99, which Service shop/web does not have"),
     ] {
         let snapshot =
@@ -212,6 +212,8 @@ fn a_table_of_the_gateway_api_stands() {
     snapshot.routes.entry((web(), 80)).or_default().producer = Some(gateway.clone());
     join(&mut snapshot, &mut sorted, None);
     assert_eq!(snapshot.routes(&web(), 80).unwrap().producer, Some(gateway));
-    assert!(matches!(&**snapshot.routes(&web(), 81).unwrap().producer.as_ref().unwrap(), RouteTable::Tcp(rule) if rule.origin.rule == 7));
+    assert!(
+        matches!(&**snapshot.routes(&web(), 81).unwrap().producer.as_ref().unwrap(), RouteTable::Tcp(rules) if rules[0].origin.rule == 7)
+    );
     assert!(sorted.problems.len() == 1 && sorted.problems[0].message.contains("Gateway API"), "{:?}", sorted.problems);
 }

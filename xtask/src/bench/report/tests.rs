@@ -80,6 +80,20 @@ fn what_could_not_be_measured_is_told_and_misses_its_goal() {
 }
 
 #[test]
+fn calls_are_held_to_their_own_baseline_and_to_the_envoys() {
+    let paths = vec![
+        path(PathId::Direct, &[1000.0; 3]),
+        path(PathId::DirectGrpc, &[100.0; 3]),
+        path(PathId::CrossNodeGrpc, &[12.0; 3]),
+        path(PathId::EnvoyGrpc, &[13.0; 3]),
+    ];
+    let report = report(paths, 1);
+    assert_eq!(report.ratio(PathId::CrossNodeGrpc, Load::Many), Some(0.12));
+    let goal = |path: &str| report.goals.iter().find(|goal| goal.path == path && goal.figure == Load::Many.key()).map(|goal| goal.met);
+    assert_eq!((goal("cross-node-grpc"), goal("cross-node-grpc beside envoy-grpc")), (Some(true), Some(false)));
+}
+
+#[test]
 fn nothing_measured_is_not_complete() {
     assert!(!report(Vec::new(), 1).is_complete());
 }

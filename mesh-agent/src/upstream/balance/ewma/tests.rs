@@ -36,6 +36,21 @@ fn many_fast_answers_count_as_time_does() {
     assert!((seen - expected).abs() < expected * 0.02, "{seen}");
 }
 
+#[test]
+fn what_is_not_asked_is_forgotten_within_seconds() {
+    let start = Instant::now();
+    let ewma = Ewma::new(start);
+    ewma.observe(start, 100 * MILLI);
+    assert!(ewma.micros(start + FRESH) > 90_000, "a second's pause says nothing");
+    let later = start + FRESH + 4 * FORGETTING;
+    assert!(ewma.micros(later) < 2000, "{}", ewma.micros(later));
+    // A fast answer now counts for more than what was known long ago, a slow one at once.
+    ewma.observe(later, MILLI);
+    assert!(ewma.micros(later) < 3000, "{}", ewma.micros(later));
+    ewma.observe(later, 100 * MILLI);
+    assert_eq!(ewma.micros(later), 100_000);
+}
+
 proptest! {
     #[test]
     fn stays_within_what_was_seen(seen in prop::collection::vec((0u64..100, 1u64..10_000_000), 1..100)) {

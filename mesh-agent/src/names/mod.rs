@@ -1,0 +1,198 @@
+//! The names that ServiceEntries have in the place of addresses: looked up on the node, so that where a connection goes is what the node's
+//! own name servers say, and never what a client makes up.
+//!
+//! [`table`] decides when which name is asked for and what of an answer counts; [`resolver`] asks.
+
+use std::borrow::Cow;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use mesh_model::service::{Discovery, DnsEndpoint, ServiceEndpoint, ServicePort};
+use mesh_model::snapshot::Snapshot;
+use tokio::sync::watch;
+
+use crate::ops::metrics::{Kind, Metrics};
+
+pub mod resolver;
+pub mod table;
+
+/// Names that are looked up at once, at most; what is more is not looked up at all.
+pub const MOST: usize = 1024;
+
+/// What the names stand for at one moment.
+#[derive(Default)]
+struct Answers {
+    /// Counts up with each change.
+    generation: u64,
+    by_name: HashMap<Arc<str>, Known>,
+}
+
+/// What is known of a name.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Known {
+    /// In the order of the answer.
+    pub addresses: Arc<[IpAddr]>,
+    /// When a name server said so last.
+    pub since: Instant,
+}
+
+/// The names in use, for everybody.
+pub struct Names {
+    answers: ArcSwap<Answers>,
+    wanted: watch::Sender<Arc<BTreeSet<Arc<str>>>>,
+    /// The generation, for those who wait for the next.
+    news: watch::Sender<u64>,
+    left_out: AtomicU64,
+    answered: AtomicU64,
+    failed: AtomicU64,
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        let (wanted, _) = watch::channel(Arc::default());
+        let (news, _) = watch::channel(0);
+        Names {
+            answers: ArcSwap::default(),
+            wanted,
+            news,
+            left_out: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+        }
+    }
+}
+
+/// The names that the pods of a node may come to need: those of the entries that the namespace of one of them knows.
+pub fn wanted(snapshot: &Snapshot, node: &str) -> BTreeSet<Arc<str>> {
+    let local = snapshot.workloads().filter(|workload| workload.enrolled && *workload.node == *node);
+    let namespaces: HashSet<&str> = local.map(|workload| &*workload.namespace).collect();
+    let known = snapshot.entries().filter(|entry| namespaces.iter().any(|namespace| entry.is_known_to(namespace)));
+    let discoveries = known.flat_map(|entry| &entry.ports).map(|port| &port.discovery);
+    let names = discoveries.filter_map(|discovery| match discovery {
+        Discovery::Dns { names, .. } => Some(names),
+        Discovery::Named | Discovery::Dialled { .. } => None,
+    });
+    names.flat_map(|names| names.iter()).map(|name| name.host.clone()).collect()
+}
+
+impl Names {
+    /// Says which names are to be looked up from now on.
+    pub fn want(&self, mut names: BTreeSet<Arc<str>>) {
+        let left_out = names.len().saturating_sub(MOST);
+        if self.left_out.swap(left_out as u64, Ordering::Relaxed) == 0 && left_out > 0 {
+            tracing::warn!(
+                left_out,
+                most = MOST,
+                "ServiceEntries have more names than are looked up: hosts of the others have no endpoint"
+            );
+        }
+        if let Some(first) = names.iter().nth(MOST).cloned() {
+            drop(names.split_off(&first));
+        }
+        self.wanted.send_if_modified(|now| {
+            let differs = **now != names;
+            if differs {
+                *now = Arc::new(names);
+            }
+            differs
+        });
+    }
+
+    /// Counts up whenever a name comes to stand for something else.
+    pub fn generation(&self) -> u64 {
+        self.answers.load().generation
+    }
+
+    /// The endpoints of a port now. Addresses of pods are theirs.
+    pub fn endpoints<'p>(&self, snapshot: &Snapshot, port: &'p ServicePort) -> Cow<'p, [ServiceEndpoint]> {
+        let Discovery::Dns { names, first } = &port.discovery else { return Cow::Borrowed(&port.endpoints) };
+        let answers = self.answers.load();
+        let mut all = port.endpoints.clone();
+        for name in names.iter() {
+            let addresses = answers.by_name.get(&name.host).map(|known| &*known.addresses).unwrap_or_default();
+            let chosen = addresses.iter().enumerate().filter(|(index, ip)| {
+                // One of each family: a client can reach only one of them, perhaps.
+                !first || !addresses.iter().take(*index).any(|other| other.is_ipv4() == ip.is_ipv4())
+            });
+            all.extend(chosen.map(|(_, ip)| ServiceEndpoint {
+                address: SocketAddr::new(*ip, name.port),
+                workload: snapshot.workload_at(*ip).map(|workload| workload.uid.clone()),
+                traits: name.traits.clone(),
+            }));
+        }
+        all.sort_by_key(|endpoint| endpoint.address);
+        all.dedup_by_key(|endpoint| endpoint.address);
+        Cow::Owned(all)
+    }
+
+    /// Waits until each of these names has been asked for once, for `limit` at most: an entry that has just been made is not without
+    /// endpoints only because nobody has looked yet.
+    pub async fn settle(&self, names: &[DnsEndpoint], limit: Duration) {
+        let known = || {
+            let answers = self.answers.load();
+            names.iter().all(|name| answers.by_name.contains_key(&name.host))
+        };
+        if known() {
+            return;
+        }
+        let mut news = self.news.subscribe();
+        let waiting = async { while !known() && news.changed().await.is_ok() {} };
+        // Who is not known by then has no endpoint.
+        let _ = tokio::time::timeout(limit, waiting).await;
+    }
+
+    /// Whether an address is one that the port's endpoints have, on whichever port: a client dials the port of the entry.
+    pub fn stands_for(&self, port: &ServicePort, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        if port.endpoints.iter().any(|endpoint| endpoint.address.ip() == address) {
+            return true;
+        }
+        let Discovery::Dns { names, .. } = &port.discovery else { return false };
+        let answers = self.answers.load();
+        names.iter().any(|name| answers.by_name.get(&name.host).is_some_and(|known| known.addresses.contains(&address)))
+    }
+
+    /// Puts what names stand for in force.
+    pub(crate) fn publish(&self, by_name: HashMap<Arc<str>, Known>) {
+        let before = self.answers.load();
+        let same = |known: &HashMap<Arc<str>, Known>| {
+            known.len() == by_name.len()
+                && by_name.iter().all(|(name, now)| known.get(name).is_some_and(|then| then.addresses == now.addresses))
+        };
+        let generation = before.generation + u64::from(!same(&before.by_name));
+        self.answers.store(Arc::new(Answers { generation, by_name }));
+        self.news.send_if_modified(|news| std::mem::replace(news, generation) != generation);
+    }
+
+    /// Registers what is counted.
+    pub fn collect(self: &Arc<Self>, metrics: &Metrics) {
+        let names = self.clone();
+        metrics.collect(move |samples| {
+            let answers = names.answers.load();
+            let (wanted, now) = (names.wanted.borrow().clone(), Instant::now());
+            let known = wanted.iter().filter_map(|name| answers.by_name.get(name));
+            let oldest = known.clone().map(|known| now.saturating_duration_since(known.since)).max().unwrap_or_default();
+            let with = known.filter(|known| !known.addresses.is_empty()).count();
+            let mut all = samples.family(
+                "nodemesh_dns_names",
+                "Names of ServiceEntries that are looked up, by whether they stand for addresses.",
+                Kind::Gauge,
+            );
+            all.sample(&[("state", "resolved")], with as f64);
+            all.sample(&[("state", "unresolved")], wanted.len().saturating_sub(with) as f64);
+            all.sample(&[("state", "left_out")], names.left_out.load(Ordering::Relaxed) as f64);
+            let mut lookups = samples.family("nodemesh_dns_lookups", "Lookups of such names, by result.", Kind::Counter);
+            lookups.sample(&[("result", "answered")], names.answered.load(Ordering::Relaxed) as f64);
+            lookups.sample(&[("result", "failed")], names.failed.load(Ordering::Relaxed) as f64);
+            let help = "Age of the oldest answer that is in use, in seconds.";
+            samples.family("nodemesh_dns_oldest_answer_seconds", help, Kind::Gauge).sample(&[], oldest.as_secs_f64());
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests;

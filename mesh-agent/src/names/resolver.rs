@@ -1,0 +1,120 @@
+//! Asks name servers for what [`super::table`] says is due.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::{ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig};
+use hickory_resolver::net::NetError;
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use tokio::task::JoinSet;
+
+use super::Names;
+use super::table::{Reply, Table};
+
+/// Lookups at once.
+const AT_ONCE: usize = 32;
+/// How long a name's having no address holds.
+const NEGATIVE: Duration = Duration::from_secs(30);
+
+/// A resolver that asks these name servers, or those of the system's resolv.conf if there are none.
+///
+/// # Errors
+/// The system's configuration cannot be read, or names nobody.
+pub fn resolver(servers: &[SocketAddr]) -> Result<TokioResolver, NetError> {
+    let mut builder = match servers {
+        [] => TokioResolver::builder_tokio()?,
+        servers => {
+            let of = |server: &SocketAddr| {
+                let at = |mut connection: ConnectionConfig| {
+                    connection.port = server.port();
+                    connection
+                };
+                NameServerConfig::new(server.ip(), true, vec![at(ConnectionConfig::udp()), at(ConnectionConfig::tcp())])
+            };
+            let config = ResolverConfig::from_parts(None, Vec::new(), servers.iter().map(of).collect());
+            TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
+        }
+    };
+    let options = builder.options_mut();
+    options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
+    // How long an answer counts is decided in one place.
+    options.cache_size = 0;
+    builder.build()
+}
+
+/// Starts looking names up. Nothing else needs them: without a name server the agent serves all the same.
+pub fn start(tasks: &mut JoinSet<&'static str>, servers: &[SocketAddr], names: Arc<Names>) {
+    let resolver = resolver(servers);
+    if let Err(error) = &resolver {
+        tracing::error!(%error, "hosts of ServiceEntries cannot be looked up, and have no endpoints (--dns-server names other servers)");
+    }
+    tasks.spawn_local(async move {
+        run(names, resolver.ok()).await;
+        "name lookups"
+    });
+}
+
+/// Looks names up for as long as the agent runs. Without a resolver nothing is ever known.
+pub async fn run(names: Arc<Names>, resolver: Option<TokioResolver>) {
+    let (mut wanted, mut table) = (names.wanted.subscribe(), Table::default());
+    let mut asked: JoinSet<(Arc<str>, Reply)> = JoinSet::new();
+    loop {
+        let now = Instant::now();
+        table.want(now, &wanted.borrow_and_update().clone());
+        if let Some(resolver) = &resolver {
+            for name in table.due(now, AT_ONCE.saturating_sub(asked.len())) {
+                let resolver = resolver.clone();
+                asked.spawn(async move {
+                    let reply = ask(&resolver, &name).await;
+                    (name, reply)
+                });
+            }
+        }
+        names.publish(table.known());
+        // Whoever is due and has no place waits for one.
+        let next = table.next().filter(|_| asked.len() < AT_ONCE && resolver.is_some());
+        tokio::select! {
+            Some(heard) = asked.join_next(), if !asked.is_empty() => {
+                if let Ok((name, reply)) = heard {
+                    let counter = if reply == Reply::Failed { &names.failed } else { &names.answered };
+                    counter.fetch_add(1, Ordering::Relaxed);
+                    table.heard(Instant::now(), &name, reply);
+                }
+            }
+            changed = wanted.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+            }
+            () = reached(next) => {}
+        }
+    }
+}
+
+async fn reached(next: Option<Instant>) {
+    match next {
+        Some(next) => tokio::time::sleep_until(next.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn ask(resolver: &TokioResolver, name: &str) -> Reply {
+    // The dot at the end: it is in full, whatever the search list has.
+    match resolver.lookup_ip(format!("{name}.")).await {
+        Ok(found) => {
+            let left = found.valid_until().saturating_duration_since(Instant::now());
+            Reply::Addresses(found.iter().map(|ip| ip.to_canonical()).collect(), left)
+        }
+        Err(error) if error.is_no_records_found() => {
+            tracing::debug!(name, "the name has no address");
+            Reply::Addresses(Vec::new(), NEGATIVE)
+        }
+        Err(error) => {
+            tracing::warn!(name, %error, "no name server says where the host of a ServiceEntry is; what is known of it stays in force");
+            Reply::Failed
+        }
+    }
+}
