@@ -39,7 +39,7 @@ pub fn groups(bed: &mut Bed) -> Result<String> {
         get("another route of the consumer's beside it", at("groups", "/more")).by("v2"),
         get("the same path in both is the consumer's", at("groups", "/common")).by("v4"),
         get("the producer's routes are replaced, not added to", at("groups", "/producer")).refused(404),
-        get("a port that the consumer's routes are not for", at("groups:8080", "/producer"))
+        get("a port that the consumer's routes are not for", at("groups", ":8080/producer"))
             .times(30)
             .wants(Want::Among(&["v1", "v2", "v3"])),
         get("a consumer's route where the producer has none", at("groups-only", "/")).by("v4"),

@@ -55,7 +55,7 @@ fn cases() -> Vec<Case> {
         get("every attempt takes too long", "retries/each?delay=600").refused(504).wants(Want::AtLeast(600)),
         get("a backoff is waited for", "retries/slowly?fails=2&with=503&key=k{run}").by("v1").wants(Want::AtLeast(400)),
         get("a server that refuses connections", "retries/deaf").refused(503),
-        get("a server that breaks off each time", "retries/broken?break").refused(503),
+        get("a server that breaks off each time", "retries/broken?break=1").refused(503),
     ]
 }
 
