@@ -99,7 +99,7 @@ const ROWS: &[Row] = &[
     ("HTTPRoute", "no-section", 0, &[NO_PARENT]),
     ("HTTPRoute", "port-not-of-section", 0, &[NO_PARENT]),
     ("HTTPRoute", "headless", 0, &[NO_PARENT]),
-    ("HTTPRoute", "extension", 0, &[("Accepted", Some(("False", "UnsupportedValue"))), RESOLVED]),
+    ("HTTPRoute", "extension", 0, &[("Accepted", Some(("False", "UnsupportedValue"))), ("ResolvedRefs", Some(("False", "InvalidKind")))]),
     ("HTTPRoute", "partly", 0, &[ACCEPTED, RESOLVED, ("PartiallyInvalid", Some(("True", "UnsupportedValue")))]),
     ("HTTPRoute", "loses", 0, &[("Accepted", Some(("False", "Conflicted")))]),
     ("HTTPRoute", "loses-half", 0, &[ACCEPTED]),
