@@ -29,7 +29,7 @@ pub const MAX_HEADER_COUNT: usize = 128;
 /// Between two requests of a connection, as long as Envoy waits.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 /// Requests at once on a connection.
-const MAX_STREAMS: u32 = 1000;
+const MAX_STREAMS: u32 = 200;
 /// Streams that a client resets before they are looked at, until it is sent away (CVE-2023-44487).
 const MAX_RESETS: usize = 100;
 /// For what is under way when the connection is to end.
