@@ -7,7 +7,7 @@
 use std::sync::{Arc, LazyLock};
 
 use libfuzzer_sys::fuzz_target;
-use mesh_model::jwt::{Authenticator, Jwks, JwtError, MAX_TOKEN};
+use mesh_model::jwt::{Authenticator, FixedKeys, Jwks, JwtError, MAX_TOKEN};
 use mesh_model::policy::http::Headers;
 use mesh_model::policy::request_authentication::{KeySource, TokenHeader};
 use mesh_model::policy::{JwtRule, RequestAuthentication, Scope};
@@ -40,7 +40,7 @@ static AUTHENTICATOR: LazyLock<Authenticator> = LazyLock::new(|| {
         rules: vec![Arc::new(rule)],
         refused: None,
     };
-    Authenticator::new(&[Arc::new(policy)], |_| Some(keys.clone())).unwrap()
+    Authenticator::new(&[Arc::new(policy)], |_| Arc::new(FixedKeys::Ok(keys.clone()))).unwrap()
 });
 
 struct Lines<'l>([(&'static str, Option<&'l [u8]>); 3]);

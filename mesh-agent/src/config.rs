@@ -113,7 +113,7 @@ pub struct Config {
     #[arg(long, env = "NODEMESH_CERTIFICATE_LIFETIME", value_name = "DURATION", default_value = "24h", value_parser = duration)]
     pub certificate_lifetime: Duration,
     /// Certificates and keys that the agent shows servers outside the mesh where a DestinationRule asks for it: a directory with
-    /// <namespace of the clients>/<credentialName>/{ca.crt,tls.crt,tls.key}. Read again when they change.
+    /// `{namespace of the clients}/{credentialName}/ca.crt`, `tls.crt` and `tls.key`. Read again when they change.
     #[arg(long, env = "NODEMESH_CREDENTIALS", value_name = "DIR", default_value = "/var/run/nodemesh/credentials")]
     pub credentials: PathBuf,
     /// Where Prometheus and the readiness probe look.

@@ -39,7 +39,8 @@ pub struct MeshSpec {
 /// `tracing`.
 #[derive(JsonSchema, Serialize, Default)]
 pub struct TracingSpec {
-    /// The collector, which takes OTLP over gRPC, as http://collector.observability:4317. The agents call it from their nodes, not from a pod.
+    /// The collector, which takes OTLP over gRPC, as `http://collector.observability:4317`. The agents call it from their nodes, not
+    /// from a pod.
     #[schemars(length(min = 1, max = 512), regex(pattern = r"^http://[^/@?#]+:[0-9]+/?$"))]
     pub endpoint: String,
     /// Percent of the traces beginning in the mesh that are sampled, 1 if absent. One that has begun before is sampled if its beginner says so.

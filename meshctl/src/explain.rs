@@ -15,7 +15,7 @@ pub struct Arguments {
     #[arg(value_name = "NAMESPACE/NAME|IP")]
     source: String,
     /// The server: a Service, a pod or what it belongs to, an address and port, or a host outside that a ServiceEntry names, as
-    /// https://api.example.com. Before a name pod/, workload/ or service/ says which is meant of several.
+    /// `https://api.example.com`. Before a name pod/, workload/ or service/ says which is meant of several.
     #[arg(value_name = "NAMESPACE/NAME[:PORT]|IP:PORT|HOST:PORT")]
     destination: String,
     /// Port of the Service or pod.
