@@ -52,6 +52,7 @@ pub mod workers;
 use control::{Control, Reins, Views};
 use handover::{Course, Door, Event, HandoverError, Place, Why};
 use kernel::{Kernel, KernelError};
+use keys::Kept;
 use lending::Lending;
 use pages::{admin, cni_pages, page};
 use pods::Pods;
@@ -187,17 +188,19 @@ impl Agent {
 
         let link = Arc::new(Link::new(config.link(&required.ca))?);
         let secrets = identity::start(&config, &required.ca, &link, &mut tasks, &metrics);
-        let issuers = keys::start(link.clone(), &mut tasks, &metrics);
+        let kept = Kept::of(directory);
+        let left = keys::left(&kept);
+        let issuers = keys::start(link.clone(), kept, &mut tasks, &metrics);
         issuers.expect(keys::needed(&source.first, &config.node));
         let mut kernel = Kernel::load(&config, &required.pods_cgroup)?;
         let (lock, predecessor) = match place {
             Place::Free(lock) => {
-                keys::at_hand(&issuers, keys::AT_START).await;
+                keys::at_hand(&issuers, left, keys::AT_START).await;
                 (lock, None)
             }
             Place::Taken(predecessor) => {
                 let identities = Pods::of(&config, Arc::default(), Arc::default()).identities(&source.first);
-                let taken = succeed(predecessor, directory, &secrets, identities, &issuers).await?;
+                let taken = succeed(predecessor, directory, &secrets, identities, &issuers, left).await?;
                 let listener = bind(config.metrics_listen, "--metrics-listen", handover::PATIENCE).await?;
                 page(&mut tasks, "metrics endpoint", listener, endpoint, &pages);
                 taken

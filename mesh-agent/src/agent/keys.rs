@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use mesh_model::jwt::Jwks;
 use mesh_model::policy::request_authentication::KeyLocation;
@@ -22,6 +22,10 @@ use crate::ops::metrics::{Kind, Metrics};
 use crate::policy::KeyStore;
 use crate::policy::keys::{self, KeySet, Slot};
 use crate::policy::tokens::Tokens;
+
+mod kept;
+
+pub(super) use kept::Kept;
 
 /// How long a call waits for news; mesh-control ends it after about as long.
 const WAIT: Duration = Duration::from_secs(8);
@@ -50,7 +54,7 @@ struct Calls {
 }
 
 /// Starts the calls, in a task of the agent, and shows in the metrics what comes of them.
-pub(super) fn start(link: Arc<Link>, tasks: &mut JoinSet<&'static str>, metrics: &Metrics) -> Arc<KeyStore> {
+pub(super) fn start(link: Arc<Link>, kept: Kept, tasks: &mut JoinSet<&'static str>, metrics: &Metrics) -> Arc<KeyStore> {
     let store: Arc<KeyStore> = Arc::default();
     keys::collect(metrics, &store);
     let calls: Arc<Calls> = Arc::default();
@@ -63,7 +67,7 @@ pub(super) fn start(link: Arc<Link>, tasks: &mut JoinSet<&'static str>, metrics:
     });
     let asked = store.clone();
     tasks.spawn(async move {
-        follow(&link, &asked, &calls).await;
+        follow(&link, &asked, &kept, &calls).await;
         "keys of issuers"
     });
     store
@@ -77,17 +81,38 @@ pub(super) fn needed(snapshot: &Snapshot, node: &str) -> Vec<KeyLocation> {
 }
 
 /// Waits for the keys that policies are about to need, for a while: an agent that takes another's place must not refuse what that one let
-/// through.
-pub(super) async fn at_hand(store: &KeyStore, limit: Duration) {
+/// through. Where mesh-control has none to give, or says nothing, those count that were left.
+pub(super) async fn at_hand(store: &KeyStore, left: FetchKeysResponse, limit: Duration) {
     if tokio::time::timeout(limit, store.settled()).await.is_err() {
-        tracing::warn!("mesh-control has not said which keys issuers have: until it does, no token of theirs is believed");
+        tracing::warn!("mesh-control has not said which keys issuers have: until it does, tokens are believed by what was known of old");
+    }
+    let empty: Vec<Arc<Slot>> = store.slots().into_iter().filter(|slot| slot.set().is_none()).collect();
+    take(&empty, left);
+}
+
+/// What the agent before this one left: to be read before the first call.
+pub(super) fn left(kept: &Kept) -> FetchKeysResponse {
+    kept.read(SystemTime::now()).unwrap_or_else(|error| {
+        tracing::warn!(%error, "which keys of issuers the agent before this one had cannot be read");
+        FetchKeysResponse::default()
+    })
+}
+
+/// Keeps what the slots hold, if that is news. That it cannot be kept is said once.
+fn keep(kept: &Kept, store: &KeyStore, news: bool, said: &mut bool) {
+    let done = if news { kept.write(&store.slots()) } else { kept.confirm(SystemTime::now()) };
+    if let Err(error) = done
+        && !std::mem::replace(said, true)
+    {
+        tracing::warn!(%error, "keys of issuers cannot be kept for the next agent, should that start while mesh-control is away");
     }
 }
 
-async fn follow(link: &Link, store: &KeyStore, calls: &Calls) {
+async fn follow(link: &Link, store: &KeyStore, kept: &Kept, calls: &Calls) {
     let mut changes = store.changes();
     let mut failures = 0_u32;
     let mut complaint = String::new();
+    let mut unkept = false;
     loop {
         changes.borrow_and_update();
         let slots: Vec<Arc<Slot>> = store.slots().into_iter().take(MOST).collect();
@@ -111,6 +136,7 @@ async fn follow(link: &Link, store: &KeyStore, calls: &Calls) {
                 complaint.clear();
                 let news = take(&slots, answered.message);
                 store.tell();
+                keep(kept, store, news, &mut unkept);
                 if news || begun.elapsed() >= PAUSE { Duration::ZERO } else { PAUSE }
             }
             Err(error) => {
@@ -174,7 +200,7 @@ fn take(slots: &[Arc<Slot>], answer: FetchKeysResponse) -> bool {
                 Ok(jwks) => {
                     tracing::info!(source = %location, keys = jwks.len(), version = set.version, "keys of an issuer are in force");
                     let fetched = UNIX_EPOCH.checked_add(Duration::from_millis(set.fetched_unix_ms)).unwrap_or(UNIX_EPOCH);
-                    slot.fill(KeySet { version: set.version.into(), fetched, jwks: Arc::new(jwks) });
+                    slot.fill(KeySet { version: set.version.into(), fetched, jwks: Arc::new(jwks), text: set.jwks.into() });
                     news = true;
                 }
                 Err(error) => {

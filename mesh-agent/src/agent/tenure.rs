@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mesh_model::identity::Identity;
+use mesh_proto::nodemesh::FetchKeysResponse;
 use tokio_util::sync::CancellationToken;
 
 use super::bequest;
@@ -94,11 +95,12 @@ pub(super) async fn succeed(
     secrets: &Secrets,
     identities: HashSet<Identity>,
     issuers: &KeyStore,
+    left: FetchKeysResponse,
 ) -> Result<(WriterLock, Option<Predecessor>), HandoverError> {
     tracing::info!(pid = predecessor.pid, "another agent of this instance serves this node: this one takes its place once it can");
     secrets.ensure(identities.iter().cloned());
     tokio::select! {
-        _ = async { tokio::join!(certificates(secrets, &identities), keys::at_hand(issuers, keys::AT_HANDOVER)) } => {}
+        _ = async { tokio::join!(certificates(secrets, &identities), keys::at_hand(issuers, left, keys::AT_HANDOVER)) } => {}
         () = predecessor.gone() => {}
     }
     let pid = predecessor.pid;

@@ -43,6 +43,8 @@ pub struct KeySet {
     pub fetched: SystemTime,
     /// The keys.
     pub jwks: Arc<Jwks>,
+    /// As mesh-control wrote them.
+    pub text: Arc<str>,
 }
 
 impl Slot {

@@ -7,7 +7,7 @@ fn place(name: &str) -> KeyLocation {
 }
 
 fn set(version: &str) -> KeySet {
-    KeySet { version: version.into(), fetched: UNIX_EPOCH, jwks: Arc::new(Jwks::parse(JWKS.as_bytes()).unwrap()) }
+    KeySet { version: version.into(), fetched: UNIX_EPOCH, jwks: Arc::new(Jwks::parse(JWKS.as_bytes()).unwrap()), text: JWKS.into() }
 }
 
 #[test]

@@ -19,7 +19,7 @@ impl Issuer {
     fn set(&self, version: &str) -> KeySet {
         let key = json!({ "kty": "OKP", "crv": "Ed25519", "x": URL_SAFE_NO_PAD.encode(self.0.public_key()) });
         let jwks = Jwks::parse(json!({ "keys": [key] }).to_string().as_bytes()).unwrap();
-        KeySet { version: version.into(), fetched: std::time::UNIX_EPOCH, jwks: Arc::new(jwks) }
+        KeySet { version: version.into(), fetched: std::time::UNIX_EPOCH, jwks: Arc::new(jwks), text: "".into() }
     }
 
     fn request(&self) -> Parts {

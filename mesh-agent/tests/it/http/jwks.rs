@@ -183,10 +183,10 @@ fn keys_that_an_issuer_serves_are_fetched_followed_and_kept() {
     let newer = Agent::start_as(&mesh.world, &mesh.node("n2"), "agent-newer", &mesh.options).unwrap();
     let mut older = mesh.mesh.replace(newer).unwrap();
     let mut judged = Vec::new();
-    let served = || mesh.agent("n2").log().contains("the agent before this one is relieved");
+    let served = |mesh: &Cluster| mesh.agent("n2").log().contains("the agent before this one is relieved");
     wait_until("the newer agent serves", LIMIT, || {
         judged.push(show(&client, &far, &rotated).0);
-        served()
+        served(&mesh)
     })
     .unwrap_or_else(|error| panic!("{error}:\n{}", mesh.agent("n2").log()));
     judged.extend((0..10).map(|_| show(&client, &far, &rotated).0));
@@ -209,6 +209,12 @@ fn keys_that_an_issuer_serves_are_fetched_followed_and_kept() {
     })
     .unwrap();
     assert!(accepted());
+    // So it does in an agent that starts only now.
+    let third = Agent::start_as(&mesh.world, &mesh.node("n2"), "agent-third", &mesh.options).unwrap();
+    let mut second = mesh.mesh.replace(third).unwrap();
+    wait_until("the third agent serves", LIMIT, || served(&mesh)).unwrap_or_else(|error| panic!("{error}:\n{}", mesh.agent("n2").log()));
+    assert!(accepted());
+    assert!(second.process.wait(LIMIT).unwrap().is_some_and(|status| status.success()), "{}", second.log());
     // It comes back with new keys.
     web.put("/keys", &one.jwks());
     web.away.store(false, Ordering::Relaxed);
