@@ -65,6 +65,7 @@ const ALL: &[(&str, Step)] = &[
     ("routes: faults are injected where they are asked for, and nowhere else", gamma::faults),
     ("routes: near servers first, far ones by share or when none is near", gamma::locality),
     ("routes: Istio's own breaker trips, keeps a server out for 30 s and lets it back in", gamma::breaker),
+    ("routes: two nodes keep one budget within 5 %, asked unevenly, and keep to it while who lends it goes", gamma::lending),
     ("routes: all of them go", gamma::forget),
     ("agents are replaced while calls go on: none fails, none is in the clear", lifecycle::upgrade),
     ("the mesh's root is rotated while calls go on: none fails, none is in the clear", lifecycle::rotate),
