@@ -105,7 +105,7 @@ pub enum UnknownPodsSpec {
 #[derive(JsonSchema, Serialize, Default)]
 #[serde(rename_all = "camelCase")]
 pub struct RateLimitSpec {
-    /// The Services whose pods are limited.
+    /// The Services whose pods are limited, and the ServiceEntries of whose hosts clients are.
     #[schemars(length(max = 16))]
     pub target_refs: Option<Vec<TargetRefSpec>>,
     /// The pods that are limited, by their labels. Not beside targetRefs.
@@ -113,20 +113,20 @@ pub struct RateLimitSpec {
     /// A request must be within each of them.
     #[schemars(length(min = 1, max = 16))]
     pub limits: Vec<LimitSpec>,
-    /// Who counts: endpoint, each pod's agent for the pod alone; service, one budget for the targeted Service, lent to the nodes where its
-    /// requests are.
+    /// Who counts: endpoint, each pod's agent for the pod alone (of a ServiceEntry, each client's); service, one budget for the targeted
+    /// Service or host, lent to the nodes where its requests are.
     pub scope: Option<LimitScopeSpec>,
 }
 
 /// An item of `targetRefs`.
 #[derive(JsonSchema, Serialize, Default)]
 pub struct TargetRefSpec {
-    /// Empty, as Service is a kind of Kubernetes itself.
+    /// Empty for Service, which is a kind of Kubernetes itself; networking.istio.io for ServiceEntry.
     pub group: Option<String>,
-    /// Service.
+    /// Service, or ServiceEntry: what pods of the mesh send to its hosts is counted.
     #[schemars(length(min = 1, max = 63))]
     pub kind: String,
-    /// The Service's name, in the RateLimit's own namespace.
+    /// Its name, in the RateLimit's own namespace.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
 }

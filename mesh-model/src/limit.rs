@@ -15,8 +15,11 @@ pub const MOST_LIMITS: usize = 16;
 pub struct RateLimit {
     /// Its name.
     pub name: NamespacedName,
-    /// The workloads of its namespace that it is about.
+    /// The workloads of its namespace that it is about; none, if only ServiceEntries are targeted.
     pub targets: Scope,
+    /// The ServiceEntries of its namespace that are targeted. What goes to their hosts is counted by the agents of the clients, there being
+    /// no other.
+    pub entries: Vec<Arc<str>>,
     /// Its limits, in the order of the object.
     pub limits: Vec<Limit>,
     /// Who counts.
@@ -73,7 +76,7 @@ impl LimitBy {
 /// Who counts.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum LimitScope {
-    /// The agent of each pod, for this pod alone.
+    /// The agent of each pod, for this pod alone: of each that is asked or, where a ServiceEntry is targeted, of each that asks.
     #[default]
     Endpoint,
     /// The agents of all pods of a Service together. mesh-control lends the budget to those that need it; without it each has the share that
@@ -86,6 +89,8 @@ pub enum LimitScope {
 pub struct AppliedLimit {
     /// The object.
     pub limit: Arc<RateLimit>,
+    /// The host of a ServiceEntry: what the workload sends to it is counted. `None`: what the workload is sent.
+    pub towards: Option<NamespacedName>,
     /// The share in a Service's budget; `None` if the workload has the limits for itself.
     pub share: Option<Share>,
 }
@@ -121,14 +126,14 @@ impl Fair {
     }
 }
 
-/// Who shares the budgets of a RateLimit for a Service.
+/// Who shares the budgets of a RateLimit for a Service, or for the host of a ServiceEntry.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Sharing {
     /// The object.
     pub limit: Arc<RateLimit>,
-    /// Ready endpoints of the Service, wherever they are.
+    /// Ready endpoints of the Service, wherever they are; of a host, the pods of the mesh that know it.
     pub ready: u32,
-    /// By node, its pods in the mesh that are ready endpoints. A node with none that is ready is here too.
+    /// By node, its pods in the mesh that are ready endpoints, or that know the host. A node with none that is ready is here too.
     pub nodes: BTreeMap<Arc<str>, u32>,
 }
 

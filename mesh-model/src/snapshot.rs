@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::limit::{AppliedLimit, Sharing};
+use crate::limit::{AppliedLimit, RateLimit, Sharing};
 use crate::object::{NamespaceObject, Node};
 use crate::policy::{
     AuthorizationPolicy, EffectivePolicies, MtlsMode, MtlsModes, PeerAuthentication, RequestAuthentication, Scope, selects,
@@ -72,6 +72,8 @@ pub struct Snapshot {
     backends: backends::Backends,
     /// By the workload that they hold for, in the order of their names.
     limits: HashMap<WorkloadUid, Vec<AppliedLimit>>,
+    /// By the host of a ServiceEntry.
+    host_limits: BTreeMap<NamespacedName, Vec<Arc<RateLimit>>>,
     /// By RateLimit and Service, those with `scope: service`.
     sharings: HashMap<(NamespacedName, NamespacedName), Sharing>,
     problems: Vec<Problem>,

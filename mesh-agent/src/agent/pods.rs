@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
+use arc_swap::ArcSwap;
 use mesh_model::policy::{CompiledPolicy, SetInterner};
 use mesh_model::snapshot::Snapshot;
 use mesh_model::workload::{Workload, WorkloadUid, same_addresses};
@@ -19,9 +20,8 @@ use crate::capture::accept::{Listeners, listen};
 use crate::capture::desired::PodStatus;
 use crate::config::Config;
 use crate::identity::CertificateWatch;
-use crate::policy::WorkloadPolicy;
 use crate::policy::live::publish;
-use crate::policy::{KeyStore, limits};
+use crate::policy::{KeyStore, Towards, WorkloadPolicy, limits};
 use crate::sys::netns::{self, Inode, Lead, Migration, NetNs, Sysctls, where_to};
 use crate::upstream::connect::MARK;
 
@@ -38,6 +38,7 @@ struct Entry {
     tunnels: Arc<Budget>,
     netns: Option<Arc<NetNs>>,
     policy: watch::Sender<Arc<WorkloadPolicy>>,
+    towards: Arc<ArcSwap<Towards>>,
     compiled: Arc<CompiledPolicy>,
     certificate: CertificateWatch,
     served: Option<Arc<LocalPod>>,
@@ -135,11 +136,13 @@ impl Pods {
         for workload in ours.iter().filter(|w| w.enrolled) {
             self.leaving.remove(&workload.uid);
             let policy = in_force(snapshot, workload, &mut self.interner, &self.limits, &self.keys);
+            let towards = Arc::new(Towards::of(snapshot, workload, &self.limits, Instant::now()));
             let compiled = Arc::new(policy.compiled().cloned().unwrap_or_default());
             match self.entries.get_mut(&workload.uid) {
                 Some(entry) => {
                     entry.compiled = compiled;
                     entry.workload = workload.clone();
+                    entry.towards.store(towards);
                     changed |= publish(&entry.policy, policy);
                 }
                 None => {
@@ -150,6 +153,7 @@ impl Pods {
                         tunnels: budget::tunnels(self.limit),
                         netns: kept.remove(&workload.uid),
                         policy: watch::Sender::new(Arc::new(policy)),
+                        towards: Arc::new(ArcSwap::new(towards)),
                         compiled,
                         certificate: certificate(&workload.identity),
                         served: None,
@@ -195,6 +199,7 @@ impl Pods {
         for entry in entries.values_mut() {
             let Some(workload) = snapshot.workload(&entry.workload.uid) else { continue };
             entry.workload = workload.clone();
+            entry.towards.store(Arc::new(Towards::of(snapshot, workload, limits, Instant::now())));
             publish(&entry.policy, in_force(snapshot, workload, interner, limits, keys));
         }
         self.sweep();
@@ -470,6 +475,7 @@ async fn step(entry: &mut Entry, kernel: &mut Kernel, workers: &Assign, sysctls:
         workload: entry.workload.clone(),
         netns,
         policy: entry.policy.subscribe(),
+        towards: entry.towards.clone(),
         certificate: entry.certificate.clone(),
         connections: entry.connections.clone(),
         tunnels: entry.tunnels.clone(),

@@ -137,6 +137,10 @@ fn backend(
     if let Some(outcome) = cluster.refusal() {
         return Err(outcome);
     }
+    let host = &cluster.name.service;
+    if host.is_entry() {
+        pod.towards.load().connection(Instant::now(), &pod.workload, host)?;
+    }
     let wish = Wish { dialled: Some(dialled.0), ..Wish::default() };
     let chosen = cluster.choose(Instant::now(), wish).ok_or(Outcome::NoEndpoint)?;
     Ok((cluster, chosen))

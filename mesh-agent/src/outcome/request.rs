@@ -54,7 +54,7 @@ pub enum RequestFailure {
         /// The last answer's status.
         status: u16,
     },
-    /// It was answered with a failure, and the bound on retries did not let it be tried again.
+    /// It was answered with a failure, and a bound on retries, or on what the host is sent, did not let it be tried again.
     RetryOverflow {
         /// The answer's status.
         status: u16,
@@ -175,7 +175,8 @@ impl RequestFailure {
                 "retry_overflow",
                 F::UpstreamOverflow,
                 Blame::User,
-                "The DestinationRule's maxRetries was reached, so it was not tried again: look at the servers' logs, or raise it.",
+                "The DestinationRule's maxRetries, or a RateLimit of the ServiceEntry, did not let it be tried again \
+                 (nodemesh_request_retry_refusals_total says which): look at the servers' logs, or raise it.",
             ),
             RequestFailure::BadRequest { .. } => (
                 "bad_request",
@@ -227,7 +228,7 @@ impl fmt::Display for RequestFailure {
             RequestFailure::UpstreamClosed { detail } => write!(f, "the server gave no answer: {detail}"),
             RequestFailure::UpstreamProtocol { detail } => write!(f, "the server's answer is no HTTP: {detail}"),
             RequestFailure::RetriesUsedUp { status } => write!(f, "every attempt failed, the last with {status}"),
-            RequestFailure::RetryOverflow { status } => write!(f, "answered with {status}, and maxRetries does not let it be tried again"),
+            RequestFailure::RetryOverflow { status } => write!(f, "answered with {status}, and a bound does not let it be tried again"),
             RequestFailure::BadRequest { detail } => write!(f, "{detail}"),
             RequestFailure::Unauthenticated { detail, .. } => write!(f, "{detail}"),
             RequestFailure::RateLimited { limit, .. } => write!(f, "over RateLimit {limit}"),

@@ -32,7 +32,7 @@ pub struct CarriedName {
     pub limit: String,
     /// The place of the limit in it.
     pub index: usize,
-    /// The Service, `namespace/name`, if it is a budget of one.
+    /// The Service, `namespace/name`, if it is a budget of one, or of what is sent to one.
     pub service: Option<String>,
     /// The workload's UID, if it is a workload's.
     pub workload: Option<String>,

@@ -236,7 +236,7 @@ impl Limits {
 struct BudgetKey {
     limit: NamespacedName,
     index: usize,
-    /// Of which Service's budget it is a share.
+    /// Of which Service's budget it is a share, or what is sent to which host of a ServiceEntry it counts.
     service: Option<NamespacedName>,
     /// `None`: all workloads of the node have it together.
     workload: Option<WorkloadUid>,
@@ -301,8 +301,8 @@ impl Registry {
     fn held(&self, now: Instant, workload: &WorkloadUid, applied: &AppliedLimit, limit: &Limit) -> Held {
         let name = applied.limit.name.clone();
         let share = applied.share.as_ref();
-        let service = share.map(|share| share.service.clone());
-        let workload = Some(workload).filter(|_| service.is_none() || !limit.by.is_lent()).cloned();
+        let service = applied.towards.as_ref().or(share.map(|share| &share.service)).cloned();
+        let workload = Some(workload).filter(|_| share.is_none() || !limit.by.is_lent()).cloned();
         let key = BudgetKey { limit: name.clone(), index: limit.index, service, workload };
         let mut budgets = self.budgets.lock();
         let known = budgets.get(&key).and_then(Weak::upgrade).filter(|budget| budget.limit == *limit);

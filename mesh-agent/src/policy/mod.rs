@@ -7,8 +7,10 @@ pub mod lending;
 pub mod limits;
 pub mod live;
 pub mod tokens;
+pub mod towards;
 
 pub use decide::{Denial, DenialReason, DryRun, Peer, Permit, Transport, WorkloadPolicy, decide};
 pub use keys::KeyStore;
 pub use limits::Limits;
 pub use live::Live;
+pub use towards::Towards;

@@ -22,6 +22,7 @@ use super::retry::{Failure, Next, RetryState, is_retriable};
 use super::{request, session};
 use crate::ops::{PeerInfo, RequestRecorder, Security};
 use crate::outcome::{Outcome, RequestFailure};
+use crate::policy::limits::{Refused, Standing};
 use crate::shared::Worker;
 use crate::upstream::balance::hash as table;
 use crate::upstream::circuit::Guard;
@@ -71,6 +72,8 @@ pub struct Done {
     pub deadline: Option<Instant>,
     /// Who gave it.
     pub server: SocketAddr,
+    /// How the tightest limit of what the host is sent stands.
+    pub standing: Option<Standing>,
     /// How the request will have ended, if that is worth a remark.
     pub presumed: Option<Outcome>,
     /// To be called at its end.
@@ -99,6 +102,7 @@ impl Attempts<'_> {
         let worker = &self.client.worker;
         let Upstream { cluster, bounds, .. } = self.upstream;
         let place = bounds.circuit.try_request().map_err(|_| overflow("http2MaxRequests"))?;
+        let standing = self.count(Instant::now())?;
         let mut retries = RetryState::new(self.policy, self.deadline);
         if let Some(budget) = &cluster.budget {
             budget.request(Instant::now());
@@ -149,7 +153,7 @@ impl Attempts<'_> {
                             let presumed = presumed.map(Outcome::Request);
                             let server = chosen.server.address.0;
                             let on_end = Box::new(move |_| drop((chosen, place, retrying)));
-                            return Ok(Done { response, lease, deadline: try_deadline, server, presumed, on_end });
+                            return Ok(Done { response, lease, deadline: try_deadline, server, standing, presumed, on_end });
                         }
                     }
                 }
@@ -169,7 +173,7 @@ impl Attempts<'_> {
                     match self.bounded(next, now, &mut retrying) {
                         Ok(Some(at)) => at,
                         Err(RetryBound::Budget) => return Err(Outcome::Request(RequestFailure::RetryBudget)),
-                        Ok(None) | Err(RetryBound::MaxRetries) => return Err(failed.outcome),
+                        Ok(None) | Err(RetryBound::MaxRetries | RetryBound::RateLimit) => return Err(failed.outcome),
                     }
                 }
             };
@@ -188,7 +192,8 @@ impl Attempts<'_> {
         drop(retrying.take());
         let guard = bounds.circuit.try_retry().map_err(|_| RetryBound::MaxRetries);
         let within = |_: &Guard| cluster.budget.as_ref().is_none_or(|budget| budget.try_retry(now));
-        match guard.and_then(|guard| Some(guard).filter(within).ok_or(RetryBound::Budget)) {
+        let guard = guard.and_then(|guard| Some(guard).filter(within).ok_or(RetryBound::Budget));
+        match guard.and_then(|guard| self.count(now).map(|_| guard).map_err(|_| RetryBound::RateLimit)) {
             Ok(guard) => *retrying = Some(guard),
             Err(bound) => {
                 self.client.worker.shared.requests.retry_refused(bound);
@@ -196,6 +201,11 @@ impl Attempts<'_> {
             }
         }
         Ok(Some(at))
+    }
+
+    /// Takes an attempt of what may go to the host, if that is one of a ServiceEntry.
+    fn count(&self, now: Instant) -> Result<Option<Standing>, Refused> {
+        count(self.client, &self.upstream.cluster, now, self.parts)
     }
 
     fn next(&self, retries: &mut RetryState<'_>, now: Instant, failure: Failure) -> Next {
@@ -287,6 +297,15 @@ impl Attempts<'_> {
         let observation = Some(Observation::LocalFailure);
         Failed { outcome, failure: Some(failure), observation, stale: false }
     }
+}
+
+/// Takes a request of what a client's pod may send to a host of a ServiceEntry.
+fn count(client: &Client, cluster: &Cluster, now: Instant, parts: &Parts) -> Result<Option<Standing>, Refused> {
+    let host = &cluster.name.service;
+    if !host.is_entry() {
+        return Ok(None);
+    }
+    client.pod.towards.load().request(now, &client.pod.workload, host, parts)
 }
 
 /// A connection to the endpoint: one of the pool, or a new one if there may be one more, or the first that becomes free. `tls_name` is told the
@@ -437,6 +456,9 @@ pub fn mirror(client: &Rc<Client>, plan: &Plan, target: &Target, parts: &Parts, 
     tasks.spawn_local(async move {
         let cluster = &upstream.cluster;
         let Some(chosen) = cluster.choose(Instant::now(), Wish { dialled: Some(client.dialled.0), ..Wish::default() }) else { return };
+        if count(&client, cluster, Instant::now(), &parts).is_err() {
+            return client.worker.shared.requests.mirror_skipped();
+        }
         let http2 = cluster.http2(client.http2);
         let sent = tokio::time::timeout(MIRROR, async {
             let mut tls_name = None;

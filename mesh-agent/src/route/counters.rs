@@ -26,9 +26,12 @@ pub enum RetryBound {
     MaxRetries,
     /// The retry budget of an XBackendTrafficPolicy.
     Budget,
+    /// A RateLimit of the host of a ServiceEntry.
+    RateLimit,
 }
 
-const RETRY_BOUNDS: [(RetryBound, &str); 2] = [(RetryBound::MaxRetries, "maxRetries"), (RetryBound::Budget, "budget")];
+const RETRY_BOUNDS: [(RetryBound, &str); 3] =
+    [(RetryBound::MaxRetries, "maxRetries"), (RetryBound::Budget, "budget"), (RetryBound::RateLimit, "rateLimit")];
 const MIRROR_RESULTS: [&str; 3] = ["sent", "failed", "skipped"];
 /// Why bytes of an HTTP/1 client are refused before there is a request ([`Violation`](super::guard::Violation)), and what takes too long.
 const REFUSALS: [&str; 10] = [
@@ -126,7 +129,8 @@ pub fn collect(metrics: &Metrics, counters: &Arc<RequestCounters>, clusters: &Ar
         samples
             .family("nodemesh_request_retries", "Attempts of requests beyond the first.", Kind::Counter)
             .sample(&[], counters.retries.load(Ordering::Relaxed) as f64);
-        let help = "Attempts that were not made again because of a bound: maxRetries of a DestinationRule, or a retry budget.";
+        let help = "Attempts that were not made again because of a bound: maxRetries of a DestinationRule, a retry budget, or a RateLimit of \
+                    a ServiceEntry.";
         let mut family = samples.family("nodemesh_request_retry_refusals", help, Kind::Counter);
         for ((_, bound), counter) in RETRY_BOUNDS.iter().zip(&counters.retry_refusals) {
             family.sample(&[("bound", bound)], counter.load(Ordering::Relaxed) as f64);

@@ -299,8 +299,10 @@ impl Exchange {
     }
 
     fn respond(mut self, client: &Rc<Client>, done: attempt::Done) -> Response<ReplyBody> {
-        let attempt::Done { response, lease, deadline, on_end, .. } = done;
-        let mut response = response;
+        let attempt::Done { mut response, lease, deadline, standing, on_end, .. } = done;
+        if let Some(standing) = &standing {
+            reply::rate_limit(response.headers_mut(), standing);
+        }
         let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         let theirs = switched.then(|| hyper::upgrade::on(&mut response));
         let (mut parts, body) = response.into_parts();

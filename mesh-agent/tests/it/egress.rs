@@ -201,6 +201,82 @@ fn what_is_not_in_the_registry_is_refused_and_said() {
 }
 
 #[test]
+fn what_is_sent_to_a_host_is_limited_at_its_clients() {
+    let (client, one) = (ANY.pod("client"), &ANY.outside[0]);
+    let spec = json!({
+        "hosts": ["limited.example"], "addresses": ["10.97.9.2"], "resolution": "STATIC", "exportTo": ["."],
+        "ports": [{ "number": 80, "name": "http", "protocol": "HTTP" }, { "number": 90, "name": "tcp", "protocol": "TCP" }],
+        "endpoints": [{ "address": one.ipv4().to_string(), "ports": { "http": 8080, "tcp": 7090 } }],
+    });
+    let limit = |scope: &str, limits: Value| {
+        json!({
+            "apiVersion": "nodemesh.dev/v1alpha1",
+            "kind": "RateLimit",
+            "metadata": { "namespace": "shop", "name": "limited" },
+            "spec": {
+                "targetRefs": [{ "group": "networking.istio.io", "kind": "ServiceEntry", "name": "limited" }],
+                "scope": scope,
+                "limits": limits,
+            },
+        })
+    };
+    let retries = json!({
+        "hosts": ["limited.example"],
+        "http": [{ "retries": { "attempts": 5, "retryOn": "5xx", "backoff": "1ms" }, "route": [{ "destination": { "host": "limited.example" } }] }],
+    });
+    let put =
+        |limit: Value| ANY.apply("limited", &[entry("limited", spec.clone()), istio("VirtualService", "limited", retries.clone()), limit]);
+    let get = |path: &str| client.curl(&["-H", "Host: limited.example", &format!("http://10.97.9.2{path}")]).unwrap();
+    let statuses = |path: &str, count: usize| (0..count).map(|_| get(path).status).collect::<Vec<u16>>();
+
+    put(limit("endpoint", json!([{ "requests": 1, "unit": "hour", "burst": 3 }])));
+    let first = get("/");
+    assert_eq!((first.status, first.header("ratelimit-limit"), first.header("ratelimit-remaining")), (200, "3", "2"), "{first:?}");
+    assert_eq!(statuses("/", 2), [200, 200]);
+    let over = get("/");
+    assert_eq!((over.status, over.body.as_str(), over.header("ratelimit-remaining")), (429, "rate limit exceeded", "0"), "{over:?}");
+    let line = ANY.access("n1", &[("direction", "outbound"), ("status", "429"), ("service", "limited.example")]);
+    let told = (text(&line, "outcome"), text(&line, "flags"), text(&line, "rate_limit"));
+    assert_eq!(told, ("rate_limited", "RL", "shop/limited"), "{line}");
+    ANY.wait_sum("n1", "nodemesh_rate_limit_refusals_total", &[("limit", "shop/limited")], 1.0);
+
+    // Each attempt is one more that the host sees; what it said is passed on when there may be no other.
+    put(limit("endpoint", json!([{ "requests": 2, "unit": "hour", "burst": 3 }])));
+    assert_eq!(statuses("/?status=503", 2), [503, 429]);
+    let seen = [("service", "limited.example"), ("status", "503"), ("direction", "outbound")];
+    assert_eq!(number(&ANY.access("n1", &seen), "attempts"), 3);
+    ANY.wait_sum("n1", "nodemesh_request_retry_refusals_total", &[("bound", "rateLimit")], 1.0);
+
+    // By path, in the form in which paths are judged; a connection that is no HTTP counts as one.
+    put(limit(
+        "endpoint",
+        json!([
+            { "requests": 1, "unit": "hour", "burst": 2, "by": { "pathPrefix": "/api" } },
+            { "requests": 1, "unit": "hour", "burst": 9 },
+        ]),
+    ));
+    assert_eq!((statuses("/apis", 3), statuses("/x/..//%61pi/a", 3)), (vec![200; 3], vec![200, 200, 429]));
+    let connect = || client.connect("10.97.9.2:90".parse().unwrap(), "hello").unwrap();
+    for _ in 0..4 {
+        assert_eq!(connect().received, "hello");
+    }
+    let refused = connect();
+    assert_eq!((refused.received.as_str(), refused.end), ("", End::Reset), "{refused:?}");
+    assert_eq!(text(&ANY.access_of("n1", "outbound", &refused), "outcome"), "rate_limited");
+
+    // One budget for all clients, which goes to the node that has the only one that asks.
+    put(limit("service", json!([{ "requests": 4, "unit": "second" }])));
+    let budget = [("limit", "shop/limited"), ("service", "shop/limited.example")];
+    let share = |node: &str| ANY.sum(node, "nodemesh_rate_limit_share_ratio", &budget);
+    let all = wait_until("the budget is where the requests are", LIMIT, || {
+        assert!([200, 429].contains(&get("/").status));
+        share("n1") > 0.9 && share("n2") < 0.1
+    });
+    assert!(all.is_ok(), "{}", ANY.lines("n1", "nodemesh_rate_limit"));
+    ANY.withdraw("limited");
+}
+
+#[test]
 fn tls_is_told_by_its_server_name() {
     packages::ensure(&["openssl"]).expect("openssl");
     let (client, [one, two]) = (ANY.pod("client"), [&ANY.outside[0], &ANY.outside[1]]);

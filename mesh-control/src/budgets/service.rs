@@ -136,7 +136,7 @@ fn may_ask<'a>(snapshot: &'a Snapshot, node: &str, need: &Need) -> Result<(Budge
         return Err("is one for each client or header value, which are not lent");
     }
     if !sharing.nodes.contains_key(node) {
-        return Err("is of a Service that has no pod in the mesh on the node");
+        return Err("is of a Service that has no pod in the mesh on the node, or of a host that none there knows");
     }
     Ok((BudgetId { limit, index, service }, sharing))
 }

@@ -24,7 +24,7 @@ pub(super) fn convert(input: &mut Input<'_>) -> Reading {
     for read_below in ["selector", "targetRefs"] {
         spec.take(read_below);
     }
-    let targets = selector::scope(input);
+    let (targets, entries) = selector::scope_and_entries(input);
     if input.failed() {
         return Reading::Unreadable;
     }
@@ -41,12 +41,12 @@ pub(super) fn convert(input: &mut Input<'_>) -> Reading {
     let read = maps.into_iter().take(MOST_LIMITS).enumerate();
     let limits: Vec<Limit> = read.filter_map(|(index, map)| limit(input, index, map)).collect();
     for limit in limits.iter().filter(|limit| scope == LimitScope::Service && !limit.by.is_lent()) {
-        let message = "has a budget for each client or header value, of which every pod has a fixed part by the number of the Service's ready \
-                       endpoints: with scope: service only budgets for all, or for a path, are lent from one pod to another";
+        let message = "has a budget for each client or header value, of which every pod that counts has a fixed and equal part: with scope: \
+                       service only budgets for all, or for a path, are lent from one pod to another";
         input.warn(FieldPath::of("spec.limits").index(limit.index).key("by"), message);
     }
     spec.rest(input);
-    let object = Object::RateLimit(Arc::new(RateLimit { name: input.name.clone(), targets, limits, scope }));
+    let object = Object::RateLimit(Arc::new(RateLimit { name: input.name.clone(), targets, entries, limits, scope }));
     if input.failed() { Reading::Cautious(object) } else { Reading::Good(object) }
 }
 
@@ -56,7 +56,7 @@ fn scope(input: &mut Input<'_>, spec: &mut Fields<'_>, targets: &Scope) -> Limit
         None | Some("endpoint") => LimitScope::Endpoint,
         Some("service") if matches!(targets, Scope::Services(_)) => LimitScope::Service,
         Some("service") => {
-            input.error(at, "is service, and no Service is targeted; name it in targetRefs. Each pod has the limits for itself until then");
+            input.error(at, "is service, and no Service or ServiceEntry is targeted; name it in targetRefs. Each pod has the limits for itself until then");
             LimitScope::Endpoint
         }
         Some(other) => {

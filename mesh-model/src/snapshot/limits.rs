@@ -1,6 +1,6 @@
-//! RateLimits, by the workload that each holds for.
+//! RateLimits, by the workload that each holds for, and by the host of a ServiceEntry.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -21,7 +21,22 @@ impl Snapshot {
         self.limits.get(&workload.uid).map(Vec::as_slice).unwrap_or_default()
     }
 
-    /// Who shares the budgets of a RateLimit for a Service; `None` if there are none to share.
+    /// The limits of what a workload sends to hosts of ServiceEntries, as far as it knows those, by host and then in the order of their names.
+    pub fn limits_towards_hosts(&self, workload: &Workload) -> Vec<AppliedLimit> {
+        let known = |host: &NamespacedName| self.services.get(host).is_some_and(|service| service.is_known_to(&workload.namespace));
+        let hosts = self.host_limits.iter().filter(|(host, _)| known(host));
+        let applied = hosts.flat_map(|(host, limits)| {
+            limits.iter().map(move |limit| {
+                let sharing = self.sharings.get(&(limit.name.clone(), host.clone()));
+                let share =
+                    sharing.map(|sharing| Share { service: host.clone(), of: sharing.ready.max(1), node: sharing.fair(&workload.node) });
+                AppliedLimit { limit: limit.clone(), towards: Some(host.clone()), share }
+            })
+        });
+        applied.collect()
+    }
+
+    /// Who shares the budgets of a RateLimit for a Service, or the host of a ServiceEntry; `None` if there are none to share.
     pub fn sharing(&self, limit: &NamespacedName, service: &NamespacedName) -> Option<&Sharing> {
         self.sharings.get(&(limit.clone(), service.clone()))
     }
@@ -47,9 +62,16 @@ pub(super) fn join(snapshot: &mut Snapshot, sorted: &mut Sorted<'_>, members: &M
     let mut limits: HashMap<WorkloadUid, Vec<AppliedLimit>> = HashMap::new();
     let mut sharings = HashMap::new();
     let mut add = |uid: &WorkloadUid, limit: &Arc<RateLimit>, share| {
-        limits.entry(uid.clone()).or_default().push(AppliedLimit { limit: limit.clone(), share });
+        limits.entry(uid.clone()).or_default().push(AppliedLimit { limit: limit.clone(), towards: None, share });
     };
+    let mut host_limits: BTreeMap<NamespacedName, Vec<Arc<RateLimit>>> = BTreeMap::new();
     for (origin, limit) in placed {
+        for host in hosts(snapshot, sorted, origin, limit) {
+            if limit.scope == LimitScope::Service {
+                sharings.insert((limit.name.clone(), host.clone()), clients(snapshot, limit, &host));
+            }
+            host_limits.entry(host).or_default().push(limit.clone());
+        }
         let of_namespace = by_namespace.get(&*limit.name.namespace).into_iter().flatten();
         match &limit.targets {
             Scope::Namespace => of_namespace.for_each(|workload| add(&workload.uid, limit, None)),
@@ -61,7 +83,7 @@ pub(super) fn join(snapshot: &mut Snapshot, sorted: &mut Sorted<'_>, members: &M
                 for name in names {
                     let service = NamespacedName { namespace: limit.name.namespace.clone(), name: name.clone() };
                     let Some(pods) = members.of(&service, snapshot) else {
-                        missing(sorted, origin, limit, &service);
+                        missing(sorted, origin, limit, Kind::Service, &service);
                         continue;
                     };
                     let enrolled = |uid: &WorkloadUid| snapshot.workloads.get(uid).is_some_and(|workload| workload.enrolled);
@@ -85,7 +107,40 @@ pub(super) fn join(snapshot: &mut Snapshot, sorted: &mut Sorted<'_>, members: &M
         }
     }
     snapshot.limits = limits;
+    snapshot.host_limits = host_limits;
     snapshot.sharings = sharings;
+}
+
+/// The hosts of the ServiceEntries that a limit is targeted at.
+fn hosts(snapshot: &Snapshot, sorted: &mut Sorted<'_>, origin: &Origin, limit: &RateLimit) -> BTreeSet<NamespacedName> {
+    let mut hosts = BTreeSet::new();
+    for name in &limit.entries {
+        let name = NamespacedName { namespace: limit.name.namespace.clone(), name: name.clone() };
+        let entry = sorted.all(Kind::ServiceEntry).find_map(|(_, object)| match object {
+            Object::ServiceEntry(entry) if entry.name == name => Some(entry.clone()),
+            _ => None,
+        });
+        match entry {
+            Some(entry) => {
+                let named = entry.hosts.iter().map(|host| NamespacedName { namespace: name.namespace.clone(), name: host.clone() });
+                hosts.extend(named.filter(|host| snapshot.services.contains_key(host)));
+            }
+            None => missing(sorted, origin, limit, Kind::ServiceEntry, &name),
+        }
+    }
+    hosts
+}
+
+/// The pods of the mesh that know a host of a ServiceEntry: whoever may send it anything shares its budget.
+fn clients(snapshot: &Snapshot, limit: &Arc<RateLimit>, host: &NamespacedName) -> Sharing {
+    let mut nodes: BTreeMap<Arc<str>, u32> = BTreeMap::new();
+    if let Some(service) = snapshot.services.get(host) {
+        let known = |workload: &&Arc<Workload>| workload.enrolled && !workload.host_network && service.is_known_to(&workload.namespace);
+        for workload in snapshot.workloads.values().filter(known) {
+            *nodes.entry(workload.node.clone()).or_default() += 1;
+        }
+    }
+    Sharing { limit: limit.clone(), ready: nodes.values().sum(), nodes }
 }
 
 /// Who stands behind a Service and may be called.
@@ -125,14 +180,14 @@ impl<'a> Ready<'a> {
     }
 }
 
-fn missing(sorted: &mut Sorted<'_>, origin: &Origin, limit: &RateLimit, service: &NamespacedName) {
-    let key = ObjectKey { kind: Kind::Service, namespace: service.namespace.clone(), name: service.name.clone() };
+fn missing(sorted: &mut Sorted<'_>, origin: &Origin, limit: &RateLimit, kind: Kind, target: &NamespacedName) {
+    let key = ObjectKey { kind, namespace: target.namespace.clone(), name: target.name.clone() };
     let (severity, why, until) = if sorted.unreadable.contains(&key) {
-        (Severity::Error, "which is not understood", "until the Service is mended")
+        (Severity::Error, "which is not understood", "until that is mended")
     } else {
         (Severity::Warn, "which does not exist", "until it does")
     };
-    let message = format!("is targeted at Service {service}, {why}: for that target nothing is limited {until}");
+    let message = format!("is targeted at {} {target}, {why}: for that target nothing is limited {until}", kind.name());
     sorted.problem(severity, origin, format!("RateLimit {}", limit.name), "spec.targetRefs", message);
 }
 

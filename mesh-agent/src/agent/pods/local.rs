@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
+use arc_swap::ArcSwap;
 use mesh_model::snapshot::Snapshot;
 use mesh_model::workload::Workload;
 use tokio::sync::watch;
@@ -10,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::agent::budget::Budget;
 use crate::identity::CertificateWatch;
-use crate::policy::WorkloadPolicy;
+use crate::policy::{Towards, WorkloadPolicy};
 use crate::sys::netns::NetNs;
 
 /// A pod that is served: what the workers need of it.
@@ -21,6 +22,8 @@ pub struct LocalPod {
     pub netns: Arc<NetNs>,
     /// What may reach it.
     pub policy: watch::Receiver<Arc<WorkloadPolicy>>,
+    /// What it may send to hosts outside.
+    pub towards: Arc<ArcSwap<Towards>>,
     /// Its certificate.
     pub certificate: CertificateWatch,
     /// Cancelled when it is no longer served.

@@ -42,7 +42,8 @@ struct World {
 impl World {
     fn new(requests: u32, ready: &[u32]) -> World {
         let now = Instant::now();
-        let limit = RateLimit { name: name("l"), targets: Scope::Namespace, limits: Vec::new(), scope: LimitScope::Service };
+        let limit =
+            RateLimit { name: name("l"), targets: Scope::Namespace, entries: Vec::new(), limits: Vec::new(), scope: LimitScope::Service };
         let nodes = ready.iter().enumerate().map(|(index, ready)| (node(index), *ready)).collect();
         let sharing = Sharing { limit: Arc::new(limit), ready: ready.iter().sum(), nodes };
         let agents = (0..ready.len()).map(|index| {

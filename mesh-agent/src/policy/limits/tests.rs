@@ -21,8 +21,8 @@ fn limit(index: usize, requests: u32, burst: u32, by: LimitBy) -> Limit {
 }
 
 fn object(called: &str, limits: Vec<Limit>) -> AppliedLimit {
-    let limit = RateLimit { name: name(called), targets: Scope::Namespace, limits, scope: LimitScope::Endpoint };
-    AppliedLimit { limit: Arc::new(limit), share: None }
+    let limit = RateLimit { name: name(called), targets: Scope::Namespace, entries: Vec::new(), limits, scope: LimitScope::Endpoint };
+    AppliedLimit { limit: Arc::new(limit), towards: None, share: None }
 }
 
 fn shared(called: &str, limits: Vec<Limit>, of: u32) -> AppliedLimit {

@@ -19,7 +19,8 @@ fn node(index: usize) -> Arc<str> {
 }
 
 fn sharing(ready: &[u32], strangers: u32) -> Sharing {
-    let limit = RateLimit { name: name("l"), targets: Scope::Namespace, limits: Vec::new(), scope: LimitScope::Service };
+    let limit =
+        RateLimit { name: name("l"), targets: Scope::Namespace, entries: Vec::new(), limits: Vec::new(), scope: LimitScope::Service };
     let nodes: BTreeMap<Arc<str>, u32> = ready.iter().enumerate().map(|(index, ready)| (node(index), *ready)).collect();
     Sharing { limit: Arc::new(limit), ready: ready.iter().sum::<u32>() + strangers, nodes }
 }

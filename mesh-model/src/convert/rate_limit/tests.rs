@@ -25,7 +25,7 @@ fn a_limit_without_anything_is_for_all_of_the_namespace() {
     assert_eq!(converted.findings, []);
     let limit = Limit { index: 0, requests: 5, per: Duration::from_secs(1), burst: 5, by: LimitBy::Everyone };
     let name = crate::service::NamespacedName { namespace: "shop".into(), name: "web".into() };
-    let wanted = RateLimit { name, targets: Scope::Namespace, limits: vec![limit], scope: LimitScope::Endpoint };
+    let wanted = RateLimit { name, targets: Scope::Namespace, entries: Vec::new(), limits: vec![limit], scope: LimitScope::Endpoint };
     assert_eq!(**value(&converted), wanted);
 }
 
@@ -102,6 +102,28 @@ fn a_service_is_needed_for_its_budget() {
         let converted = read(json!({"scope": scope, "limits": limits}));
         assert_eq!(found(&converted), [(Severity::Error, "spec.scope".to_owned())]);
         assert_eq!(value(&converted).scope, LimitScope::Endpoint);
+    }
+}
+
+#[test]
+fn a_service_entry_is_targeted_by_its_name() {
+    let limits = json!([{"requests": 5, "unit": "second"}]);
+    let entry = json!({"group": "networking.istio.io", "kind": "ServiceEntry", "name": "out"});
+    let service = json!({"kind": "Service", "name": "web"});
+    for (targets, services) in [(json!([entry]), vec![]), (json!([entry, service, entry]), vec!["web".into()])] {
+        let converted = read(json!({"targetRefs": targets, "scope": "service", "limits": limits}));
+        assert_eq!(found(&converted), []);
+        let limit = value(&converted);
+        assert_eq!((&limit.targets, &*limit.entries, limit.scope), (&Scope::Services(services), &["out".into()][..], LimitScope::Service));
+    }
+    let labels = json!({"matchLabels": {"app": "web"}});
+    for (field, spec) in [
+        ("spec.selector", json!({"targetRefs": [entry], "selector": labels, "limits": limits})),
+        ("spec.targetRefs[0].group", json!({"targetRefs": [{"kind": "ServiceEntry", "name": "out"}], "limits": limits})),
+        ("spec.targetRefs[0].name", json!({"targetRefs": [{"group": "networking.istio.io", "kind": "ServiceEntry"}], "limits": limits})),
+    ] {
+        let converted = read(spec);
+        assert_eq!((&converted.reading, found(&converted)), (&Reading::Unreadable, vec![(Severity::Error, field.to_owned())]));
     }
 }
 

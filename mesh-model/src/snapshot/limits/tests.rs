@@ -126,3 +126,41 @@ fn a_target_that_is_not_there_is_told() {
     let snapshot = world(&[broken, limit("shop/l", "targetRefs: [{kind: Service, name: broken}]")]);
     assert!(snapshot.problems().iter().any(|p| p.severity == Severity::Error && p.message.contains("not understood")));
 }
+
+fn entry(hosts: &str, more: &str) -> String {
+    format!(
+        "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: out, namespace: shop}}\n\
+         spec: {{hosts: [{hosts}], ports: [{{number: 443, name: tls, protocol: TLS}}], resolution: DNS{more}}}\n"
+    )
+}
+
+#[test]
+fn what_goes_to_hosts_outside_is_limited_at_the_clients_that_know_them() {
+    let target = "targetRefs: [{group: networking.istio.io, kind: ServiceEntry, name: out}]";
+    let towards = |snapshot: &Snapshot, ip: &str| {
+        let workload = snapshot.workload_at(ip.parse().unwrap()).unwrap();
+        let shown = |applied: AppliedLimit| {
+            let share = applied.share.map(|share| format!(" 1/{} {}", share.of, share.node.parts())).unwrap_or_default();
+            format!("{} {}{share}", applied.limit.name.name, applied.towards.unwrap().name)
+        };
+        snapshot.limits_towards_hosts(workload).into_iter().map(shown).collect::<Vec<_>>()
+    };
+    let each = world(&[entry("api.example, www.example", ""), limit("shop/l", target)]);
+    assert_eq!(towards(&each, "10.1.0.1"), ["l api.example", "l www.example"]);
+    assert_eq!(towards(&each, "10.1.0.4"), ["l api.example", "l www.example"]);
+    assert_eq!(held(&each, "10.1.0.1"), Vec::<String>::new(), "what comes is not limited");
+    assert_eq!(each.problems(), []);
+
+    let shared = world(&[entry("api.example", ", exportTo: ['.']"), limit("shop/l", &format!("{target}, scope: service"))]);
+    assert_eq!(towards(&shared, "10.1.0.1"), ["l api.example 1/3 1000000"], "the pods of a node have the node's");
+    assert_eq!(towards(&shared, "10.1.0.4"), Vec::<String>::new(), "another namespace does not know the host");
+    let name = |name: &str| NamespacedName { namespace: "shop".into(), name: name.into() };
+    let sharing = shared.sharing(&name("l"), &name("api.example")).unwrap();
+    assert_eq!((sharing.ready, &sharing.nodes), (3, &BTreeMap::from([("".into(), 3)])));
+
+    let without = world(&[limit("shop/l", target)]);
+    let [problem] = without.problems() else { panic!("{:?}", without.problems()) };
+    assert!(problem.message.contains("ServiceEntry shop/out, which does not exist"), "{problem}");
+    let away = world(&[entry("api.example", ""), limit("other/l", target)]);
+    assert_eq!(towards(&away, "10.1.0.1"), Vec::<String>::new(), "the entry is of another namespace");
+}
