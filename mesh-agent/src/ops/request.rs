@@ -109,8 +109,8 @@ impl Drop for RequestRecorder {
             now,
         );
         if let Some(open) = self.span.take() {
-            let (connection, line, end) = (self.connection.clone(), self.line.clone(), telemetry.clock().wall());
-            telemetry.spans().put(trace::Finished { open, connection, line, totals: self.totals, outcome, end });
+            let (connection, end) = (self.connection.clone(), telemetry.clock().wall());
+            telemetry.spans().put(trace::Finished::new(open, connection, &self.line, self.totals, outcome, end));
         }
     }
 }

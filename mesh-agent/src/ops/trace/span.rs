@@ -2,6 +2,7 @@
 //!
 //! Nothing of it may be a secret: no query, no header, and of a path what the access log shows too.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use mesh_model::workload::Workload;
@@ -44,6 +45,28 @@ pub struct Finished {
 }
 
 impl Finished {
+    /// One that may have to wait long: of what its client wrote it holds no more than is sent.
+    pub fn new(
+        open: Box<Open>,
+        connection: Connection,
+        line: &RequestLine,
+        totals: RequestTotals,
+        outcome: Outcome,
+        end: SystemTime,
+    ) -> Finished {
+        // What is cut off may be the sign that what stands before it is a user's name and password.
+        let authority = match line.authority.rsplit_once('@') {
+            Some((_, host)) => cut(host).into(),
+            None => short(&line.authority),
+        };
+        let line = RequestLine { method: short(&line.method), path: short(&line.path), authority, ..line.clone() };
+        let outcome = match outcome {
+            Outcome::Unregistered { host } => Outcome::Unregistered { host: host.as_ref().map(short) },
+            other => other,
+        };
+        Finished { open, connection, line, totals, outcome, end }
+    }
+
     /// On whose behalf the agent made it: the client at the client's agent, the server at the server's.
     pub(super) fn subject(&self) -> Option<&Workload> {
         let labels = &self.connection.labels;
@@ -86,7 +109,7 @@ impl Finished {
 
     fn name(&self) -> String {
         match self.line.protocol {
-            RequestProtocol::Grpc => cut(self.line.path.trim_start_matches('/')),
+            RequestProtocol::Grpc => cut(self.line.path.trim_start_matches('/')).to_owned(),
             RequestProtocol::Http => self.method().unwrap_or("HTTP").to_owned(),
         }
     }
@@ -108,7 +131,7 @@ impl Finished {
 
     /// The outcome in words, where it says more than the status.
     fn failure(&self) -> String {
-        if self.outcome == Outcome::Completed { String::new() } else { cut(&self.outcome.to_string()) }
+        if self.outcome == Outcome::Completed { String::new() } else { cut(&self.outcome.to_string()).to_owned() }
     }
 
     fn attributes(&self, failed: Option<String>) -> Vec<KeyValue> {
@@ -202,7 +225,7 @@ impl Attributes {
     /// One that is empty says nothing.
     fn text(&mut self, key: &str, text: &str) {
         if !text.is_empty() {
-            self.put(key, Value::StringValue(cut(text)));
+            self.put(key, Value::StringValue(cut(text).to_owned()));
         }
     }
 
@@ -221,9 +244,14 @@ impl Attributes {
     }
 }
 
-fn cut(text: &str) -> String {
-    let end = text.char_indices().map(|(at, _)| at).take_while(|at| *at <= LONGEST).last().unwrap_or(0);
-    if text.len() <= LONGEST { text.to_owned() } else { text.get(..end).unwrap_or_default().to_owned() }
+/// As much of a text as is sent.
+fn cut(text: &str) -> &str {
+    let end = (0..=LONGEST).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    if text.len() <= LONGEST { text } else { text.get(..end).unwrap_or_default() }
+}
+
+fn short(text: &Arc<str>) -> Arc<str> {
+    if text.len() <= LONGEST { text.clone() } else { cut(text).into() }
 }
 
 fn clamp(bytes: u64) -> i64 {

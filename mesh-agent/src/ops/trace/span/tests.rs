@@ -200,6 +200,15 @@ fn nothing_that_a_client_invents_grows_without_bound() {
     }
     assert_eq!(cut(&"x".repeat(LONGEST)).len(), LONGEST);
     assert_eq!(cut(&"x".repeat(LONGEST + 1)).len(), LONGEST);
+    // Nor does what waits to be sent.
+    request.line.method = "M".repeat(5000).into();
+    request.line.authority = format!("{}secret@host", "u".repeat(5000)).into();
+    let Finished { open, connection, line, totals, end, .. } = request.clone();
+    let outcome = Outcome::Unregistered { host: Some("h".repeat(5000).into()) };
+    let waits = Finished::new(open, connection, &line, totals, outcome, end);
+    assert!([&waits.line.method, &waits.line.path, &waits.line.authority].iter().all(|text| text.len() <= LONGEST));
+    assert_eq!(&*waits.line.authority, "host");
+    assert!(matches!(&waits.outcome, Outcome::Unregistered { host: Some(host) } if host.len() == LONGEST));
     request.connection.server = Some(address("[::ffff:10.0.0.1]:80"));
     assert_eq!(words(&request.span().attributes)["network.peer.address"], "10.0.0.1");
 }
