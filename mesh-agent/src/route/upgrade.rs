@@ -9,8 +9,8 @@ use crate::outcome::{Outcome, RequestFailure};
 
 /// Copies between the two, once both have switched.
 pub async fn join(ours: OnUpgrade, theirs: OnUpgrade, mut ongoing: Ongoing, mut drain: DrainWatch) {
-    // The connections are no longer HTTP's.
-    ongoing.lease = None;
+    // The connection is no longer HTTP's and serves no other request, but has its place among the open ones until it ends.
+    let lease = ongoing.lease.take();
     let copied = async {
         let (ours, theirs) = tokio::try_join!(ours, theirs).map_err(|error| error.to_string())?;
         let (mut ours, mut theirs) = (TokioIo::new(ours), TokioIo::new(theirs));
@@ -27,6 +27,7 @@ pub async fn join(ours: OnUpgrade, theirs: OnUpgrade, mut ongoing: Ongoing, mut 
         },
         () = drain.ending() => Outcome::Drained,
     };
+    drop(lease);
     if let Some(on_end) = ongoing.on_end.take() {
         on_end(true);
     }

@@ -1,21 +1,25 @@
 //! The bounds of one workload's clients towards a cluster, shared by all workers, and waiting for a connection under them.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use tokio::sync::Notify;
-
-use super::circuit::{Circuit, Guard};
 use mesh_model::traffic::ConnectionPool;
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
+
+use super::circuit::{Circuit, Guard, Resource};
 
 /// See the module.
 pub struct Bounds {
     /// What is counted.
     pub circuit: Circuit,
     bounded: bool,
-    /// A connection was closed.
+    /// A connection was closed, or is there to be used again.
     freed: Notify,
-    /// Somebody waits for a place that an unused connection holds.
+    /// Somebody waits for a place that an unused connection may hold.
     hungry: Notify,
+    /// Unused connections that are being closed for those who wait.
+    yielding: AtomicU64,
 }
 
 /// The place of an open connection.
@@ -32,6 +36,7 @@ impl Bounds {
             bounded: pool.max_connections.is_some(),
             freed: Notify::new(),
             hungry: Notify::new(),
+            yielding: AtomicU64::new(0),
         })
     }
 
@@ -41,9 +46,27 @@ impl Bounds {
         Some(Place { guard: Some(guard), bounds: self.clone() })
     }
 
-    /// A request on a connection that several share has ended: whoever waits for room looks again.
-    pub fn stream_ended(&self) {
+    /// Whether connections are bounded.
+    pub fn is_bounded(&self) -> bool {
+        self.bounded
+    }
+
+    /// A connection has become free, or one that several share has room: whoever waits looks again.
+    pub fn has_room(&self) {
         self.freed.notify_waiters();
+    }
+
+    /// Returns once somebody waits for a place. To be enabled before [`Bounds::should_yield`] is asked, so that nobody is missed.
+    pub fn hungry(&self) -> Notified<'_> {
+        self.hungry.notified()
+    }
+
+    /// Whether an unused connection is to be closed, so that somebody who waits gets its place: only as many as wait, whoever else is asked.
+    pub fn should_yield(self: &Arc<Self>) -> Option<Yielding> {
+        let waiting = self.circuit.count(Resource::Pending);
+        let one_more = |yielding: u64| (yielding < waiting && self.circuit.is_full(Resource::Connections)).then(|| yielding + 1);
+        self.yielding.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more).ok()?;
+        Some(Yielding(self.clone()))
     }
 
     /// What `take` finds, or a place for a new connection, whichever comes first. Fails if too many wait already. Who is `spare` is given a
@@ -69,25 +92,25 @@ impl Bounds {
             if waiting.is_none() {
                 waiting = Some(self.circuit.try_pending().map_err(drop)?);
             }
-            self.hungry.notify_one();
+            self.hungry.notify_waiters();
             freed.await;
         }
     }
 }
 
-impl Place {
-    /// Returns once somebody needs the place of an unused connection more; never where connections are not bounded.
-    pub async fn wanted(&self) {
-        if self.bounds.bounded {
-            self.bounds.hungry.notified().await;
-        } else {
-            std::future::pending().await
-        }
-    }
+/// A place is being made free for somebody who waits. To be dropped when it is.
+pub struct Yielding(Arc<Bounds>);
 
-    /// Whether it may ever be wanted.
-    pub fn is_bounded(&self) -> bool {
-        self.bounds.bounded
+impl Drop for Yielding {
+    fn drop(&mut self) {
+        self.0.yielding.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Place {
+    /// Under which bounds it counts.
+    pub fn bounds(&self) -> &Arc<Bounds> {
+        &self.bounds
     }
 }
 

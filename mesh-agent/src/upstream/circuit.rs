@@ -186,6 +186,17 @@ impl Circuit {
         })
     }
 
+    /// Whether there may be no more of them now.
+    pub fn is_full(&self, resource: Resource) -> bool {
+        let gauge = self.0.of(resource);
+        gauge.open.load(Ordering::Acquire) >= gauge.limit.load(Ordering::Relaxed)
+    }
+
+    /// How many there are.
+    pub fn count(&self, resource: Resource) -> u64 {
+        self.0.of(resource).open.load(Ordering::Acquire)
+    }
+
     fn take(&self, resource: Resource) -> Result<Guard, Overflow> {
         let gauge = self.0.of(resource);
         let limit = gauge.limit.load(Ordering::Relaxed);

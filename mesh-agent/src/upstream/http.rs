@@ -8,13 +8,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hyper::body::Incoming;
-use hyper::client::conn::{http1, http2};
-use hyper::{Request, Response};
-use mesh_model::service::NamespacedName;
-use mesh_model::workload::{Workload, WorkloadUid};
-use tokio_util::sync::CancellationToken;
-
 use crate::conn::{ClientAddr, ServerAddr};
 use crate::outcome::{Outcome, RequestFailure};
 use crate::route::body::RequestBody;
@@ -22,12 +15,19 @@ use crate::shared::Worker;
 use crate::upstream::bounds::{Bounds, Place};
 use crate::upstream::cluster::Clusters;
 use crate::upstream::originate::SecuredKey;
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use hyper::{Request, Response};
+use mesh_model::service::NamespacedName;
+use mesh_model::workload::{Workload, WorkloadUid};
 
 mod handshake;
 mod open;
+mod yields;
 
 use handshake::{handshake, told};
 pub use open::Dial;
+use yields::Yields;
 
 pub mod opening;
 
@@ -101,8 +101,11 @@ pub struct OnBehalf {
 
 enum Sender {
     Http1(http1::SendRequest<RequestBody>),
-    Http2(http2::SendRequest<RequestBody>),
+    Http2(http2::SendRequest<RequestBody>, Allowed),
 }
+
+/// How many requests at once the server of an HTTP/2 connection allows on it (`SETTINGS_MAX_CONCURRENT_STREAMS`), as far as it has said so.
+type Allowed = Rc<Cell<usize>>;
 
 /// How the connection under a sender ended, once it has.
 type Fate = Rc<RefCell<Option<Outcome>>>;
@@ -129,12 +132,14 @@ pub struct HttpPools {
     idle: RefCell<HashMap<ConnectionKey, Vec<Idle>>>,
     shared: RefCell<HashMap<ConnectionKey, Vec<Shared>>>,
     openings: Rc<Openings>,
+    yields: Yields,
     closed: Cell<bool>,
 }
 
 /// An HTTP/2 connection that many requests use at once.
 struct Shared {
     sender: http2::SendRequest<RequestBody>,
+    allowed: Allowed,
     fate: Fate,
     served: u32,
     opened: Instant,
@@ -165,7 +170,7 @@ impl Drop for Stream {
     fn drop(&mut self) {
         self.0.open.set(self.0.open.get().saturating_sub(1));
         if let Some(bounds) = &self.0.bounds {
-            bounds.stream_ended();
+            bounds.has_room();
         }
     }
 }
@@ -254,7 +259,11 @@ impl HttpPools {
             let there = all.get_mut(key)?;
             there.retain(|shared| !shared.sender.is_closed() && !shared.used_up(&terms, now));
             // The first that has room, so that the others may grow old.
-            let has_room = |shared: &&mut Shared| terms.max_streams.is_none_or(|most| shared.streams.open.get() < most);
+            // What the server does not allow would wait inside of the library.
+            let has_room = |shared: &&mut Shared| {
+                let open = shared.streams.open.get();
+                terms.max_streams.is_none_or(|most| open < most) && usize::try_from(open).is_ok_and(|open| open < shared.allowed.get())
+            };
             let Some(shared) = there.iter_mut().find(has_room) else {
                 if there.is_empty() {
                     all.remove(key);
@@ -264,7 +273,7 @@ impl HttpPools {
             shared.served += 1;
             shared.used = now;
             return Some(lease(Connection {
-                sender: Sender::Http2(shared.sender.clone()),
+                sender: Sender::Http2(shared.sender.clone(), shared.allowed.clone()),
                 fate: shared.fate.clone(),
                 served: shared.served,
                 opened: shared.opened,
@@ -316,7 +325,7 @@ impl HttpPools {
         stream: tokio::net::TcpStream,
         terms: Terms,
     ) -> Result<Lease, Outcome> {
-        let sender = handshake(stream, key.http2, worker, CancellationToken::new()).await?;
+        let sender = handshake(stream, key.http2, worker).await?;
         Ok(self.lease(key, terms, sender, Fate::default(), None, None))
     }
 
@@ -332,15 +341,17 @@ impl HttpPools {
         let (now, place) = (Instant::now(), place.map(Rc::new));
         let mut stream = None;
         // One is enough where any number of requests may be on it; another that was opened meanwhile serves its own request alone.
-        if let Sender::Http2(sender) = &sender
+        if let Sender::Http2(sender, allowed) = &sender
             && !self.closed.get()
             && (terms.max_streams.is_some() || !self.shares(&key))
         {
             let streams = Rc::new(Streams { open: Cell::new(0), bounds });
             stream = Some(Stream::open(&streams));
-            let (sender, fate, place) = (sender.clone(), fate.clone(), place.clone());
-            let shared = Shared { sender, fate, served: 1, opened: now, used: now, idle: terms.idle, place, streams };
+            let (sender, allowed, fate, place) = (sender.clone(), allowed.clone(), fate.clone(), place.clone());
+            let bounds = place.as_ref().map(|place| place.bounds().clone());
+            let shared = Shared { sender, allowed, fate, served: 1, opened: now, used: now, idle: terms.idle, place, streams };
             self.shared.borrow_mut().entry(key.clone()).or_default().push(shared);
+            self.may_yield(bounds);
         }
         let connection = Connection { sender, fate, served: 0, opened: now, place, _stream: stream };
         Lease { pools: self.clone(), key, terms, connection: Some(connection), reused: false }
@@ -357,7 +368,7 @@ impl Connection {
     fn is_closed(&self) -> bool {
         match &self.sender {
             Sender::Http1(sender) => sender.is_closed(),
-            Sender::Http2(sender) => sender.is_closed(),
+            Sender::Http2(sender, _) => sender.is_closed(),
         }
     }
 }
@@ -386,7 +397,7 @@ impl Lease {
                 }
                 sender.try_send_request(request).await
             }
-            Sender::Http2(sender) => {
+            Sender::Http2(sender, _) => {
                 if let Err(error) = sender.ready().await {
                     return Err(failure(&connection.fate, Some(request), &error));
                 }
@@ -408,7 +419,7 @@ impl Lease {
             return;
         }
         // One for many requests is in the pool as long as it lives.
-        if matches!(connection.sender, Sender::Http2(_)) {
+        if matches!(connection.sender, Sender::Http2(..)) {
             return;
         }
         let (pools, key) = (self.pools.clone(), self.key.clone());
@@ -417,36 +428,16 @@ impl Lease {
             if sender.ready().await.is_err() || pools.closed.get() {
                 return;
             }
-            let place = connection.place.clone().filter(|place| place.is_bounded());
+            let bounds = connection.place.as_ref().map(|place| place.bounds().clone());
             {
                 let mut all = pools.idle.borrow_mut();
-                let kept = all.entry(key.clone()).or_default();
+                let kept = all.entry(key).or_default();
                 if kept.len() < MAX_IDLE {
                     kept.push(Idle { connection, until: Instant::now() + idle });
                 }
             }
-            if let Some(place) = place {
-                let (pools, place) = (Rc::downgrade(&pools), Rc::downgrade(&place));
-                give_way(pools, key, place).await;
-            }
+            pools.may_yield(bounds);
         });
-    }
-}
-
-/// Closes an unused connection when somebody waits for its place.
-async fn give_way(pools: std::rc::Weak<HttpPools>, key: ConnectionKey, place: std::rc::Weak<Place>) {
-    loop {
-        // Held only for as long as it takes to look: the place is given back with the last of those who hold it.
-        let Some(held) = place.upgrade() else { return };
-        let wanted = tokio::time::timeout(SWEEP, held.wanted()).await.is_ok();
-        drop(held);
-        let (Some(pools), Some(_)) = (pools.upgrade(), place.upgrade()) else { return };
-        if wanted {
-            if let Some(idle) = pools.idle.borrow_mut().get_mut(&key) {
-                idle.pop();
-            }
-            return;
-        }
     }
 }
 

@@ -78,6 +78,7 @@ fn services() -> Vec<Value> {
     all.push(service("shop", "bounded", &["10.97.2.5", "fd00:97::2:5"], "other", &[("tcp-idle", 91, 7075), ("tcp-most", 92, 7075)]));
     all.push(service("shop", "retried", &["10.97.2.6", "fd00:97::2:6"], "echo", &[("http", 80, 8080)]));
     all.push(service(OUTSIDE, "streams", &["10.97.2.7", "fd00:97::2:7"], "stranger", &[("http2", 80, 8080)]));
+    all.push(service("shop", "few", &["10.97.2.8", "fd00:97::2:8"], "echo", &[("http", 80, 8080)]));
     all.push(service("shop", "nobody", &["10.97.2.2", "fd00:97::2:2"], "nobody", &[("http", 80, 8080)]));
     all
 }

@@ -10,7 +10,7 @@ use mesh_model::workload::Workload;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
-use super::handshake::{handshake, told};
+use super::handshake::{handshake, handshake_until, told};
 use super::{ConnectionKey, Fate, HttpPools, Lease, OnBehalf, Server, Terms};
 use crate::agent::pods::LocalPod;
 use crate::capture::accept;
@@ -77,8 +77,8 @@ impl HttpPools {
                 .map_err(|error| Outcome::ConnectFailed { failure: ConnectFailure::from_io(&error), detail: error.to_string().into() })
         };
         let sender = match (tunnel, tls) {
-            (Some(near), None) => handshake(near, key.http2, worker, over).await?,
-            (None, None) => handshake(plain().await?, key.http2, worker, over).await?,
+            (Some(near), None) => handshake_until(near, key.http2, worker, over).await?,
+            (None, None) => handshake(plain().await?, key.http2, worker).await?,
             (tunnel, Some((tls, offer))) => {
                 let io: Box<dyn Io> = match tunnel {
                     Some(near) => Box::new(near),
@@ -88,7 +88,7 @@ impl HttpPools {
                 worker.shared.requests.secured(agreed.as_ref().ok().map(|agreed| agreed.resumed));
                 let agreed = agreed.map_err(|outcome| told(&fate).unwrap_or(outcome))?;
                 key.http2 = agreed.http2;
-                handshake(agreed.stream, agreed.http2, worker, over).await?
+                handshake_until(agreed.stream, agreed.http2, worker, over).await?
             }
         };
         ends.disarm();

@@ -103,3 +103,28 @@ fn requests_at_once_on_a_connection_are_bounded() {
     });
     HTTP.withdraw("rule-streams");
 }
+
+#[test]
+fn of_few_connections_an_unused_one_makes_room_for_who_waits() {
+    let rule = json!({
+        "apiVersion": "networking.istio.io/v1", "kind": "DestinationRule", "metadata": { "name": "few", "namespace": "shop" },
+        "spec": { "host": "few", "trafficPolicy": { "connectionPool": {
+            "tcp": { "maxConnections": 1 }, "http": { "idleTimeout": "1s", "http1MaxPendingRequests": 100 },
+        } } },
+    });
+    HTTP.apply("rule-few", &[rule]);
+    let client = HTTP.pod("client");
+    let statuses = |words: &[&str]| {
+        let begin = ["curl", "-sS", "--max-time", "20", "-o", "/dev/null", "-w", "%{http_code}\n"];
+        let finished = client.exec(&[&begin[..], words].concat(), LIMIT).unwrap();
+        finished.stdout.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    // One after the other by turns to two servers, then many at once: each connection that is kept is in somebody's way.
+    assert_eq!(statuses(&["http://10.97.2.8/few-[1-40]"]), vec!["200"; 40]);
+    let at_once = ["-Z", "--parallel-immediate", "--parallel-max", "8", "http://10.97.2.8/at-once-[1-24]?delay=20"];
+    assert_eq!(statuses(&at_once), vec!["200"; 24]);
+    let open = || HTTP.sum("n1", "nodemesh_circuit_open", &[("cluster", "shop/few:80"), ("bound", "connections")]);
+    wait_until("no place is held by what is closed", LIMIT, || open() == 0.0).unwrap();
+    assert_eq!(statuses(&["http://10.97.2.8/few-again"]), ["200"]);
+    HTTP.withdraw("rule-few");
+}

@@ -215,7 +215,7 @@ fn web_sockets_carry_data_both_ways_and_their_close_codes() {
         "--binary",
         &binary.to_string(),
         "--idle",
-        "1500",
+        "7000",
         "--close",
         "4001",
     ]);
