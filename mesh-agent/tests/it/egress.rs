@@ -244,7 +244,7 @@ fn what_is_sent_to_a_host_is_limited_at_its_clients() {
     put(limit("endpoint", json!([{ "requests": 2, "unit": "hour", "burst": 3 }])));
     assert_eq!(statuses("/?status=503", 2), [503, 429]);
     let seen = [("service", "limited.example"), ("status", "503"), ("direction", "outbound")];
-    assert_eq!(number(&ANY.access("n1", &seen), "attempts"), 3);
+    assert_eq!(text(&ANY.access("n1", &seen), "attempts"), "3");
     ANY.wait_sum("n1", "nodemesh_request_retry_refusals_total", &[("bound", "rateLimit")], 1.0);
 
     // By path, in the form in which paths are judged; a connection that is no HTTP counts as one.

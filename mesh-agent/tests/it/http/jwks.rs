@@ -115,7 +115,9 @@ fn keys_that_an_issuer_serves_are_fetched_followed_and_kept() {
     );
     let web = Web::default();
     let roots = web.start(&ground.world);
-    ground.options.control_flags = vec![format!("--jwks-roots={}", roots.display()), "--jwks-refresh=1s".to_owned()];
+    // One that comes back is the one that went.
+    let state = format!("--state-dir={}", ground.world.directory().join("authority").display());
+    ground.options.control_flags = vec![format!("--jwks-roots={}", roots.display()), "--jwks-refresh=1s".to_owned(), state];
     ground.options.agent_flags.push("--drain-time=10s".to_owned());
     let mut mesh = ground.start();
     let [client, near, far, caller] = ["client", "near", "far", "caller"].map(|name| mesh.pod(name));
@@ -213,7 +215,7 @@ fn keys_that_an_issuer_serves_are_fetched_followed_and_kept() {
     let third = Agent::start_as(&mesh.world, &mesh.node("n2"), "agent-third", &mesh.options).unwrap();
     let mut second = mesh.mesh.replace(third).unwrap();
     wait_until("the third agent serves", LIMIT, || served(&mesh)).unwrap_or_else(|error| panic!("{error}:\n{}", mesh.agent("n2").log()));
-    assert!(accepted());
+    assert!(accepted(), "{}\n{}", mesh.admin("n2", "/jwks"), mesh.agent("n2").log());
     assert!(second.process.wait(LIMIT).unwrap().is_some_and(|status| status.success()), "{}", second.log());
     // It comes back with new keys.
     web.put("/keys", &one.jwks());
