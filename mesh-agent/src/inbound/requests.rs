@@ -274,10 +274,11 @@ impl Requests {
                         self.judged.inbound.worker.shared.requests.body_broke(&fault);
                         return Err(fault);
                     }
-                    let again = failure.unsent.is_some() || failure.leaving || idempotent && !original.has_begun();
+                    let again = failure.unsent.is_some() || failure.leaving || failure.closed && idempotent && !original.has_begun();
                     if !(reused && original.can_repeat() && again) {
                         return Err(failure.outcome);
                     }
+                    original.supersede();
                     stale += 1;
                 }
             }

@@ -79,6 +79,9 @@ pub fn wanted(snapshot: &Snapshot, node: &str) -> BTreeSet<Arc<str>> {
     names.flat_map(|names| names.iter()).map(|name| name.host.clone()).collect()
 }
 
+/// How long the first answer about a name is waited for.
+pub const FIRST_ANSWER: Duration = Duration::from_secs(2);
+
 impl Names {
     /// Says which names are to be looked up from now on.
     pub fn want(&self, mut names: BTreeSet<Arc<str>>) {

@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use super::{connection, routed};
 use crate::agent::pods::LocalPod;
 use crate::conn::{ClientAddr, OrigDst, ServerAddr};
+use crate::names::FIRST_ANSWER;
 use crate::ops::metrics::{Kind, Metrics};
 use crate::ops::record::Connection;
 use crate::ops::{Security, ServiceRef};
@@ -24,8 +25,6 @@ use crate::upstream::{connect, copy};
 
 mod requests;
 
-/// For the first answer about a name.
-const FIRST_ANSWER: Duration = Duration::from_secs(2);
 /// For the head of a request or a TLS client's hello, once it has begun.
 const HEAD: Duration = Duration::from_secs(10);
 

@@ -152,6 +152,7 @@ impl Attempts<'_> {
                             };
                             let presumed = presumed.map(Outcome::Request);
                             let server = chosen.server.address.0;
+                            self.original.answered();
                             let on_end = Box::new(move |_| drop((chosen, place, retrying)));
                             return Ok(Done { response, lease, deadline: try_deadline, server, standing, presumed, on_end });
                         }
@@ -162,6 +163,7 @@ impl Attempts<'_> {
                         observe(worker, &chosen, now, observation);
                     }
                     if failed.stale {
+                        self.original.supersede();
                         stale += 1;
                         record.line.attempts -= 1;
                         continue;
@@ -177,6 +179,8 @@ impl Attempts<'_> {
                     }
                 }
             };
+            // Before anything is waited for: the server may go on reading, and what it reads would be lost to the next.
+            self.original.supersede();
             tried.push(chosen.index());
             drop(chosen);
             worker.shared.requests.retried();
@@ -241,10 +245,7 @@ impl Attempts<'_> {
             request::address(&mut head, lease.http2(), tls_name.is_some(), self.upgrade).map_err(Failed::at_once)?;
             let began = Instant::now();
             match lease.send(Request::from_parts(head, self.original.attempt())).await {
-                Ok(response) => {
-                    self.original.answered();
-                    Ok((response, lease, began))
-                }
+                Ok(response) => Ok((response, lease, began)),
                 Err(failure) => Err(self.failed(failure, reused && may_be_stale)),
             }
         };
@@ -272,7 +273,7 @@ impl Attempts<'_> {
     }
 
     fn failed(&self, failure: SendFailure, reused: bool) -> Failed {
-        let SendFailure { unsent, outcome, refused, leaving } = failure;
+        let SendFailure { unsent, outcome, refused, leaving, closed } = failure;
         // Its client broke the request off: no other server would see more of it, and this one is not to blame.
         if let Some(outcome) = self.original.fault() {
             self.client.worker.shared.requests.body_broke(&outcome);
@@ -281,9 +282,11 @@ impl Attempts<'_> {
         if outcome.is_denial() {
             return Failed::at_once(outcome);
         }
-        // What is idempotent may be sent again over another connection if this one turns out to be closed (RFC 9110, 9.2.2).
-        let idempotent =
-            matches!(self.parts.method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE) && !self.original.has_begun();
+        // What is idempotent may be sent again over another connection if this one turns out to be closed (RFC 9110, 9.2.2). An answer, be it
+        // that there is none, is not that.
+        let idempotent = closed
+            && matches!(self.parts.method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE)
+            && !self.original.has_begun();
         if reused && self.original.can_repeat() && (unsent.is_some() || leaving || idempotent) {
             return Failed { outcome, failure: None, observation: None, stale: true };
         }
@@ -446,16 +449,21 @@ pub fn hash(cluster: &Cluster, parts: &Parts, client: IpAddr, cookies: &mut Vec<
 
 /// Sends a copy to one endpoint and throws its answer away. What was too large to keep is not copied, which is counted.
 pub fn mirror(client: &Rc<Client>, plan: &Plan, target: &Target, parts: &Parts, original: &Original) {
-    let shared = &client.worker.shared;
-    let (Target::Service { service, port, subset }, Some(body)) = (target, original.whole()) else {
-        return shared.requests.mirror_skipped();
-    };
+    let requests = &client.worker.shared.requests;
+    let Target::Service { service, port, subset } = target else { return requests.mirror_skipped() };
     let upstream = plan.upstream(client, service, *port, subset.as_ref()).ok().filter(|upstream| upstream.cluster.refusal().is_none());
-    let Some(upstream) = upstream else { return shared.requests.mirror_skipped() };
+    let Some(upstream) = upstream else { return requests.mirror_skipped() };
+    // Nobody waits for a copy's answer: without these bounds there could be any number of them.
+    let (Some(under_way), Ok(place)) = (requests.mirror_begins(), upstream.bounds.circuit.try_request()) else {
+        return requests.mirror_skipped();
+    };
+    let Some(body) = original.whole() else { return requests.mirror_skipped() };
     let (client, parts, tasks) = (client.clone(), parts.clone(), client.worker.connections.clone());
     tasks.spawn_local(async move {
         let cluster = &upstream.cluster;
-        let Some(chosen) = cluster.choose(Instant::now(), Wish { dialled: Some(client.dialled.0), ..Wish::default() }) else { return };
+        let Some(chosen) = cluster.choose(Instant::now(), Wish { dialled: Some(client.dialled.0), ..Wish::default() }) else {
+            return client.worker.shared.requests.mirror_skipped();
+        };
         if count(&client, cluster, Instant::now(), &parts).is_err() {
             return client.worker.shared.requests.mirror_skipped();
         }
@@ -475,6 +483,7 @@ pub fn mirror(client: &Rc<Client>, plan: &Plan, target: &Target, parts: &Parts, 
             Ok(Some(())) => client.worker.shared.requests.mirrored(),
             Ok(None) | Err(_) => client.worker.shared.requests.mirror_failed(),
         }
+        drop((under_way, place));
     });
 }
 

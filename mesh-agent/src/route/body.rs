@@ -1,21 +1,23 @@
-//! Bodies on their way: counted, kept for another attempt while they are small, and ended with the record of their request.
+//! Requests' bodies on their way: counted, and kept for another attempt while they are small.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
-use crate::ops::RequestRecorder;
 use crate::outcome::{Outcome, RequestFailure};
-use crate::upstream::http::Lease;
+
+mod response;
+
+pub use response::{Ongoing, ReplyBody, grpc_status};
 
 /// Any error of a body.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -108,6 +110,20 @@ struct Source {
     /// Runs while something is asked for.
     waiting: bool,
     timer: Option<Pin<Box<Sleep>>>,
+    /// The number of the attempt that has the body. Those before it get nothing more: a server that has answered early may go on reading.
+    current: u64,
+    /// To tell that attempt if it waits.
+    waker: Option<Waker>,
+}
+
+impl Source {
+    /// Takes the body from the attempt that has it.
+    fn supersede(&mut self) {
+        self.current += 1;
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
 }
 
 /// The body of a request, from which one attempt after the other is made.
@@ -119,8 +135,20 @@ impl Original {
         let ended = body.is_end_stream();
         seen.ended.set(ended);
         let kept = keep.then(VecDeque::new);
-        let (fault, waiting, timer) = (None, false, None);
-        Original(Rc::new(RefCell::new(Source { body, seen, kept, kept_bytes: 0, trailers: None, ended, fault, patience, waiting, timer })))
+        Original(Rc::new(RefCell::new(Source {
+            body,
+            seen,
+            kept,
+            kept_bytes: 0,
+            trailers: None,
+            ended,
+            fault: None,
+            patience,
+            waiting: false,
+            timer: None,
+            current: 0,
+            waker: None,
+        })))
     }
 
     /// Whether another attempt can have the whole body.
@@ -132,6 +160,11 @@ impl Original {
     /// How its client broke it off, if it did.
     pub fn fault(&self) -> Option<Outcome> {
         self.0.borrow().fault.clone()
+    }
+
+    /// No attempt has it any longer: what a server has not been sent yet is there for the next one, or for nobody.
+    pub fn supersede(&self) {
+        self.0.borrow_mut().supersede();
     }
 
     /// The answer has begun: from here on client and server talk as they like, also with long pauses.
@@ -153,13 +186,14 @@ impl Original {
         Some(kept.iter().flat_map(|part| part.iter().copied()).collect())
     }
 
-    /// The body for an attempt.
+    /// The body for an attempt, which takes it from the one before.
     pub fn attempt(&self) -> RequestBody {
-        let source = self.0.borrow();
+        let source = &mut *self.0.borrow_mut();
+        source.supersede();
         if source.ended && source.seen.bytes.get() == 0 && source.trailers.is_none() {
             return RequestBody(Kind::Empty);
         }
-        RequestBody(Kind::Attempt(Attempt { source: self.0.clone(), next: 0, trailers_sent: false }))
+        RequestBody(Kind::Attempt(Attempt { source: self.0.clone(), number: source.current, next: 0, trailers_sent: false }))
     }
 }
 
@@ -174,6 +208,7 @@ enum Kind {
 
 struct Attempt {
     source: Rc<RefCell<Source>>,
+    number: u64,
     /// Number of the kept part that comes next.
     next: usize,
     trailers_sent: bool,
@@ -204,6 +239,9 @@ impl Body for RequestBody {
             Kind::Whole(bytes) => bytes.is_none(),
             Kind::Attempt(attempt) => {
                 let source = attempt.source.borrow();
+                if attempt.number != source.current {
+                    return false;
+                }
                 let repeated = source.kept.as_ref().is_none_or(|kept| attempt.next >= kept.len());
                 source.ended && repeated && (source.trailers.is_none() || attempt.trailers_sent)
             }
@@ -269,6 +307,9 @@ fn fault_of(error: &hyper::Error) -> Outcome {
 impl Attempt {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let source = &mut *self.source.borrow_mut();
+        if self.number != source.current {
+            return Poll::Ready(Some(Err("another attempt has taken its place".into())));
+        }
         if let Some(part) = source.kept.as_ref().and_then(|kept| kept.get(self.next)) {
             self.next += 1;
             return Poll::Ready(Some(Ok(Frame::data(part.clone()))));
@@ -277,10 +318,14 @@ impl Attempt {
             let trailers = source.trailers.clone().filter(|_| !std::mem::replace(&mut self.trailers_sent, true));
             return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
         }
-        let frame = match ready!(source.poll_client(cx)) {
-            Some(Ok(frame)) => frame,
-            Some(Err(error)) => return Poll::Ready(Some(Err(error))),
-            None => {
+        let frame = match source.poll_client(cx) {
+            Poll::Pending => {
+                source.waker = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+            Poll::Ready(Some(Ok(frame))) => frame,
+            Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error))),
+            Poll::Ready(None) => {
                 source.ended = true;
                 source.seen.ended.set(true);
                 return Poll::Ready(None);
@@ -306,176 +351,6 @@ impl Attempt {
                 self.trailers_sent = true;
                 Poll::Ready(Some(Ok(frame)))
             }
-        }
-    }
-}
-
-/// What is known of a response that is under way.
-pub struct Ongoing {
-    /// The request's record.
-    pub record: RequestRecorder,
-    /// The request's body.
-    pub seen: Rc<Seen>,
-    /// The connection that it comes from, kept for the next request once it has come in full.
-    pub lease: Option<Lease>,
-    /// Called when the last byte has come, or when none will.
-    pub on_end: Option<Box<dyn FnOnce(bool)>>,
-}
-
-impl Ongoing {
-    fn end(mut self, failure: Option<Outcome>) {
-        let whole = failure.is_none();
-        if let Some(lease) = self.lease.take().filter(|_| whole && self.seen.ended.get()) {
-            lease.keep();
-        }
-        if let Some(on_end) = self.on_end.take() {
-            on_end(whole);
-        }
-        self.settle();
-        match failure {
-            Some(outcome) => self.record.finish(outcome),
-            None => self.record.complete(),
-        }
-    }
-
-    fn settle(&mut self) {
-        self.record.totals.request_bytes = self.seen.bytes.get();
-        self.record.totals.request_messages = self.seen.messages();
-    }
-}
-
-/// A response's body towards a client.
-pub struct ReplyBody {
-    kind: ReplyKind,
-    messages: Option<Messages>,
-    deadline: Option<Pin<Box<Sleep>>>,
-    ongoing: Option<Box<Ongoing>>,
-}
-
-enum ReplyKind {
-    Incoming(Incoming),
-    Whole(Option<Bytes>),
-}
-
-impl ReplyBody {
-    /// Of a server.
-    pub fn incoming(body: Incoming, ongoing: Ongoing, grpc: bool, deadline: Option<Instant>) -> ReplyBody {
-        let deadline = deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline)));
-        let mut body = ReplyBody {
-            kind: ReplyKind::Incoming(body),
-            messages: grpc.then(Messages::default),
-            deadline,
-            ongoing: Some(Box::new(ongoing)),
-        };
-        body.end_if_over();
-        body
-    }
-
-    /// Of this agent itself.
-    pub fn whole(bytes: Bytes, ongoing: Ongoing) -> ReplyBody {
-        let whole = (!bytes.is_empty()).then_some(bytes);
-        let mut body = ReplyBody { kind: ReplyKind::Whole(whole), messages: None, deadline: None, ongoing: Some(Box::new(ongoing)) };
-        body.end_if_over();
-        body
-    }
-
-    /// One that nobody records.
-    pub fn unrecorded(bytes: Bytes) -> ReplyBody {
-        ReplyBody { kind: ReplyKind::Whole((!bytes.is_empty()).then_some(bytes)), messages: None, deadline: None, ongoing: None }
-    }
-
-    fn end_if_over(&mut self) {
-        if self.is_end_stream()
-            && let Some(ongoing) = self.ongoing.take()
-        {
-            ongoing.end(None);
-        }
-    }
-
-    fn count(&mut self, bytes: &[u8]) {
-        let Some(ongoing) = &mut self.ongoing else { return };
-        ongoing.record.totals.response_bytes += bytes.len() as u64;
-        if let Some(messages) = &mut self.messages {
-            messages.feed(bytes);
-            ongoing.record.totals.response_messages = messages.count();
-        }
-    }
-}
-
-/// gRPC's status, from headers or trailers.
-pub fn grpc_status(headers: &HeaderMap) -> Option<u16> {
-    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
-}
-
-impl Body for ReplyBody {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let this = &mut *self;
-        let frame = match &mut this.kind {
-            ReplyKind::Whole(bytes) => bytes.take().map(|bytes| Ok(Frame::data(bytes))),
-            ReplyKind::Incoming(body) => match Pin::new(body).poll_frame(cx) {
-                Poll::Ready(frame) => frame,
-                Poll::Pending => {
-                    ready!(this.deadline.as_mut().map_or(Poll::Pending, |deadline| deadline.as_mut().poll(cx)));
-                    if let Some(ongoing) = this.ongoing.take() {
-                        ongoing.end(Some(Outcome::Request(RequestFailure::TimedOut)));
-                    }
-                    return Poll::Ready(Some(Err("the response took too long".into())));
-                }
-            },
-        };
-        match frame {
-            Some(Ok(frame)) => {
-                if let Some(data) = frame.data_ref() {
-                    this.count(data.chunk());
-                } else if let (Some(trailers), Some(ongoing)) = (frame.trailers_ref(), &mut this.ongoing) {
-                    ongoing.record.line.grpc_status = grpc_status(trailers).or(ongoing.record.line.grpc_status);
-                }
-                this.end_if_over();
-                Poll::Ready(Some(Ok(frame)))
-            }
-            Some(Err(error)) => {
-                if let Some(ongoing) = this.ongoing.take() {
-                    let detail = error.to_string().into();
-                    ongoing.end(Some(Outcome::Request(RequestFailure::UpstreamClosed { detail })));
-                }
-                Poll::Ready(Some(Err(error.into())))
-            }
-            None => {
-                if let Some(ongoing) = this.ongoing.take() {
-                    ongoing.end(None);
-                }
-                Poll::Ready(None)
-            }
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match &self.kind {
-            ReplyKind::Incoming(body) => body.is_end_stream(),
-            ReplyKind::Whole(bytes) => bytes.is_none(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match &self.kind {
-            ReplyKind::Incoming(body) => body.size_hint(),
-            ReplyKind::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-        }
-    }
-}
-
-impl Drop for ReplyBody {
-    fn drop(&mut self) {
-        // Dropped in the middle: its client is gone. What its request's body had is counted all the same.
-        if let Some(mut ongoing) = self.ongoing.take() {
-            if let Some(on_end) = ongoing.on_end.take() {
-                on_end(true);
-            }
-            ongoing.settle();
-            ongoing.record.finish(Outcome::ClientReset);
         }
     }
 }

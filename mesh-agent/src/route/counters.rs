@@ -1,7 +1,7 @@
 //! What requests count beyond Istio's metrics, and how the clusters do, for a scrape.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::ops::metrics::{Kind, Metrics, Samples};
 use crate::outcome::{Outcome, RequestFailure};
@@ -14,9 +14,22 @@ pub struct RequestCounters {
     retries: AtomicU64,
     retry_refusals: [AtomicU64; RETRY_BOUNDS.len()],
     mirrors: [AtomicU64; 3],
+    mirrors_under_way: AtomicUsize,
     ejections: [AtomicU64; 3],
     refusals: [AtomicU64; REFUSALS.len()],
     secured: [AtomicU64; 3],
+}
+
+/// Copies of requests that may be under way at once on the node.
+const MIRRORS: usize = 1024;
+
+/// A copy that is under way.
+pub struct Mirror(Arc<RequestCounters>);
+
+impl Drop for Mirror {
+    fn drop(&mut self) {
+        self.0.mirrors_under_way.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// What can keep an attempt from being made again.
@@ -76,6 +89,13 @@ impl RequestCounters {
         });
     }
 
+    /// A place for a copy among those that may be under way at once on the node.
+    pub fn mirror_begins(self: &Arc<Self>) -> Option<Mirror> {
+        let one_more = |open: usize| (open < MIRRORS).then_some(open + 1);
+        self.mirrors_under_way.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
+        Some(Mirror(self.clone()))
+    }
+
     /// A copy was answered.
     pub fn mirrored(&self) {
         let [sent, _, _] = &self.mirrors;
@@ -88,7 +108,7 @@ impl RequestCounters {
         add(failed);
     }
 
-    /// A copy was not sent: its target is not there, or the request was too large to keep.
+    /// A copy was not sent: its target is not there, the request was too large to keep, or too many are under way.
     pub fn mirror_skipped(&self) {
         let [_, _, skipped] = &self.mirrors;
         add(skipped);

@@ -67,7 +67,8 @@ impl Client {
 
     fn plan(&self) -> Rc<Plan> {
         let snapshot = self.worker.shared.snapshot.load();
-        self.plan.get(snapshot.version(), || Plan::of(&snapshot, self))
+        // What names stand for is no part of the configuration.
+        self.plan.get((snapshot.version(), self.worker.shared.names.generation()), || Plan::of(&snapshot, self))
     }
 
     /// Answers a request that goes nowhere.
@@ -235,7 +236,13 @@ impl Exchange {
                 return self.refuse(Outcome::Request(RequestFailure::InvalidRoute { detail }));
             }
         };
-        let upstream = match plan.upstream(client, service, port, subset) {
+        let mut upstream = plan.upstream(client, service, port, subset);
+        if upstream.as_ref().is_ok_and(|upstream| service.is_entry() && upstream.cluster.is_empty()) {
+            // Its names may not have been asked for yet.
+            plan.settle(client, service, port).await;
+            upstream = client.plan().upstream(client, service, port, subset);
+        }
+        let upstream = match upstream {
             Ok(upstream) => upstream,
             Err(missing) => return self.refuse(missing.outcome()),
         };
@@ -280,7 +287,10 @@ impl Exchange {
         }
         let done = match ended {
             Ok(done) => done,
-            Err(outcome) => return self.refuse(outcome),
+            Err(outcome) => {
+                original.supersede();
+                return self.refuse(outcome);
+            }
         };
         if let Some(by) = persistence {
             self.keep_session(by, done.server, kept, now_unix);

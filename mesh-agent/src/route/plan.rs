@@ -12,6 +12,7 @@ use mesh_model::workload::Workload;
 
 use super::exchange::Client;
 use super::tables::Turns;
+use crate::names::FIRST_ANSWER;
 use crate::upstream::bounds::Bounds;
 use crate::upstream::cluster::{Cluster, ClusterName, Missing};
 use crate::upstream::members;
@@ -72,6 +73,13 @@ impl Plan {
         let upstream = Rc::new(Upstream { service, port, subset, cluster, bounds });
         self.upstreams.borrow_mut().push(upstream.clone());
         Ok(upstream)
+    }
+
+    /// Waits until the names behind a port of a ServiceEntry's host have been asked for.
+    pub async fn settle(&self, client: &Client, service: &NamespacedName, port: u16) {
+        let ports = self.snapshot.service(service).map(|service| &service.ports);
+        let names = ports.and_then(|ports| ports.iter().find(|there| there.port == port)?.discovery.names());
+        client.worker.shared.names.settle(names.map(|names| &**names).unwrap_or_default(), FIRST_ANSWER).await;
     }
 
     fn cluster(&self, client: &Client, name: ClusterName) -> Result<Arc<Cluster>, Missing> {

@@ -129,7 +129,9 @@ async fn answer<S: Service>(service: Rc<S>, request: Request<Incoming>, http2: b
 }
 
 /// Keeps a value that is made from the configuration until that changes.
-pub struct Current<T>(RefCell<Option<(u64, Rc<T>)>>);
+pub struct Current<T>(RefCell<Option<Versioned<T>>>);
+
+type Versioned<T> = ((u64, u64), Rc<T>);
 
 impl<T> Default for Current<T> {
     fn default() -> Self {
@@ -138,8 +140,8 @@ impl<T> Default for Current<T> {
 }
 
 impl<T> Current<T> {
-    /// The value of this version.
-    pub fn get(&self, version: u64, make: impl FnOnce() -> T) -> Rc<T> {
+    /// The value of these versions of what it is made of.
+    pub fn get(&self, version: (u64, u64), make: impl FnOnce() -> T) -> Rc<T> {
         if let Some((of, value)) = &*self.0.borrow()
             && *of == version
         {

@@ -208,6 +208,8 @@ pub struct SendFailure {
     pub refused: bool,
     /// It did so because it is about to close the connection (GOAWAY): over another the request may be sent at once.
     pub leaving: bool,
+    /// The connection is closed: it was not the server's answer to this request.
+    pub closed: bool,
 }
 
 impl HttpPools {
@@ -387,6 +389,7 @@ impl Lease {
                 outcome: Outcome::internal("a connection was used twice"),
                 refused: false,
                 leaving: false,
+                closed: false,
             });
         };
         connection.served += 1;
@@ -454,5 +457,6 @@ fn failure(fate: &Fate, unsent: Option<Request<RequestBody>>, error: &hyper::Err
             Outcome::Request(RequestFailure::UpstreamClosed { detail: detail.into() })
         }
     };
-    SendFailure { unsent, outcome, refused, leaving }
+    let closed = !of_http2.is_some_and(h2::Error::is_reset) && !error.is_parse();
+    SendFailure { unsent, outcome, refused, leaving, closed }
 }

@@ -11,9 +11,9 @@ use hyper::{Request, Response};
 use mesh_model::service::{DnsEndpoint, NamespacedName};
 use mesh_model::settings::OutboundTraffic;
 
-use super::FIRST_ANSWER;
 use crate::agent::pods::LocalPod;
 use crate::conn::{ClientAddr, OrigDst};
+use crate::names::FIRST_ANSWER;
 use crate::ops::record::Connection;
 use crate::outcome::{Outcome, RequestFailure};
 use crate::route::body::ReplyBody;

@@ -1,5 +1,8 @@
 //! How many retries all the requests to a Service may have together (XBackendTrafficPolicy).
 
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+
 use super::*;
 
 fn policy(name: &str, created: &str, spec: &Value) -> Value {
@@ -77,4 +80,57 @@ fn a_service_keeps_its_sessions_without_a_route() {
         assert_eq!(answer.seen().name, first.seen().name, "{answer:?}");
     }
     HTTP.withdraw("sticky");
+}
+
+/// A server that answers the first request from its head alone, and reads on; the second it answers with how many bytes its body had.
+fn answers_early(listener: &TcpListener) -> std::io::Result<()> {
+    let (mut first, _) = listener.accept()?;
+    read_head(&mut first)?;
+    first.write_all(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n")?;
+    std::thread::spawn(move || std::io::copy(&mut first, &mut std::io::sink()));
+    let (mut second, _) = listener.accept()?;
+    let mut rest = read_head(&mut second)?;
+    while !rest.ends_with(b"0\r\n\r\n") {
+        let mut some = [0; 4096];
+        match second.read(&mut some)? {
+            0 => break,
+            read => rest.extend_from_slice(&some[..read]),
+        }
+    }
+    let body = rest.iter().filter(|byte| **byte == b'z').count().to_string();
+    write!(second, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+}
+
+/// What came after the head of a request.
+fn read_head(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
+    let mut all = Vec::new();
+    loop {
+        if let Some(end) = all.windows(4).position(|four| four == b"\r\n\r\n") {
+            return Ok(all.split_off(end + 4));
+        }
+        let mut some = [0; 1024];
+        match stream.read(&mut some)? {
+            0 => return Ok(all),
+            read => all.extend_from_slice(&some[..read]),
+        }
+    }
+}
+
+#[test]
+fn a_body_that_is_still_coming_when_a_server_has_failed_is_there_in_whole_for_the_next() {
+    let listener = HTTP.pod("stranger").in_netns(|| TcpListener::bind("0.0.0.0:9310").unwrap()).unwrap();
+    let host = "early.outside.svc.cluster.local";
+    let route = json!({
+        "apiVersion": "networking.istio.io/v1", "kind": "VirtualService", "metadata": { "name": "early", "namespace": "shop" },
+        "spec": { "hosts": [host], "http": [{
+            "retries": { "attempts": 1, "retryOn": "5xx", "backoff": "500ms" }, "route": [{ "destination": { "host": host } }],
+        }] },
+    });
+    HTTP.apply("rule-early", &[route]);
+    std::thread::spawn(move || answers_early(&listener).unwrap());
+    let upload = "z() { head -c $1 /dev/zero | tr '\\0' z; }; (z 8000; sleep 0.3; z 200000) | \
+                  curl -sS -X POST -H 'Expect:' -H 'Transfer-Encoding: chunked' -T - http://10.97.2.9/early";
+    let finished = HTTP.pod("client").exec(&["sh", "-c", upload], LIMIT).unwrap();
+    assert_eq!(finished.stdout, "208000", "{finished:?}");
+    HTTP.withdraw("rule-early");
 }
