@@ -173,17 +173,11 @@ impl Control {
             None => Leadership::Leads(std::time::Instant::now()),
         });
         metrics.leader.set(i64::from(leadership.borrow().is_own()));
-        let ca = IstioCertificateServiceServer::new(ca)
-            .max_decoding_message_size(config.server.message)
-            .max_encoding_message_size(server::MAX_ANSWER);
         let budgets = BudgetService::new(authenticator.clone(), leadership.clone(), snapshots.clone(), metrics.clone());
-        let budgets = BudgetsServer::new(budgets).max_decoding_message_size(budgets::LONGEST).max_encoding_message_size(server::MAX_ANSWER);
         let stopping = CancellationToken::new();
         let waiting = config.server.request.saturating_sub(ANSWERING);
         let keys = KeysService::new(authenticator, book.clone(), waiting, stopping.clone(), metrics.clone());
-        let keys =
-            KeysServer::new(keys).max_decoding_message_size(keys::service::MAX_REQUEST).max_encoding_message_size(server::MAX_ANSWER);
-        let services = Services::default().and(ca).and(budgets).and(keys);
+        let services = services(Arc::new(ca), budgets, keys, config.server.message);
         let (limits, counted, stop) = (config.server, metrics.clone(), stopping.clone());
         tasks.spawn(async move {
             let served = server::serve(ca_listener, tls, services, limits, counted, stop.cancelled()).await;
@@ -263,6 +257,17 @@ impl Control {
         tracing::info!("ended");
         Ok(())
     }
+}
+
+/// What is served to agents. Each call is judged by its head first: what nobody may send must not be kept.
+fn services(ca: Arc<CaService>, budgets: BudgetService, keys: KeysService, longest: usize) -> Services {
+    let (of_budgets, of_keys) = (budgets.gate(), keys.gate());
+    let served = IstioCertificateServiceServer::from_arc(ca.clone())
+        .max_decoding_message_size(longest)
+        .max_encoding_message_size(server::MAX_ANSWER);
+    let budgets = BudgetsServer::new(budgets).max_decoding_message_size(budgets::LONGEST).max_encoding_message_size(server::MAX_ANSWER);
+    let keys = KeysServer::new(keys).max_decoding_message_size(keys::service::MAX_REQUEST).max_encoding_message_size(server::MAX_ANSWER);
+    Services::default().behind(ca, "CreateCertificate", served).behind(of_budgets, "Lend", budgets).behind(of_keys, "Fetch", keys)
 }
 
 /// Not ready before the mesh is known: until then nothing is signed for anybody.

@@ -11,7 +11,13 @@ use crate::ca::authenticate::{Authenticator, Caller, bearer};
 use crate::ca::limit::{Limiter, Rate};
 use crate::ca::refusal::{Blame, REASON, Refusal};
 use crate::metrics::Metrics;
-use crate::server::Peer;
+use crate::server::{Entered, Entering, Guard, Head, Peer};
+
+mod places;
+
+pub use places::Place;
+
+use places::Places;
 
 /// Calls whose token is looked at at once.
 const CONCURRENT: usize = 256;
@@ -25,7 +31,29 @@ pub struct Gate {
     room: Semaphore,
     limiter: Mutex<Limiter>,
     log_limiter: Mutex<Limiter>,
+    /// The places of calls, where a node has few.
+    places: Option<Arc<Places>>,
     metrics: Arc<Metrics>,
+}
+
+impl Guard for Gate {
+    fn let_in<'a>(&'a self, head: &'a Head) -> Entering<'a> {
+        Box::pin(async move {
+            let node = self.enter(head).await?;
+            let place = match &self.places {
+                None => None,
+                Some(places) => Some(places.enter(&node).ok_or_else(|| {
+                    let status = Status::resource_exhausted(format!("node {node} does not read the answers to its calls"));
+                    self.refuse(&node, "unread", status)
+                })?),
+            };
+            Ok(Entered { caller: Caller { node }, place })
+        })
+    }
+
+    fn overtaken(&self) -> Status {
+        self.quietly("overtaken", Status::aborted("the node has made newer calls"))
+    }
 }
 
 impl Gate {
@@ -37,12 +65,22 @@ impl Gate {
             room: Semaphore::new(CONCURRENT),
             limiter: Mutex::new(Limiter::new(per_node)),
             log_limiter: Mutex::new(Limiter::new(REFUSAL_LINES)),
+            places: None,
             metrics,
         }
     }
 
-    /// The node whose agent calls, by its bearer token; else the status to answer, counted and logged.
+    /// With so many calls of a node at once; a newer one ends the oldest. In force where the gate is a service's [`Guard`].
+    pub fn at_once(mut self, calls: usize) -> Gate {
+        self.places = Some(Places::new(calls));
+        self
+    }
+
+    /// The node whose agent calls: as its guard found, or else by its bearer token; else the status to answer, counted and logged.
     pub async fn enter<T>(&self, request: &Request<T>) -> Result<Arc<str>, Status> {
+        if let Some(Caller { node }) = request.extensions().get() {
+            return Ok(node.clone());
+        }
         let mut node = None;
         match self.judge(request, &mut node).await {
             Ok(node) => {

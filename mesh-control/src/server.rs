@@ -24,9 +24,14 @@ use tonic::transport::server::Connected;
 use crate::metrics::Metrics;
 
 mod counted;
+mod guard;
 mod services;
 
+pub use guard::{Entered, Entering, Guard, Head};
 pub use services::Services;
+
+/// Calls of a connection at once. An agent has eight for certificates, one for keys and one for budgets.
+const STREAMS: u32 = 16;
 
 /// Bounds of the endpoint.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,7 +63,8 @@ impl Default for ServerLimits {
             idle: Duration::from_secs(60),
             request: Duration::from_secs(10),
             age: Duration::from_secs(1800),
-            message: 64 * 1024,
+            // A request for a key of RSA with 8192 bits has 4 KiB.
+            message: 16 * 1024,
             drain: Duration::from_secs(10),
         }
     }
@@ -97,7 +103,7 @@ pub async fn serve(
     let incoming = stream::unfold(receiver, |mut receiver| async move { Some((Ok::<_, io::Error>(receiver.recv().await?), receiver)) });
     let serving = tonic::transport::Server::builder()
         .timeout(limits.request)
-        .max_concurrent_streams(64)
+        .max_concurrent_streams(STREAMS)
         .initial_stream_window_size(64 * 1024)
         .initial_connection_window_size(256 * 1024)
         .max_connection_age(limits.age)

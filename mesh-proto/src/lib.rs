@@ -1,5 +1,7 @@
 //! Generated gRPC code of the services that the mesh's parts talk over; the contracts are in `proto/`.
 
+pub mod codec;
+
 /// Istio's certificate service, as istiod serves it and ztunnel calls it.
 #[allow(missing_docs, clippy::all, clippy::pedantic)]
 pub mod ca {

@@ -24,6 +24,8 @@ use crate::metrics::Metrics;
 const NAME: &str = "budgets";
 /// Agents ask every quarter of a second at most.
 const PER_NODE: Rate = Rate { per_second: 10.0, burst: 50.0 };
+/// Calls of a node at once: an agent makes one after the other, and another agent may be about to take its place.
+const AT_ONCE: usize = 2;
 /// Budgets that one request may be about.
 pub const MOST_NEEDS: usize = 1024;
 /// Longest request.
@@ -31,7 +33,7 @@ pub const LONGEST: usize = 512 * 1024;
 
 /// Lends budgets while this replica leads.
 pub struct BudgetService {
-    gate: Gate,
+    gate: Arc<Gate>,
     leadership: watch::Receiver<Leadership>,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     ledger: Mutex<Option<Held>>,
@@ -55,8 +57,13 @@ impl BudgetService {
         snapshots: watch::Receiver<Arc<Snapshot>>,
         metrics: Arc<Metrics>,
     ) -> BudgetService {
-        let gate = Gate::new(NAME, authenticator, PER_NODE, metrics.clone());
+        let gate = Arc::new(Gate::new(NAME, authenticator, PER_NODE, metrics.clone()).at_once(AT_ONCE));
         BudgetService { gate, leadership, snapshots, ledger: Mutex::new(None), metrics }
+    }
+
+    /// Whom it lets in, to be asked before a call's body is read.
+    pub fn gate(&self) -> Arc<Gate> {
+        self.gate.clone()
     }
 
     /// Since when this replica leads; else who does.

@@ -14,7 +14,7 @@ use tonic::metadata::MetadataMap;
 use super::refusal::Refusal;
 use crate::files::{self, Stamp};
 
-/// An authenticated caller.
+/// An authenticated caller; an extension of requests that were let in by their heads.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Caller {
     /// The node whose agent it is.

@@ -1,6 +1,5 @@
 //! The gRPC service: one request judged step by step, each refusal told, counted and logged.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -20,7 +19,7 @@ use super::lifetime::Lifetimes;
 use super::limit::{Limiter, Rate};
 use super::refusal::{Blame, Refusal};
 use crate::metrics::Metrics;
-use crate::server::Peer;
+use crate::server::{Entered, Entering, Guard, Head, Peer};
 
 /// Bounds of the service.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -86,13 +85,24 @@ impl CaService {
         }
     }
 
-    /// Judges a request and signs. `facts` is filled as things become known, for the log.
-    async fn answer(&self, request: &Request<IstioCertificateRequest>, facts: &mut Facts) -> Result<(Issued, Vec<String>), Refusal> {
-        let permit = self.room.try_acquire().map_err(|_| Refusal::Overloaded)?;
+    /// The node whose agent asks, if it may ask: as its head was judged, or is now.
+    async fn caller<T>(&self, request: &Request<T>, facts: &mut Facts) -> Result<Arc<str>, Refusal> {
+        if let Some(Caller { node }) = request.extensions().get() {
+            facts.node = Some(node.clone());
+            return Ok(node.clone());
+        }
+        let _permit = self.room.try_acquire().map_err(|_| Refusal::Overloaded)?;
         let from = request.extensions().get::<Peer>().map(|peer| peer.0.ip().to_canonical());
         let Caller { node } = self.authenticator.authenticate(bearer(request.metadata())?, from).await?;
         facts.node = Some(node.clone());
         self.admit(&node)?;
+        Ok(node)
+    }
+
+    /// Judges a request and signs. `facts` is filled as things become known, for the log.
+    async fn answer(&self, request: &Request<IstioCertificateRequest>, facts: &mut Facts) -> Result<(Issued, Vec<String>), Refusal> {
+        let node = self.caller(request, facts).await?;
+        let permit = self.room.try_acquire().map_err(|_| Refusal::Overloaded)?;
         let asked = request.get_ref();
         let csr = csr::read(&asked.csr)?;
         let identity = identity(&csr, asked)?;
@@ -144,12 +154,55 @@ impl CaService {
         limiter.sweep(now);
         if limiter.admit(node, now) { Ok(()) } else { Err(Refusal::TooOften((&**node).into())) }
     }
+
+    /// The status of a refusal, counted and logged.
+    fn refuse<T>(&self, request: &Request<T>, facts: &Facts, refusal: &Refusal) -> Status {
+        let (reason, _, blame) = refusal.meaning();
+        self.metrics.refused(reason);
+        let asker = facts.node.clone().unwrap_or_default();
+        if !self.log_limiter.lock().admit(&asker, Instant::now()) {
+            return refusal.status();
+        }
+        let (peer, node, identity) = (peer(request), facts.node(), facts.identity());
+        match blame {
+            Blame::Client => tracing::warn!(peer, node, identity, reason, %refusal, "certificate refused"),
+            Blame::Authority => tracing::error!(peer, node, identity, reason, %refusal, "certificate refused"),
+        }
+        refusal.status()
+    }
+}
+
+impl Guard for CaService {
+    fn let_in<'a>(&'a self, head: &'a Head) -> Entering<'a> {
+        Box::pin(async move {
+            let mut facts = Facts::default();
+            match self.caller(head, &mut facts).await {
+                Ok(node) => Ok(Entered { caller: Caller { node }, place: None }),
+                Err(refusal) => Err(self.refuse(head, &facts, &refusal)),
+            }
+        })
+    }
+}
+
+/// Where a request comes from, for the log.
+fn peer<T>(request: &Request<T>) -> String {
+    request.extensions().get::<Peer>().map(|peer| peer.0.to_string()).unwrap_or_default()
 }
 
 #[derive(Default)]
 struct Facts {
     node: Option<Arc<str>>,
     identity: Option<Identity>,
+}
+
+impl Facts {
+    fn node(&self) -> &str {
+        self.node.as_deref().unwrap_or_default()
+    }
+
+    fn identity(&self) -> String {
+        self.identity.as_ref().map(Identity::to_string).unwrap_or_default()
+    }
 }
 
 /// The identity that is asked for: in the request's names, in the metadata as ztunnel does, or the same in both.
@@ -168,32 +221,16 @@ fn identity(csr: &Csr, asked: &IstioCertificateRequest) -> Result<Identity, Refu
 #[tonic::async_trait]
 impl IstioCertificateService for CaService {
     async fn create_certificate(&self, request: Request<IstioCertificateRequest>) -> Result<Response<IstioCertificateResponse>, Status> {
-        let peer: Option<SocketAddr> = request.extensions().get::<Peer>().map(|peer| peer.0);
-        let peer = peer.map(|peer| peer.to_string()).unwrap_or_default();
         let mut facts = Facts::default();
-        let answer = self.answer(&request, &mut facts).await;
-        let node = facts.node.as_deref().unwrap_or_default();
-        let identity = facts.identity.as_ref().map(Identity::to_string).unwrap_or_default();
-        match answer {
+        match self.answer(&request, &mut facts).await {
             Ok((issued, cert_chain)) => {
                 self.metrics.issued.inc();
                 let seconds = issued.validity.not_after.duration_since(SystemTime::now()).unwrap_or_default().as_secs();
+                let (peer, node, identity) = (peer(&request), facts.node(), facts.identity());
                 tracing::info!(peer, node, identity, serial = issued.serial, valid_for_s = seconds, "certificate issued");
                 Ok(Response::new(IstioCertificateResponse { cert_chain }))
             }
-            Err(refusal) => {
-                let (reason, _, blame) = refusal.meaning();
-                self.metrics.refused(reason);
-                let asker = facts.node.clone().unwrap_or_default();
-                if !self.log_limiter.lock().admit(&asker, Instant::now()) {
-                    return Err(refusal.status());
-                }
-                match blame {
-                    Blame::Client => tracing::warn!(peer, node, identity, reason, %refusal, "certificate refused"),
-                    Blame::Authority => tracing::error!(peer, node, identity, reason, %refusal, "certificate refused"),
-                }
-                Err(refusal.status())
-            }
+            Err(refusal) => Err(self.refuse(&request, &facts, &refusal)),
         }
     }
 }

@@ -1,7 +1,14 @@
+use std::convert::Infallible;
 use std::path::Path;
 
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
+use http_body_util::StreamBody;
+use hyper::body::Frame;
 use mesh_proto::ca::IstioCertificateRequest;
 use mesh_proto::ca::istio_certificate_service_client::IstioCertificateServiceClient;
+use mesh_proto::nodemesh::keys_client::KeysClient;
+use mesh_proto::nodemesh::{FetchKeysRequest, KnownKeys};
 use mesh_sources::SourceSettings;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -50,10 +57,14 @@ fn config(dir: &Path) -> Config {
     }
 }
 
-async fn client(control: &Control) -> IstioCertificateServiceClient<Channel> {
+async fn channel(control: &Control) -> Channel {
     let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(control.authority().roots_pem())).domain_name("127.0.0.1");
     let endpoint = Endpoint::from_shared(format!("https://{}", control.ca_address())).unwrap().tls_config(tls).unwrap();
-    IstioCertificateServiceClient::new(endpoint.connect().await.unwrap())
+    endpoint.connect().await.unwrap()
+}
+
+async fn client(control: &Control) -> IstioCertificateServiceClient<Channel> {
+    IstioCertificateServiceClient::new(channel(control).await)
 }
 
 fn request(csr: String) -> Request<IstioCertificateRequest> {
@@ -121,6 +132,65 @@ async fn a_huge_message_is_refused_before_it_is_read() {
     let metrics = control.metrics();
     assert_eq!(metrics.refusals("too_large"), 1);
     good(&mut client).await;
+}
+
+/// Calls with the beginning of a message whose end never comes, and waits for the status at most five seconds, half of what a request has.
+async fn begin(mut channel: Channel, path: &str, token: Option<&str>) -> String {
+    let mut begun = vec![0, 0, 0, 0x3e, 0x80];
+    begun.resize(1000, 0);
+    let frames = stream::iter([Ok::<_, Infallible>(Frame::data(Bytes::from(begun)))]).chain(stream::pending());
+    let mut request = http::Request::post(path).header("content-type", "application/grpc");
+    if let Some(token) = token {
+        request = request.header("authorization", format!("Bearer {token}"));
+    }
+    let request = request.body(tonic::body::Body::new(StreamBody::new(frames))).unwrap();
+    std::future::poll_fn(|cx| tower_service::Service::poll_ready(&mut channel, cx)).await.unwrap();
+    let answered = tokio::time::timeout(Duration::from_secs(5), tower_service::Service::call(&mut channel, request)).await;
+    let response = answered.expect("a status before the message has come").unwrap();
+    response.headers()["grpc-status"].to_str().unwrap().to_owned()
+}
+
+const FETCH: &str = "/nodemesh.v1.Keys/Fetch";
+
+#[tokio::test]
+async fn of_whoever_shows_no_token_nothing_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let control = Control::start(config(dir.path())).await.unwrap();
+    let channel = channel(&control).await;
+    for path in [FETCH, "/nodemesh.v1.Budgets/Lend", "/istio.v1.auth.IstioCertificateService/CreateCertificate"] {
+        for token in [None, Some("token-of-nobody-at-all")] {
+            assert_eq!(begin(channel.clone(), path, token).await, "16", "UNAUTHENTICATED: {path}");
+        }
+    }
+    let metrics = control.metrics();
+    for reason in ["no_token", "unknown_token"] {
+        assert_eq!((metrics.refusals(reason), metrics.calls("keys", reason), metrics.calls("budgets", reason)), (1, 1, 1), "{reason}");
+    }
+}
+
+#[tokio::test]
+async fn a_node_has_few_calls_for_keys_at_once_and_the_newest_count() {
+    let dir = tempfile::tempdir().unwrap();
+    let control = Control::start(config(dir.path())).await.unwrap();
+    let (channel, metrics) = (channel(&control).await, control.metrics());
+    let mut calls = Vec::new();
+    for count in 1..=3 {
+        calls.push(tokio::spawn(begin(channel.clone(), FETCH, Some(TOKEN))));
+        until(|| metrics.calls("keys", "let_in") == count).await;
+    }
+    assert_eq!(calls.remove(0).await.unwrap(), "10", "ABORTED");
+    assert!(calls.iter().all(|call| !call.is_finished()));
+    assert_eq!(metrics.calls("keys", "overtaken"), 1);
+    let mut client = KeysClient::new(channel);
+    let mut ask = async |known: Vec<KnownKeys>| {
+        let mut request = Request::new(FetchKeysRequest { known, wait_ms: 0 });
+        request.metadata_mut().insert("authorization", format!("Bearer {TOKEN}").parse().unwrap());
+        client.fetch(request).await.map(|answer| answer.into_inner().keys.len()).map_err(|status| status.code())
+    };
+    assert_eq!(ask(Vec::new()).await, Ok(0));
+    assert_eq!(ask(vec![KnownKeys::default(); 501]).await, Err(Code::InvalidArgument));
+    assert_eq!(ask(vec![KnownKeys::default(); 5000]).await, Err(Code::InvalidArgument), "refused before anything is made of it");
+    assert_eq!((metrics.calls("keys", "malformed"), metrics.refusals("malformed")), (1, 1));
 }
 
 #[tokio::test]
@@ -194,10 +264,7 @@ async fn one_address_cannot_take_every_place() {
 async fn an_unknown_method_is_counted() {
     let dir = tempfile::tempdir().unwrap();
     let control = Control::start(config(dir.path())).await.unwrap();
-    let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(control.authority().roots_pem())).domain_name("127.0.0.1");
-    let channel =
-        Endpoint::from_shared(format!("https://{}", control.ca_address())).unwrap().tls_config(tls).unwrap().connect().await.unwrap();
-    let mut grpc = tonic::client::Grpc::new(channel);
+    let mut grpc = tonic::client::Grpc::new(channel(&control).await);
     grpc.ready().await.unwrap();
     let path = http::uri::PathAndQuery::from_static("/istio.v1.auth.IstioCertificateService/Nonsense");
     let codec = tonic_prost::ProstCodec::<IstioCertificateRequest, IstioCertificateRequest>::default();

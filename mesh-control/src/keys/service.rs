@@ -26,6 +26,12 @@ use crate::metrics::Metrics;
 const SERVICE: &str = "keys";
 /// How often a node may ask: its policies may change all at once.
 const PER_NODE: Rate = Rate { per_second: 5.0, burst: 50.0 };
+/// Calls of a node at once: an agent has one that waits, and so has the one whose place it takes.
+const AT_ONCE: usize = 2;
+/// Longest version, in bytes; what is longer is none of ours.
+const MAX_VERSION: usize = 128;
+/// Longest failure, in bytes: agents keep a thousand characters of what they are told.
+const MAX_FAILURE: usize = 4000;
 /// Longest request, in bytes.
 pub const MAX_REQUEST: usize = MOST * (MAX_URL + 1024);
 /// Keys in an answer, in bytes, as long as it is more than one set; the next call brings the rest.
@@ -37,7 +43,7 @@ const UNKNOWN: &str = "mesh-control knows no RequestAuthentication that names it
 
 /// The service.
 pub struct KeysService {
-    gate: Gate,
+    gate: Arc<Gate>,
     book: watch::Receiver<Arc<Book>>,
     patience: Duration,
     stop: CancellationToken,
@@ -52,7 +58,13 @@ impl KeysService {
         stop: CancellationToken,
         metrics: Arc<Metrics>,
     ) -> KeysService {
-        KeysService { gate: Gate::new(SERVICE, authenticator, PER_NODE, metrics), book, patience, stop }
+        let gate = Arc::new(Gate::new(SERVICE, authenticator, PER_NODE, metrics).at_once(AT_ONCE));
+        KeysService { gate, book, patience, stop }
+    }
+
+    /// Whom it lets in, to be asked before a call's body is read.
+    pub fn gate(&self) -> Arc<Gate> {
+        self.gate.clone()
     }
 
     async fn await_news(&self, known: &[Known], wait: Duration) -> FetchKeysResponse {
@@ -103,10 +115,19 @@ struct Known {
 impl Known {
     fn read(wire: KnownKeys) -> Result<Known, &'static str> {
         let location = match wire.source.and_then(|source| source.source) {
+            Some(Source::JwksUri(url) | Source::Issuer(url)) if url.len() > MAX_URL => {
+                return Err("known.source: is longer than 2048 bytes, which no RequestAuthentication's may be");
+            }
             Some(Source::JwksUri(uri)) => KeyLocation::Jwks(uri.into()),
             Some(Source::Issuer(issuer)) => KeyLocation::Issuer(issuer.into()),
             None => return Err("it asks for keys without saying from where"),
         };
+        if wire.version.len() > MAX_VERSION {
+            return Err("known.version: is longer than 128 bytes, which none that was told is");
+        }
+        if wire.failure.len() > MAX_FAILURE {
+            return Err("known.failure: is longer than 4000 bytes; send no more than 1000 characters of what was told");
+        }
         let fetched = UNIX_EPOCH.checked_add(Duration::from_millis(wire.fetched_unix_ms)).unwrap_or(UNIX_EPOCH);
         Ok(Known { location, version: wire.version, fetched, failure: wire.failure })
     }

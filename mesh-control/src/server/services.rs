@@ -11,13 +11,23 @@ use tonic::body::Body;
 use tonic::server::NamedService;
 use tower_service::Service;
 
-type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+use super::guard::{Guard, Guarded};
+
+pub(super) type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
 /// gRPC services; a call to any other is answered UNIMPLEMENTED. Cheap to clone.
 #[derive(Clone, Default)]
-pub struct Services(Vec<(&'static str, Arc<dyn Answers>)>);
+pub struct Services(Vec<Served>);
 
-trait Answers: Send + Sync {
+#[derive(Clone)]
+struct Served {
+    name: &'static str,
+    /// The only method, if not all are served.
+    method: Option<&'static str>,
+    service: Arc<dyn Answers>,
+}
+
+pub(super) trait Answers: Send + Sync {
     fn answer(&self, request: Request<Body>) -> Answering;
 }
 
@@ -41,7 +51,17 @@ impl Services {
         S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + NamedService + Clone + Send + Sync + 'static,
         S::Future: Send + 'static,
     {
-        self.0.push((S::NAME, Arc::new(Of(service))));
+        self.0.push(Served { name: S::NAME, method: None, service: Arc::new(Of(service)) });
+        self
+    }
+
+    /// With one method of one more. Its calls are judged by a guard before anything of their bodies is read.
+    pub fn behind<S>(mut self, guard: Arc<dyn Guard>, method: &'static str, service: S) -> Self
+    where
+        S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + NamedService + Clone + Send + Sync + 'static,
+        S::Future: Send + 'static,
+    {
+        self.0.push(Served { name: S::NAME, method: Some(method), service: Arc::new(Guarded { guard, service }) });
         self
     }
 }
@@ -57,9 +77,11 @@ impl Service<Request<Body>> for Services {
 
     fn call(&mut self, request: Request<Body>) -> Answering {
         // `/package.Service/Method`
-        let name = request.uri().path().strip_prefix('/').and_then(|path| path.split_once('/')).map(|(name, _)| name);
-        match self.0.iter().find(|(of, _)| Some(*of) == name) {
-            Some((_, service)) => service.answer(request),
+        let path = request.uri().path().strip_prefix('/').and_then(|path| path.split_once('/'));
+        let served = path
+            .and_then(|(name, method)| self.0.iter().find(|served| served.name == name && served.method.is_none_or(|only| only == method)));
+        match served {
+            Some(served) => served.service.answer(request),
             None => Box::pin(std::future::ready(Ok(Status::unimplemented("there is no such service here").into_http()))),
         }
     }

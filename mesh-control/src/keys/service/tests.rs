@@ -79,6 +79,22 @@ fn what_says_no_place_is_malformed() {
     assert_eq!(read.location, KeyLocation::Issuer("https://i".into()));
 }
 
+#[test]
+fn what_is_longer_than_anything_that_is_told_is_not_kept() {
+    let with = |url: usize, version: usize, failure: usize| {
+        let source = Some(KeySource { source: Some(Source::JwksUri("u".repeat(url))) });
+        Known::read(KnownKeys { source, version: "v".repeat(version), failure: "f".repeat(failure), fetched_unix_ms: 0 }).map(drop)
+    };
+    with(MAX_URL, MAX_VERSION, MAX_FAILURE).unwrap();
+    for (refused, field) in [
+        (with(MAX_URL + 1, 0, 0), "known.source"),
+        (with(1, MAX_VERSION + 1, 0), "known.version"),
+        (with(1, 0, MAX_FAILURE + 1), "known.failure"),
+    ] {
+        assert!(refused.unwrap_err().starts_with(field), "{field}");
+    }
+}
+
 fn service(book: watch::Receiver<Arc<Book>>, patience: Duration, stop: CancellationToken) -> Arc<KeysService> {
     let nobody = crate::ca::NodeTokens::open(std::path::Path::new("/nonexistent"), SystemTime::now());
     Arc::new(KeysService::new(Arc::new(nobody), book, patience, stop, Arc::new(Metrics::new())))
