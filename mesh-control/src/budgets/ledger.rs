@@ -5,6 +5,10 @@
 //! Agents keep the other half: a loan lapses for them no later than here, and one that was below the fair share is kept for as long again,
 //! until what was lent of the rest has lapsed too. How long that is an agent counts from an answer that it got, so whoever has not said for as
 //! long as a loan lives that he got one counts with his fair share at least.
+//!
+//! What an agent says is not proven. It is believed as far as an agent can speak the truth: whoever has not been lent more than its fair
+//! share for as long as a loan lives holds no more than that, whatever it says. Only what was lent before this ledger began it cannot know,
+//! and believes what it is told until that must have lapsed.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,6 +27,8 @@ pub const AGAIN: Duration = Duration::from_secs(1);
 pub const SOON: Duration = Duration::from_millis(250);
 /// Of its fair share, what a node keeps that asks for nothing, so that its next requests need not wait: one in so many.
 const KEPT: u64 = 100;
+/// The highest demand that is of any matter: that of a thousand budgets.
+const MOST_DEMAND: u64 = 1000 * WHOLE as u64;
 /// What is lent above the demand, which is a little different every time: one in so many.
 const ABOVE: u64 = 100;
 
@@ -70,17 +76,19 @@ pub struct Ledger {
 }
 
 /// What a node holds, as far as can be known.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Account {
     session: u64,
     turn: u64,
     demand: u64,
+    /// What it says that it holds.
     holds: u32,
     lent: u32,
     /// When it asked.
     at: Instant,
     /// When it made the latest request of which it has said that it got the answer.
     confirmed: Option<Instant>,
+    had: Had,
 }
 
 impl Account {
@@ -88,13 +96,31 @@ impl Account {
         now < self.at + LIFETIME
     }
 
-    /// At most, of one whose fair share this is.
-    fn held(&self, now: Instant, fair: u32) -> u32 {
-        let held = self.holds.max(self.lent);
+    /// At most, of one whose fair share this is. Before the `calm` others' loans may be about.
+    fn held(&self, now: Instant, calm: Instant, fair: u32) -> u32 {
+        let most = if now < calm { WHOLE } else { self.had.most(now).max(fair) };
+        let held = self.holds.min(most).max(self.lent);
         match self.confirmed {
             Some(at) if now < at + LIFETIME => held,
             _ => held.max(fair),
         }
+    }
+}
+
+/// What a node was lent, or had by itself, each time that it asked: as long as it lives, and as far as it is more than what came after it. So
+/// the first is the largest.
+#[derive(Clone, Default, Debug)]
+struct Had(Vec<(Instant, u32)>);
+
+impl Had {
+    fn add(&mut self, now: Instant, parts: u32) {
+        self.0.retain(|&(at, more)| now < at + LIFETIME && more > parts);
+        self.0.push((now, parts));
+    }
+
+    /// The largest part that may still be held.
+    fn most(&self, now: Instant) -> u32 {
+        self.0.iter().find(|&&(at, _)| now < at + LIFETIME).map_or(0, |&(_, parts)| parts)
     }
 }
 
@@ -109,21 +135,25 @@ impl Ledger {
     pub fn ask(&mut self, now: Instant, id: &BudgetId, node: &Arc<str>, sharing: &Sharing, asked: Asked) -> Option<Loan> {
         let book = self.books.entry(id.clone()).or_default();
         book.retain(|_, account| account.is_live(now));
-        let fair = sharing.fair(node).parts();
-        let (mut asked, mut confirmed) = (asked, None);
+        let (calm, fair) = (self.calm, sharing.fair(node).parts());
+        let (mut asked, mut confirmed, mut had) = (asked, None, Had::default());
         if let Some(known) = book.get(node) {
             if known.session == asked.session && known.turn >= asked.turn {
                 return None;
             }
             if known.session != asked.session {
                 // The agent before this one may hold what it was lent.
-                asked.holds = asked.holds.max(known.held(now, fair));
+                asked.holds = asked.holds.max(known.held(now, calm, fair));
             } else if known.turn == asked.answered {
                 confirmed = Some(known.at);
             } else {
                 confirmed = known.confirmed;
             }
+            had = known.had.clone();
         }
+        let most = if now < calm { WHOLE } else { had.most(now).max(fair) };
+        asked.holds = asked.holds.min(most);
+        asked.demand = asked.demand.min(MOST_DEMAND);
         let need = |demand: u64, fair: u32| (demand.saturating_add(demand / ABOVE)).max(u64::from(fair) / KEPT).max(1);
         let own = need(asked.demand, fair);
         // Whoever cannot be lent anything has its own: endpoints that are no pods of the mesh, and nodes whose agents do not ask.
@@ -139,7 +169,7 @@ impl Ledger {
             match book.get(other) {
                 Some(account) => {
                     claims.push(Claim { weight: u64::from(fair), need: need(account.demand, fair) });
-                    free = free.saturating_sub(account.held(now, fair).into());
+                    free = free.saturating_sub(account.held(now, calm, fair).into());
                 }
                 None if ready > 0 => {
                     pool = pool.saturating_sub(fair.into());
@@ -150,7 +180,7 @@ impl Ledger {
         }
         for (_, account) in book.iter().filter(|(other, _)| *other != node && !sharing.nodes.contains_key(*other)) {
             // Its pods are gone, and its loan will lapse.
-            let held = u64::from(account.held(now, 0));
+            let held = u64::from(account.held(now, calm, 0));
             pool = pool.saturating_sub(held);
             free = free.saturating_sub(held);
         }
@@ -161,10 +191,9 @@ impl Ledger {
         }
         let wanting = claims.iter().map(|claim| claim.need).sum::<u64>() > pool || u64::from(parts) < target;
         let moving = wanting || parts < asked.holds;
-        book.insert(
-            node.clone(),
-            Account { session: asked.session, turn: asked.turn, demand: asked.demand, holds: asked.holds, lent: parts, at: now, confirmed },
-        );
+        had.add(now, parts.max(fair));
+        let Asked { session, turn, demand, holds, .. } = asked;
+        book.insert(node.clone(), Account { session, turn, demand, holds, lent: parts, at: now, confirmed, had });
         Some(Loan { parts, again: if moving { SOON } else { AGAIN } })
     }
 

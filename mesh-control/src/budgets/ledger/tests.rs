@@ -108,7 +108,98 @@ fn endpoints_that_nobody_counts_for_keep_their_part() {
     assert_eq!(ledger.lent(now).count(), 0);
 }
 
+/// What one says that lies: the most, of a life of its own each time.
+fn lie(session: u64) -> Asked {
+    Asked { session, turn: 1, answered: 0, demand: u64::MAX, holds: u32::MAX }
+}
+
+#[test]
+fn whoever_says_that_it_holds_everything_is_believed_its_fair_share() {
+    let (mut ledger, now) = calm();
+    let two = sharing(&[1, 1], 0);
+    for session in 1..20 {
+        assert!(ledger.ask(now, &id(), &node(0), &two, lie(session)).unwrap().parts <= 500_000);
+        assert_eq!(ledger.ask(now, &id(), &node(1), &two, asked(session, 2_000_000, 500_000)).unwrap().parts, 500_000);
+    }
+}
+
+#[test]
+fn what_was_lent_once_cannot_be_claimed_for_ever() {
+    let (mut ledger, start) = calm();
+    let two = sharing(&[1, 1], 0);
+    let (mut honest, mut now) = (Agent::new(500_000), start);
+    for turn in 1..=3 {
+        honest.ask(&mut ledger, now, &node(1), &two, 0, false);
+        ledger.ask(now, &id(), &node(0), &two, asked(turn, 2_000_000, 500_000)).unwrap();
+    }
+    assert_eq!(ledger.ask(now, &id(), &node(0), &two, asked(4, 2_000_000, 995_000)).unwrap().parts, 995_000);
+    let end = start + LIFETIME;
+    for session in 10.. {
+        now += SOON;
+        honest.ask(&mut ledger, now, &node(1), &two, 2_000_000, false);
+        ledger.ask(now, &id(), &node(0), &two, lie(session)).unwrap();
+        if now >= end {
+            break;
+        }
+        assert_eq!(honest.holds(now), 5_000, "it may still hold it");
+    }
+    assert_eq!(honest.holds(now), 500_000);
+}
+
+#[test]
+fn what_is_claimed_of_a_time_before_the_ledger_is_believed_no_longer_than_it_can_be_true() {
+    let start = Instant::now();
+    let (mut ledger, two) = (Ledger::new(start), sharing(&[1, 1], 0));
+    let late = ledger.calm - Duration::from_millis(1);
+    assert_eq!(ledger.ask(late, &id(), &node(0), &two, lie(1)).unwrap().parts, 500_000);
+    assert_eq!(ledger.ask(ledger.calm, &id(), &node(1), &two, asked(1, 2_000_000, 500_000)).unwrap().parts, 500_000);
+}
+
 proptest! {
+    /// One says whatever it likes: the others together never hold more than it was not lent, and each comes to its fair share.
+    #[test]
+    fn a_liar_takes_no_more_than_it_was_lent(
+        ready in prop::collection::vec(1u32..4, 2..5),
+        strangers in 0u32..2,
+        steps in prop::collection::vec((0usize..5, 0u64..900, 0u64..3_000_000, any::<bool>(), lies()), 1..150),
+        anew in any::<bool>(),
+    ) {
+        let (mut ledger, mut now) = calm();
+        let shared = sharing(&ready, strangers);
+        let mut agents: Vec<Agent> = (0..ready.len()).map(|index| Agent::new(shared.fair(&node(index)).parts())).collect();
+        // The first.
+        let mut lent = (0, now);
+        for (index, wait, demand, lost, lie) in steps {
+            now += Duration::from_millis(wait);
+            match index % ready.len() {
+                0 => if let Some(loan) = ledger.ask(now, &id(), &node(0), &shared, lie) {
+                    lent = (loan.parts, now + LIFETIME);
+                },
+                index => agents[index].ask(&mut ledger, now, &node(index), &shared, demand, lost),
+            }
+            let honest: u64 = agents.iter().skip(1).map(|agent| u64::from(agent.holds(now))).sum();
+            let all = honest + if now < lent.1 { u64::from(lent.0) } else { 0 };
+            prop_assert!(all <= u64::from(WHOLE), "{all}");
+        }
+        // Sessions that were not heard of before.
+        const LATER: u64 = 1 << 32;
+        let end = now + LIFETIME + SOON * 6;
+        for step in 0_u64.. {
+            now += SOON;
+            let (session, turn) = if anew { (LATER + step, 1) } else { (LATER, step + 1) };
+            ledger.ask(now, &id(), &node(0), &shared, Asked { session, turn, ..lie(0) });
+            for (index, agent) in agents.iter_mut().enumerate().skip(1) {
+                agent.ask(&mut ledger, now, &node(index), &shared, 3_000_000, false);
+            }
+            if now >= end {
+                break;
+            }
+        }
+        for agent in agents.iter().skip(1) {
+            prop_assert!(agent.holds(now) + 10 >= agent.fair, "{agent:?}");
+        }
+    }
+
     /// Agents ask at any time, answers get lost, demands jump: what all may hold is never more than there is, and whoever has asked a few
     /// times undisturbed has what is fair.
     #[test]
@@ -136,6 +227,14 @@ proptest! {
             prop_assert!(agent.holds(now) + 10 >= agent.fair, "{agent:?}");
         }
     }
+}
+
+/// Anything that may be said.
+fn lies() -> impl Strategy<Value = Asked> {
+    let demand = prop_oneof![any::<u64>(), Just(0), Just(u64::MAX)];
+    let holds = prop_oneof![any::<u32>(), 0..=WHOLE, Just(u32::MAX)];
+    let said = (0u64..3, prop_oneof![0u64..200, any::<u64>()], prop_oneof![0u64..200, any::<u64>()], demand, holds);
+    said.prop_map(|(session, turn, answered, demand, holds)| Asked { session, turn, answered, demand, holds })
 }
 
 /// What an agent does, as the module's head says.
