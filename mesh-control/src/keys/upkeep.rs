@@ -1,12 +1,13 @@
 //! Keeps the book: follows the configuration, runs the fetches that are due, and says what came of them.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use mesh_model::policy::request_authentication::KeyLocation;
 use mesh_model::snapshot::Snapshot;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 use super::fetch::{FetchError, Fetched, Fetcher};
 use super::schedule::{Book, Schedule, Terms, wanted};
@@ -43,23 +44,33 @@ impl Upkeep {
     /// Runs as long as the process.
     pub async fn run(mut self) -> (&'static str, Result<(), String>) {
         let mut fetches: JoinSet<Ended> = JoinSet::new();
+        let mut running: HashMap<KeyLocation, AbortHandle> = HashMap::new();
         let mut fresh = true;
         loop {
             let now = Instant::now();
             if std::mem::take(&mut fresh) {
                 let snapshot = self.snapshots.borrow_and_update().clone();
                 self.schedule.follow(&wanted(&snapshot), now);
+                // Whoever renames what is slow would have more under way than may be.
+                running.retain(|location, fetch| {
+                    let is_wanted = self.schedule.is_running(location);
+                    if !is_wanted {
+                        fetch.abort();
+                    }
+                    is_wanted
+                });
                 self.publish();
             }
             for job in self.schedule.start(now, ROOM.saturating_sub(fetches.len())) {
-                let fetcher = self.fetcher.clone();
-                fetches.spawn(async move {
+                let (fetcher, location) = (self.fetcher.clone(), job.location.clone());
+                let fetch = fetches.spawn(async move {
                     let result = fetcher.fetch(&job.location, job.timeout).await;
                     (job.location, result)
                 });
+                running.insert(location, fetch);
             }
             // With no room, what is due waits for an end.
-            let next = self.schedule.next().filter(|_| fetches.len() < ROOM);
+            let next = self.schedule.next(now).filter(|_| fetches.len() < ROOM);
             let due = async {
                 match next {
                     Some(next) => tokio::time::sleep_until(next.into()).await,
@@ -72,7 +83,11 @@ impl Upkeep {
                     Err(_) => return ("the keys of issuers", Err("nobody follows the configuration".into())),
                 },
                 Some(ended) = fetches.join_next() => match ended {
-                    Ok(ended) => self.take(ended),
+                    Ok(ended) => {
+                        running.remove(&ended.0);
+                        self.take(ended);
+                    }
+                    Err(error) if error.is_cancelled() => {}
                     Err(error) => return ("the keys of issuers", Err(error.to_string())),
                 },
                 () = due => {}

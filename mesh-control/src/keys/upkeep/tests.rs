@@ -8,9 +8,13 @@ use super::super::testing::{Answer, Issuer, jwks};
 use super::*;
 
 fn naming(url: &str) -> Arc<Snapshot> {
+    naming_all(&[url.to_owned()])
+}
+
+fn naming_all(urls: &[String]) -> Arc<Snapshot> {
+    let rules: String = urls.iter().map(|url| format!("  - {{issuer: a, jwksUri: '{url}', timeout: 60s}}\n")).collect();
     let text = format!(
-        "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {{name: a, namespace: shop}}\nspec:\n  jwtRules:\n  \
-         - {{issuer: a, jwksUri: '{url}'}}\n"
+        "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {{name: a, namespace: shop}}\nspec:\n  jwtRules:\n{rules}"
     );
     let parsed = parse_documents(&PathBuf::from("a.yaml"), &text);
     Arc::new(Snapshot::build_on_node(parsed.documents.iter(), parsed.problems.clone(), &PodNetworks::default(), None))
@@ -49,4 +53,30 @@ async fn the_book_follows_policies_and_issuers() {
     assert!(metrics.jwks_fetches("ok") >= 3 && metrics.jwks_fetches("status") >= 2);
     drop(snapshots);
     assert!(task.await.unwrap().1.is_err());
+}
+
+#[tokio::test]
+async fn fetches_that_nobody_waits_for_any_more_make_room() {
+    let issuer = Issuer::start().await;
+    let (snapshots, followed) = watch::channel(naming_all(&[]));
+    let (sender, mut book) = watch::channel(Arc::default());
+    let upkeep = Upkeep::new(Terms::new(Duration::from_secs(60)), Fetcher::new(None), followed, sender, Arc::new(Metrics::new()));
+    let task = tokio::spawn(upkeep.run());
+    for round in 0..2 * ROOM {
+        let paths: Vec<String> = (0..ROOM).map(|number| format!("/slow-{round}-{number}")).collect();
+        for path in &paths {
+            issuer.set(path, Answer { delay: Duration::from_secs(60), ..Answer::of(200, "") });
+        }
+        snapshots.send_replace(naming_all(&paths.iter().map(|path| format!("{}{path}", issuer.http)).collect::<Vec<_>>()));
+        let asked = async {
+            while !issuer.asked().iter().any(|path| paths.contains(path)) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), asked).await.expect("what is named anew is asked for");
+    }
+    issuer.set("/one", Answer::of(200, jwks(&["a"])));
+    snapshots.send_replace(naming(&format!("{}/one", issuer.http)));
+    until(&mut book, |standing| standing.set.is_some()).await;
+    task.abort();
 }
