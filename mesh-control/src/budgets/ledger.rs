@@ -6,6 +6,8 @@
 //! until what was lent of the rest has lapsed too. How long that is an agent counts from an answer that it got, so whoever has not said for as
 //! long as a loan lives that he got one counts with his fair share at least.
 //!
+//! Whoever has no ready pod has by itself what is nobody's: the fair shares of the others are the whole. It counts with what was lent to it.
+//!
 //! What an agent says is not proven. It is believed as far as an agent can speak the truth: whoever has not been lent more than its fair
 //! share for as long as a loan lives holds no more than that, whatever it says. Only what was lent before this ledger began it cannot know,
 //! and believes what it is told until that must have lapsed.
@@ -107,8 +109,8 @@ impl Account {
     }
 }
 
-/// What a node was lent, or had by itself, each time that it asked: as long as it lives, and as far as it is more than what came after it. So
-/// the first is the largest.
+/// What a node was lent each time that it asked, or had by itself of what is shared: as long as it lives, and as far as it is more than what
+/// came after it. So the first is the largest.
 #[derive(Clone, Default, Debug)]
 struct Had(Vec<(Instant, u32)>);
 
@@ -169,7 +171,8 @@ impl Ledger {
             match book.get(other) {
                 Some(account) => {
                     claims.push(Claim { weight: u64::from(fair), need: need(account.demand, fair) });
-                    free = free.saturating_sub(account.held(now, calm, fair).into());
+                    let own = if ready > 0 { fair } else { 0 };
+                    free = free.saturating_sub(account.held(now, calm, own).into());
                 }
                 None if ready > 0 => {
                     pool = pool.saturating_sub(fair.into());
@@ -191,7 +194,8 @@ impl Ledger {
         }
         let wanting = claims.iter().map(|claim| claim.need).sum::<u64>() > pool || u64::from(parts) < target;
         let moving = wanting || parts < asked.holds;
-        had.add(now, parts.max(fair));
+        let is_ready = sharing.nodes.get(node).is_some_and(|&ready| ready > 0);
+        had.add(now, if is_ready { parts.max(fair) } else { parts });
         let Asked { session, turn, demand, holds, .. } = asked;
         book.insert(node.clone(), Account { session, turn, demand, holds, lent: parts, at: now, confirmed, had });
         Some(Loan { parts, again: if moving { SOON } else { AGAIN } })

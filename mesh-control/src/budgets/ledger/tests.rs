@@ -108,6 +108,57 @@ fn endpoints_that_nobody_counts_for_keep_their_part() {
     assert_eq!(ledger.lent(now).count(), 0);
 }
 
+#[test]
+fn nodes_that_come_take_nothing_from_those_that_are_ready_until_they_are() {
+    let (mut ledger, mut now) = calm();
+    // Two that are ready, both asked for more than there is, and eight that come at once.
+    let two = sharing(&[1, 1], 0);
+    let ten = sharing(&[1, 1, 0, 0, 0, 0, 0, 0, 0, 0], 0);
+    let mut agents: Vec<Agent> = (0..10).map(|index| Agent::new(ten.fair(&node(index)).parts())).collect();
+    for _ in 0..4 {
+        for (index, agent) in agents.iter_mut().enumerate().take(2) {
+            agent.ask(&mut ledger, now, &node(index), &two, 3_000_000, false);
+        }
+    }
+    for round in 0..20 {
+        now += SOON;
+        // Half of the time those that come ask first, and some of their answers are lost.
+        let mut order: Vec<usize> = (0..10).collect();
+        if round % 2 == 0 {
+            order.reverse();
+        }
+        for index in order {
+            let demand = if index < 2 { 3_000_000 } else { 0 };
+            agents[index].ask(&mut ledger, now, &node(index), &ten, demand, index >= 2 && (round + index) % 3 == 0);
+        }
+        let (old, new) = agents.split_at(2);
+        assert!(old.iter().all(|agent| agent.holds(now) >= 480_000), "{round}: {old:?}");
+        let lent: u32 = new.iter().filter_map(|agent| agent.lent).map(|(parts, _)| parts).sum();
+        assert!(old.iter().map(|agent| agent.holds(now)).sum::<u32>() + lent <= WHOLE, "{round}: {agents:?}");
+    }
+    // Once they are ready they have their shares.
+    let ready = sharing(&[1; 10], 0);
+    agents.iter_mut().for_each(|agent| agent.fair = 100_000);
+    for _ in 0..20 {
+        now += SOON;
+        for (index, agent) in agents.iter_mut().enumerate() {
+            agent.ask(&mut ledger, now, &node(index), &ready, 3_000_000, false);
+        }
+    }
+    assert!(agents.iter().all(|agent| agent.holds(now) + 10 >= 100_000), "{agents:?}");
+}
+
+#[test]
+fn one_that_is_not_ready_does_not_halve_the_one_that_is() {
+    let (mut ledger, now) = calm();
+    let both = sharing(&[1, 0], 0);
+    assert_eq!(ledger.ask(now, &id(), &node(0), &both, asked(1, 2_000_000, WHOLE)).unwrap().parts, WHOLE);
+    assert_eq!(ledger.ask(now, &id(), &node(1), &both, asked(1, 0, 500_000)).unwrap().parts, 0, "until there is something to lend");
+    assert_eq!(ledger.ask(now, &id(), &node(0), &both, asked(2, 2_000_000, WHOLE)).unwrap().parts, 995_000);
+    assert_eq!(ledger.ask(now, &id(), &node(0), &both, asked(3, 2_000_000, 995_000)).unwrap().parts, 995_000);
+    assert_eq!(ledger.ask(now, &id(), &node(1), &both, asked(2, 0, 0)).unwrap().parts, 5_000);
+}
+
 /// What one says that lies: the most, of a life of its own each time.
 fn lie(session: u64) -> Asked {
     Asked { session, turn: 1, answered: 0, demand: u64::MAX, holds: u32::MAX }
