@@ -10,7 +10,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use mesh_common::flow::{ORIGIN_OUTSIDE, Origin};
-use mesh_model::snapshot::Snapshot;
 use tokio::net::TcpStream;
 
 use crate::agent::pods::LocalPod;
@@ -40,8 +39,15 @@ pub async fn serve(worker: Rc<Worker>, pod: Arc<LocalPod>, application: TcpStrea
         if let (Some(asked), Ok(_)) = (asked, &place) {
             return routed::serve(worker, pod, application, client, OrigDst(dialled), asked).await;
         }
-        if origin.flags & ORIGIN_OUTSIDE != 0 && place.is_ok() && is_nobodys(&worker.shared.snapshot.load(), dialled) {
-            return egress::serve(worker, pod, application, client, OrigDst(dialled)).await;
+        if origin.flags & ORIGIN_OUTSIDE != 0 && !worker.shared.snapshot.load().is_pods(dialled.ip()) {
+            return match place {
+                Ok(_place) => egress::serve(worker, pod, application, client, OrigDst(dialled)).await,
+                Err(full) => {
+                    reset(application);
+                    let outcome = worker.shared.overload(&pod, Refused::Outbound, full);
+                    worker.shared.telemetry.refused(connection(&worker, &pod, client, Some(origin), None), outcome);
+                }
+            };
         }
     }
     match origin.ok_or(Outcome::UnknownDestination).and_then(|origin| target(&worker, &origin)) {
@@ -58,12 +64,6 @@ pub async fn serve(worker: Rc<Worker>, pod: Arc<LocalPod>, application: TcpStrea
             worker.shared.telemetry.refused(connection(&worker, &pod, client, origin.as_ref(), None), outcome);
         }
     }
-}
-
-/// Whether an address is no pod's. What has become a pod since the kernel looked is reached as one, or not at all.
-fn is_nobodys(snapshot: &Snapshot, dialled: SocketAddr) -> bool {
-    let ip = dialled.ip().to_canonical();
-    snapshot.workload_at(ip).is_none() && !snapshot.held().iter().any(|pod| pod.addresses.contains(&ip))
 }
 
 fn target(worker: &Worker, origin: &Origin) -> Result<Target, Outcome> {

@@ -141,6 +141,7 @@ pub fn desired(
     services(snapshot, registry, &mut state);
     let namespaces: HashSet<&str> = pods.keys().filter_map(|uid| snapshot.workload(uid)).map(|workload| &*workload.namespace).collect();
     state.egress_ports = snapshot.ports_by_name(|service| namespaces.iter().any(|namespace| service.is_known_to(namespace)));
+    state.egress_ports.extend(snapshot.ports_of_strangers());
     let settings = snapshot.settings();
     state.excluded_ports.extend(&settings.excluded_ports);
     state.excluded_cidrs.extend(settings.excluded_cidrs.iter().map(|net| {

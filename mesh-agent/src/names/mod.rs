@@ -29,6 +29,8 @@ struct Answers {
     /// Counts up with each change.
     generation: u64,
     by_name: HashMap<Arc<str>, Known>,
+    /// Names that have been asked for at least once, whatever came of it.
+    asked: HashSet<Arc<str>>,
 }
 
 /// What is known of a name.
@@ -44,7 +46,7 @@ pub struct Known {
 pub struct Names {
     answers: ArcSwap<Answers>,
     wanted: watch::Sender<Arc<BTreeSet<Arc<str>>>>,
-    /// The generation, for those who wait for the next.
+    /// Counts up with each answer, and with each name that is found to have none, for those who wait.
     news: watch::Sender<u64>,
     left_out: AtomicU64,
     answered: AtomicU64,
@@ -121,11 +123,18 @@ impl Names {
                 // One of each family: a client can reach only one of them, perhaps.
                 !first || !addresses.iter().take(*index).any(|other| other.is_ipv4() == ip.is_ipv4())
             });
-            all.extend(chosen.map(|(_, ip)| ServiceEndpoint {
-                address: SocketAddr::new(*ip, name.port),
-                workload: snapshot.workload_at(*ip).map(|workload| workload.uid.clone()),
-                traits: name.traits.clone(),
-            }));
+            for (_, ip) in chosen {
+                let address = SocketAddr::new(*ip, name.port);
+                // What stands for a Service are its pods: behind its address nobody would know them.
+                match snapshot.behind(address) {
+                    Some(behind) => all.extend(behind.iter().cloned()),
+                    None => all.push(ServiceEndpoint {
+                        address,
+                        workload: snapshot.workload_at(*ip).map(|workload| workload.uid.clone()),
+                        traits: name.traits.clone(),
+                    }),
+                }
+            }
         }
         all.sort_by_key(|endpoint| endpoint.address);
         all.dedup_by_key(|endpoint| endpoint.address);
@@ -137,7 +146,7 @@ impl Names {
     pub async fn settle(&self, names: &[DnsEndpoint], limit: Duration) {
         let known = || {
             let answers = self.answers.load();
-            names.iter().all(|name| answers.by_name.contains_key(&name.host))
+            names.iter().all(|name| answers.asked.contains(&name.host))
         };
         if known() {
             return;
@@ -146,6 +155,11 @@ impl Names {
         let waiting = async { while !known() && news.changed().await.is_ok() {} };
         // Who is not known by then has no endpoint.
         let _ = tokio::time::timeout(limit, waiting).await;
+    }
+
+    /// Whether a name server has ever said what a name stands for.
+    pub fn knows(&self, name: &str) -> bool {
+        self.answers.load().by_name.contains_key(name)
     }
 
     /// Whether an address is one that the port's endpoints have, on whichever port: a client dials the port of the entry.
@@ -160,15 +174,18 @@ impl Names {
     }
 
     /// Puts what names stand for in force.
-    pub(crate) fn publish(&self, by_name: HashMap<Arc<str>, Known>) {
+    pub(crate) fn publish(&self, by_name: HashMap<Arc<str>, Known>, asked: HashSet<Arc<str>>) {
         let before = self.answers.load();
         let same = |known: &HashMap<Arc<str>, Known>| {
             known.len() == by_name.len()
                 && by_name.iter().all(|(name, now)| known.get(name).is_some_and(|then| then.addresses == now.addresses))
         };
         let generation = before.generation + u64::from(!same(&before.by_name));
-        self.answers.store(Arc::new(Answers { generation, by_name }));
-        self.news.send_if_modified(|news| std::mem::replace(news, generation) != generation);
+        let news = generation != before.generation || asked != before.asked;
+        self.answers.store(Arc::new(Answers { generation, by_name, asked }));
+        if news {
+            self.news.send_modify(|count| *count += 1);
+        }
     }
 
     /// Registers what is counted.

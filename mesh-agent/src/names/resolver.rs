@@ -1,6 +1,6 @@
 //! Asks name servers for what [`super::table`] says is due.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -9,10 +9,11 @@ use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig};
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::proto::rr::RecordType;
 use tokio::task::JoinSet;
 
 use super::Names;
-use super::table::{Reply, Table};
+use super::table::{Family, Reply, Table};
 
 /// Lookups at once.
 const AT_ONCE: usize = 32;
@@ -73,13 +74,13 @@ pub async fn run(names: Arc<Names>, resolver: Option<TokioResolver>) {
                 });
             }
         }
-        names.publish(table.known());
+        names.publish(table.known(), table.asked());
         // Whoever is due and has no place waits for one.
         let next = table.next().filter(|_| asked.len() < AT_ONCE && resolver.is_some());
         tokio::select! {
             Some(heard) = asked.join_next(), if !asked.is_empty() => {
                 if let Ok((name, reply)) = heard {
-                    let counter = if reply == Reply::Failed { &names.failed } else { &names.answered };
+                    let counter = if matches!(reply, Reply::Failed | Reply::Half { .. }) { &names.failed } else { &names.answered };
                     counter.fetch_add(1, Ordering::Relaxed);
                     table.heard(Instant::now(), &name, reply);
                 }
@@ -101,20 +102,42 @@ async fn reached(next: Option<Instant>) {
     }
 }
 
+/// Asks for both families, each by itself: that one of them cannot be had says nothing of the other.
 async fn ask(resolver: &TokioResolver, name: &str) -> Reply {
+    let (v4, v6) = tokio::join!(family(resolver, name, RecordType::A), family(resolver, name, RecordType::AAAA));
+    match (v4, v6) {
+        (Some((v4, of_v4)), Some((v6, of_v6))) => {
+            if v4.is_empty() && v6.is_empty() {
+                tracing::debug!(name, "the name has no address");
+            }
+            // That a family has none does not hold for shorter than the addresses of the other.
+            let left = if v4.is_empty() == v6.is_empty() {
+                of_v4.min(of_v6)
+            } else if v6.is_empty() {
+                of_v4
+            } else {
+                of_v6
+            };
+            Reply::Addresses([v4, v6].concat(), left)
+        }
+        (Some((addresses, _)), None) => Reply::Half { addresses, failed: Family::V6 },
+        (None, Some((addresses, _))) => Reply::Half { addresses, failed: Family::V4 },
+        (None, None) => Reply::Failed,
+    }
+}
+
+/// The addresses of a family, maybe none, and for how long they hold; `None` if nobody can say.
+async fn family(resolver: &TokioResolver, name: &str, family: RecordType) -> Option<(Vec<IpAddr>, Duration)> {
     // The dot at the end: it is in full, whatever the search list has.
-    match resolver.lookup_ip(format!("{name}.")).await {
+    match resolver.lookup(format!("{name}."), family).await {
         Ok(found) => {
             let left = found.valid_until().saturating_duration_since(Instant::now());
-            Reply::Addresses(found.iter().map(|ip| ip.to_canonical()).collect(), left)
+            Some((found.answers().iter().filter_map(|record| Some(record.data.ip_addr()?.to_canonical())).collect(), left))
         }
-        Err(error) if error.is_no_records_found() => {
-            tracing::debug!(name, "the name has no address");
-            Reply::Addresses(Vec::new(), NEGATIVE)
-        }
+        Err(error) if error.is_no_records_found() => Some((Vec::new(), NEGATIVE)),
         Err(error) => {
-            tracing::warn!(name, %error, "no name server says where the host of a ServiceEntry is; what is known of it stays in force");
-            Reply::Failed
+            tracing::warn!(name, %family, %error, "no name server says where the host of a ServiceEntry is; what is known of it stays in force");
+            None
         }
     }
 }

@@ -69,7 +69,7 @@ fn endpoints_are_what_the_names_stand_for() {
         table.heard(now, name, Reply::Addresses(ips.clone(), Duration::from_secs(60)));
     }
     let before = names.generation();
-    names.publish(table.known());
+    names.publish(table.known(), table.asked());
     assert!(names.generation() > before);
     let all = ["10.1.0.1:8080", "192.0.2.1:8080", "192.0.2.2:8080", "[2001:db8::1]:8080"];
     assert_eq!(endpoints(&names, &snapshot, "a.example.com"), all);
@@ -80,7 +80,7 @@ fn endpoints_are_what_the_names_stand_for() {
             && !names.stands_for(port(&snapshot, "a.example.com"), "192.0.2.9".parse().unwrap())
     );
     let now_known = names.generation();
-    names.publish(table.known());
+    names.publish(table.known(), table.asked());
     assert_eq!(names.generation(), now_known, "nothing is another");
 }
 
@@ -109,7 +109,13 @@ async fn the_first_answer_is_waited_for() {
     let mut table = Table::default();
     table.want(now, &wanted(&snapshot, "n1"));
     table.heard(now, "a.example.com", Reply::Addresses(Vec::new(), Duration::from_secs(60)));
-    names.publish(table.known());
+    names.publish(table.known(), table.asked());
     waiting.await.unwrap();
     assert_eq!(start.elapsed(), limit, "that there is no address is an answer");
+    table.heard(now, "c.example.com", Reply::Failed);
+    names.publish(table.known(), table.asked());
+    let failing = port(&snapshot, "b.example.com").discovery.names().unwrap().clone();
+    names.settle(&failing, limit).await;
+    assert_eq!(start.elapsed(), limit, "one that nobody answers for is not waited for again and again");
+    assert!(names.knows("a.example.com") && !names.knows("c.example.com"));
 }

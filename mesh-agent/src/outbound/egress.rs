@@ -80,6 +80,12 @@ pub async fn serve(worker: Rc<Worker>, pod: Arc<LocalPod>, application: TcpStrea
         // Gone before it said anything.
         Err(_) => return worker.shared.telemetry.refused(known(nobody(PASSTHROUGH)), Outcome::ClientReset),
     };
+    // What an address stands for is to be asked before it is decided by it.
+    let unsettled = {
+        let snapshot = worker.shared.snapshot.load();
+        Dialled::of(&snapshot, &pod.current(&snapshot), dialled.0).unsettled(protocol, host.as_deref())
+    };
+    worker.shared.names.settle(&unsettled, FIRST_ANSWER).await;
     // The configuration is not held on to for as long as the connection lives.
     let (way, stranger, names) = {
         let snapshot = worker.shared.snapshot.load();

@@ -17,6 +17,11 @@ pub enum UpstreamFailure {
         /// Which file, and what is wrong with it.
         detail: Arc<str>,
     },
+    /// A DestinationRule demands TLS towards a server of which it is not known whether it is the one that was dialled.
+    TlsUnknown {
+        /// Why, and what to do.
+        detail: Arc<str>,
+    },
     /// The server's certificate is not accepted.
     TlsCertificate {
         /// The library's words.
@@ -40,6 +45,12 @@ impl UpstreamFailure {
                 F::UpstreamConnectionFailure,
                 Level::WARN,
                 "The DestinationRule's tls names files that the agent can't use: mount them into the agent, below --credentials.",
+            ),
+            UpstreamFailure::TlsUnknown { .. } => (
+                "upstream_tls_unknown",
+                F::UpstreamConnectionFailure,
+                Level::WARN,
+                "What a DestinationRule wants encrypted is not sent in the clear: see the reason, and at the agent's name servers (--dns-server).",
             ),
             UpstreamFailure::TlsCertificate { .. } => (
                 "upstream_tls_certificate",
@@ -68,6 +79,7 @@ impl fmt::Display for UpstreamFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             UpstreamFailure::TlsFiles { detail } => write!(f, "TLS towards the server can't be begun: {detail}"),
+            UpstreamFailure::TlsUnknown { detail } => write!(f, "it is not known whether TLS is demanded: {detail}"),
             UpstreamFailure::TlsCertificate { detail } => write!(f, "the server's certificate is not accepted: {detail}"),
             UpstreamFailure::TlsHandshake { detail } => write!(f, "TLS towards the server failed: {detail}"),
             UpstreamFailure::Expired => write!(f, "it lasted as long as it may"),

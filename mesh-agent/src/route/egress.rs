@@ -9,15 +9,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesh_model::service::{Discovery, Service, ServicePort};
+use mesh_model::service::{Discovery, DnsEndpoint, Service, ServicePort};
 use mesh_model::settings::OutboundTraffic;
 use mesh_model::snapshot::{Meant, Snapshot};
+use mesh_model::traffic::TlsMode;
 use mesh_model::workload::Workload;
 
 use super::asked::Asked;
 use super::detect::{Declared, Protocol};
 use crate::names::Names;
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, UpstreamFailure};
 
 /// For how long a client may be silent until it is taken for one whose server speaks first.
 const SILENCE: Duration = Duration::from_secs(1);
@@ -126,8 +127,18 @@ impl<'s> Dialled<'s> {
             let (service, port) = meant(self.snapshot, self.client, self.address, host).unwrap_or((service, port));
             return Way::Whole(Asked::of_port(self.snapshot, self.client, service, port));
         }
-        if self.stranger().is_some() {
-            return Way::Pass;
+        if let Some(service) = self.stranger() {
+            return match self.demands_tls(service) {
+                false => Way::Pass,
+                true => {
+                    let detail = format!(
+                        "it is an endpoint of Service {}, for which a DestinationRule demands TLS, and was dialled by its own address: give the \
+                         Service a cluster IP, and dial that",
+                        service.name
+                    );
+                    Way::Refuse(Outcome::Upstream(UpstreamFailure::TlsUnknown { detail: detail.into() }))
+                }
+            };
         }
         let registry_only = self.policy() == OutboundTraffic::RegistryOnly;
         let named = meant(self.snapshot, self.client, self.address, host);
@@ -144,13 +155,48 @@ impl<'s> Dialled<'s> {
         }
         // Nothing that it says leads to a host.
         let opaque = |port: &ServicePort| matches!(Declared::of(&port.app_protocol, &port.name), Declared::Tcp | Declared::Unknown);
-        if let Some(meant) = self.by_address(names, opaque).or_else(|| self.by_port(registry_only)) {
+        if let Some(meant) = self.by_address(names, opaque).or_else(|| self.by_port(registry_only && protocol == Protocol::Opaque)) {
             return self.whole(meant);
+        }
+        // It may be the host whose name no server has told of yet, and what goes there must not go in the clear.
+        if let Some((service, _)) = self.candidates.iter().find(|(service, port)| {
+            opaque(port)
+                && self.demands_tls(service)
+                && port.discovery.names().is_some_and(|all| all.iter().any(|name| !names.knows(&name.host)))
+        }) {
+            let detail =
+                format!("no name server has said yet where {} is, and a DestinationRule demands TLS towards it", service.name.name);
+            return Way::Refuse(Outcome::Upstream(UpstreamFailure::TlsUnknown { detail: detail.into() }));
         }
         match registry_only {
             false => Way::Pass,
             true => Way::Refuse(Outcome::Unregistered { host: host.map(Arc::from) }),
         }
+    }
+
+    /// Names on whose answers it may depend what becomes of a connection on which this is spoken, that names this host.
+    pub fn unsettled(&self, protocol: Protocol, host: Option<&str>) -> Vec<DnsEndpoint> {
+        let told =
+            |fits: fn(&ServicePort) -> bool| meant(self.snapshot, self.client, self.address, host).is_some_and(|(_, port)| fits(port));
+        let fits: fn(&ServicePort) -> bool = match protocol {
+            _ if self.at.is_some() => return Vec::new(),
+            Protocol::Http1 if told(speaks_http) => return Vec::new(),
+            Protocol::Tls if told(speaks_tls) => return Vec::new(),
+            Protocol::Http2 => speaks_http,
+            Protocol::Http1 | Protocol::Tls | Protocol::Opaque => {
+                |port| matches!(Declared::of(&port.app_protocol, &port.name), Declared::Tcp | Declared::Unknown)
+            }
+        };
+        let fitting = self.candidates.iter().filter(|(_, port)| fits(port));
+        fitting.filter_map(|(_, port)| port.discovery.names()).flat_map(|names| names.iter().cloned()).collect()
+    }
+
+    /// Whether some port's DestinationRule demands TLS towards a Service, or refuses what it demands.
+    fn demands_tls(&self, service: &Service) -> bool {
+        service.ports.iter().any(|port| {
+            let policy = self.snapshot.traffic(self.client, &service.name, port.port, None);
+            policy.is_some_and(|policy| matches!(policy.tls, TlsMode::Originate(_) | TlsMode::Refuse(_)))
+        })
     }
 
     fn whole(&self, (service, port): Meant<'_>) -> Way {
@@ -163,13 +209,13 @@ impl<'s> Dialled<'s> {
     }
 
     /// The host that the port alone stands for, as in Istio, where it declares TCP: one that goes wherever the client does; and, where the
-    /// connection would be refused, the only one that there is. That one has endpoints of its own.
-    fn by_port(&self, registry_only: bool) -> Option<Meant<'s>> {
+    /// connection would be refused, the only one that there is in the client's namespace. That one has endpoints of its own.
+    fn by_port(&self, or_refused: bool) -> Option<Meant<'s>> {
         let mut opaque = self.candidates.iter().copied().filter(|(_, port)| Declared::of(&port.app_protocol, &port.name) == Declared::Tcp);
         let dialled = |meant: &Meant<'_>| matches!(meant.1.discovery, Discovery::Dialled { .. });
         match (opaque.clone().find(dialled), opaque.next(), opaque.next()) {
             (Some(meant), ..) => Some(meant),
-            (None, Some(only), None) if registry_only => Some(only),
+            (None, Some(only), None) if or_refused && only.0.name.namespace == self.client.namespace => Some(only),
             (None, ..) => None,
         }
     }

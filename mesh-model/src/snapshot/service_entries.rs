@@ -47,6 +47,9 @@ impl Snapshot {
         if let Some((service, port)) = self.by_service_address.get(&dialled) {
             return Some((service, service.ports.get(*port)?));
         }
+        if self.is_pods(dialled.ip()) {
+            return None;
+        }
         let exact = self.entries.by_address.get(&dialled).map(Vec::as_slice).unwrap_or_default();
         let of = |service: &Arc<Service>| service.ports.iter().position(|port| port.port == dialled.port());
         let within = self.entries.ranges.iter().filter(|(net, _)| net.contains(&dialled.ip()));
@@ -55,6 +58,25 @@ impl Snapshot {
             nearest(client_namespace, exact.iter().map(|(service, port)| (service, *port))).or_else(|| nearest(client_namespace, within));
         let (service, port) = found?;
         Some((service, service.ports.get(port)?))
+    }
+
+    /// Whether an address is a pod's, which it stays whatever a ServiceEntry says: nobody gets what is meant for a pod by naming its address.
+    pub fn is_pods(&self, ip: IpAddr) -> bool {
+        let ip = ip.to_canonical();
+        self.workload_at(ip).is_some() || self.held.iter().any(|pod| pod.addresses.contains(&ip))
+    }
+
+    /// The endpoints behind the address of a Service; `None` if it is none's.
+    pub fn behind(&self, address: SocketAddr) -> Option<&[ServiceEndpoint]> {
+        let address = SocketAddr::new(address.ip().to_canonical(), address.port());
+        let (service, port) = self.by_service_address.get(&address)?;
+        Some(&service.ports.get(*port)?.endpoints)
+    }
+
+    /// Ports of endpoints that are no pods' and that clients reach by their own addresses, of Services of which a DestinationRule says how.
+    pub fn ports_of_strangers(&self) -> BTreeSet<u16> {
+        let ruled = self.entries.strangers.iter().filter(|(_, service)| service.addresses.is_empty() && self.has_traffic(&service.name));
+        ruled.map(|(address, _)| address.port()).collect()
     }
 
     /// The host of a ServiceEntry, known to a namespace and with this port, that a client names: the host itself, or the longest wildcard
@@ -135,11 +157,11 @@ fn nearest<'s>(namespace: &str, all: impl Iterator<Item = (&'s Arc<Service>, usi
 
 /// Fills the snapshot's ServiceEntries. After its Services.
 pub(super) fn join(snapshot: &mut Snapshot, sorted: &mut Sorted<'_>, members: &Members<'_>, previous: Option<&Snapshot>) {
-    for service in snapshot.services.values() {
-        for endpoint in service.ports.iter().flat_map(|port| &port.endpoints).filter(|endpoint| endpoint.workload.is_none()) {
-            snapshot.entries.strangers.insert(endpoint.address, service.clone());
-        }
-    }
+    let endpoints = snapshot.services.values().flat_map(|service| {
+        let addresses = service.ports.iter().flat_map(|port| &port.endpoints).map(|endpoint| endpoint.address);
+        addresses.map(move |address| (address, service.clone()))
+    });
+    snapshot.entries.strangers = endpoints.filter(|(address, _)| !snapshot.is_pods(address.ip())).collect();
     let mut entries: Vec<(&Origin, &Arc<ServiceEntry>)> = sorted
         .all(Kind::ServiceEntry)
         .filter_map(|(origin, object)| match object {
@@ -229,9 +251,20 @@ fn port(snapshot: &Snapshot, members: &Members<'_>, name: &NamespacedName, entry
         for endpoint in entry.endpoints.iter().take(if first { 1 } else { usize::MAX }) {
             let number = endpoint.port(port);
             match &endpoint.address {
-                EntryAddress::Ip(ip) => {
-                    let workload = snapshot.workload_at(*ip).map(|workload| workload.uid.clone());
-                    endpoints.push(ServiceEndpoint { address: SocketAddr::new(*ip, number), workload, traits: traits(&endpoint.traits) });
+                // What stands for a Service are its pods: behind its address nobody would know them.
+                EntryAddress::Ip(ip) => match snapshot.behind(SocketAddr::new(*ip, number)) {
+                    Some(behind) => endpoints.extend(behind.iter().cloned()),
+                    None => {
+                        let workload = snapshot.workload_at(*ip).map(|workload| workload.uid.clone());
+                        endpoints.push(ServiceEndpoint {
+                            address: SocketAddr::new(*ip, number),
+                            workload,
+                            traits: traits(&endpoint.traits),
+                        });
+                    }
+                },
+                EntryAddress::Name(host) if of_service(snapshot, host, number).is_some() => {
+                    endpoints.extend(of_service(snapshot, host, number).into_iter().flatten().cloned());
                 }
                 EntryAddress::Name(host) => names.push(DnsEndpoint { host: host.clone(), port: number, traits: traits(&endpoint.traits) }),
             }
@@ -262,6 +295,12 @@ fn port(snapshot: &Snapshot, members: &Members<'_>, name: &NamespacedName, entry
     ServicePort { port: port.number, name: port.name.clone(), app_protocol: port.protocol.clone(), endpoints, discovery }
 }
 
+/// The endpoints of the Service that a name is the host of, on one of its ports.
+fn of_service<'s>(snapshot: &'s Snapshot, host: &str, port: u16) -> Option<&'s [ServiceEndpoint]> {
+    let service = snapshot.services.get(&NamespacedName::of_service_host(host)?)?;
+    Some(&service.ports.iter().find(|there| there.port == port)?.endpoints)
+}
+
 /// Makes it known by its host and its addresses.
 fn place(snapshot: &mut Snapshot, sorted: &mut Sorted<'_>, service: &Arc<Service>, entries: &[(&Origin, &Arc<ServiceEntry>)]) {
     // Of hosts of one entry that share its addresses, what is spoken tells which is meant.
@@ -269,9 +308,14 @@ fn place(snapshot: &mut Snapshot, sorted: &mut Sorted<'_>, service: &Arc<Service
         other.name.namespace == service.name.namespace && entries.iter().any(|(_, entry)| entry.hosts.contains(&other.name.name))
     };
     let mut taken: Vec<(SocketAddr, NamespacedName)> = Vec::new();
+    let mut pods: Vec<SocketAddr> = Vec::new();
     for (index, port) in service.ports.iter().enumerate() {
         for ip in &service.addresses {
             let address = SocketAddr::new(*ip, port.port);
+            if snapshot.is_pods(*ip) {
+                pods.push(address);
+                continue;
+            }
             if let Some((other, _)) = snapshot.by_service_address.get(&address) {
                 taken.push((address, other.name.clone()));
                 continue;
@@ -284,9 +328,14 @@ fn place(snapshot: &mut Snapshot, sorted: &mut Sorted<'_>, service: &Arc<Service
             }
         }
     }
+    let of_address = |address: &SocketAddr| entries.iter().find(|(_, entry)| entry.addresses.iter().any(|net| net.contains(&address.ip())));
+    for address in pods {
+        let Some((origin, entry)) = of_address(&address) else { continue };
+        let message = format!("{address} is a pod's address, which stays the pod's; write an address that is nobody's");
+        sorted.problem(Severity::Warn, origin, format!("ServiceEntry {}", entry.name), "spec.addresses", message);
+    }
     for (address, other) in taken {
-        let of_address = entries.iter().find(|(_, entry)| entry.addresses.iter().any(|net| net.contains(&address.ip())));
-        let Some((origin, entry)) = of_address else { continue };
+        let Some((origin, entry)) = of_address(&address) else { continue };
         let what = if other.is_entry() { "the older ServiceEntry's host" } else { "Service" };
         let message = format!("{address} is an address of {what} {other} already, which keeps it; write another address");
         sorted.problem(Severity::Warn, origin, format!("ServiceEntry {}", entry.name), "spec.addresses", message);

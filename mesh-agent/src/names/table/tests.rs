@@ -65,3 +65,19 @@ fn names_come_and_go() {
     assert_eq!(known(&table, "b"), None, "nobody wants it any more");
     assert_eq!(table.due(start + SECOND, 9), [Arc::from("c")]);
 }
+
+#[test]
+fn of_a_family_that_nobody_answers_for_what_is_known_stays() {
+    let (mut table, now) = (Table::default(), Instant::now());
+    table.want(now, &BTreeSet::from(["a".into()]));
+    let ip = |text: &str| -> IpAddr { text.parse().unwrap() };
+    let addresses = |table: &Table| table.known().get("a").map(|known| known.addresses.to_vec());
+    table.heard(now, "a", Reply::Half { addresses: Vec::new(), failed: Family::V4 });
+    assert_eq!(addresses(&table), None, "there may be some");
+    table.heard(now, "a", Reply::Addresses(vec![ip("192.0.2.1"), ip("2001:db8::1")], Duration::from_secs(60)));
+    table.heard(now, "a", Reply::Half { addresses: vec![ip("2001:db8::2")], failed: Family::V4 });
+    assert_eq!(addresses(&table).unwrap(), [ip("2001:db8::2"), ip("192.0.2.1")]);
+    assert_eq!(table.next(), Some(now + RETRY), "and is asked for again soon");
+    table.heard(now, "a", Reply::Half { addresses: vec![ip("169.254.169.254"), ip("192.0.2.3")], failed: Family::V6 });
+    assert_eq!(addresses(&table).unwrap(), [ip("192.0.2.3"), ip("2001:db8::2")], "what only the node itself reaches is nobody's");
+}

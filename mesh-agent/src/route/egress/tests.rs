@@ -109,6 +109,19 @@ fn tcp_without_addresses_is_told_by_endpoints_or_the_port() {
         "fixed.example.com",
         "the port's only one"
     );
+    let foreign =
+        entry("away/fixed", &format!("hosts: [fixed.example.com], {tcp}, resolution: STATIC, endpoints: [{{address: 198.51.100.1}}]"));
+    assert_eq!(
+        way(&mesh(true, &[foreign]), "192.0.2.1:5432", Protocol::Opaque, None),
+        "registry_only",
+        "nor does another namespace's get it"
+    );
+    let tls = Some("unknown.example.com");
+    assert_eq!(
+        way(&mesh(true, std::slice::from_ref(&fixed)), "192.0.2.1:5432", Protocol::Tls, tls),
+        "registry_only",
+        "it says whom it means"
+    );
     assert_eq!(way(&mesh(true, &[fixed, anywhere]), "192.0.2.1:5432", Protocol::Opaque, None), "anywhere.example.com");
 }
 
@@ -119,4 +132,28 @@ fn endpoints_of_services_pass() {
     assert_eq!(look(&snapshot, "192.0.2.50:5432"), Look::No);
     assert_eq!(way(&snapshot, "192.0.2.50:5432", Protocol::Opaque, None), "pass");
     assert_eq!(way(&snapshot, "192.0.2.50:5433", Protocol::Opaque, None), "registry_only");
+}
+
+const TLS: &str = "---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: db, namespace: shop}\nspec: {host: HOST, trafficPolicy: {tls: {mode: SIMPLE}}}\n";
+
+#[test]
+fn what_is_to_be_encrypted_is_never_passed_on_as_it_is() {
+    let host = entry("shop/db", "hosts: [db.example.com], ports: [{number: 5432, name: db, protocol: TCP}], resolution: DNS");
+    assert_eq!(way(&mesh(false, std::slice::from_ref(&host)), "192.0.2.1:5432", Protocol::Opaque, None), "pass");
+    let snapshot = mesh(false, &[host, TLS.replace("HOST", "db.example.com")]);
+    assert_eq!(
+        way(&snapshot, "192.0.2.1:5432", Protocol::Opaque, None),
+        "upstream_tls_unknown",
+        "no name server has said whether it is the host"
+    );
+    let client = snapshot.workloads().next().unwrap();
+    let dialled = Dialled::of(&snapshot, client, "192.0.2.1:5432".parse().unwrap());
+    let asked: Vec<_> = dialled.unsettled(Protocol::Opaque, None).into_iter().map(|name| name.host.to_string()).collect();
+    assert_eq!(asked, ["db.example.com"]);
+    assert_eq!(Dialled::of(&snapshot, client, "192.0.2.1:5433".parse().unwrap()).unsettled(Protocol::Opaque, None), []);
+
+    let service = "---\napiVersion: v1\nkind: Service\nmetadata: {name: db, namespace: shop}\nspec: {clusterIP: None, ports: [{port: 5432, name: a}]}\n---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: db-1, namespace: shop, labels: {kubernetes.io/service-name: db}}\naddressType: IPv4\nports: [{name: a, port: 5432, protocol: TCP}]\nendpoints: [{addresses: [192.0.2.50]}]\n";
+    let snapshot = mesh(false, &[service.to_owned(), TLS.replace("HOST", "db.shop.svc.cluster.local")]);
+    assert_eq!(way(&snapshot, "192.0.2.50:5432", Protocol::Opaque, None), "upstream_tls_unknown");
+    assert_eq!(snapshot.ports_of_strangers().into_iter().collect::<Vec<_>>(), [5432], "such connections come to the agent");
 }

@@ -186,11 +186,11 @@ fn endpoints_of_hosts_outside_are_what_their_entry_says() {
     let before = get("dns.example.com", None);
     assert!(before.is_empty() && chosen(&before).is_none());
     let known = |ip: &str| [("dns.example.com".into(), crate::names::Known { addresses: [ip.parse().unwrap()].into(), since: now })].into();
-    names.publish(known("192.0.2.7"));
+    names.publish(known("192.0.2.7"), std::collections::HashSet::new());
     let first = get("dns.example.com", None);
     assert_eq!(chosen(&first).as_deref(), Some("192.0.2.7:8080"));
-    names.publish(known("192.0.2.7"));
+    names.publish(known("192.0.2.7"), std::collections::HashSet::new());
     assert!(Arc::ptr_eq(&first, &get("dns.example.com", None)), "the same answer changes nothing");
-    names.publish(known("192.0.2.8"));
+    names.publish(known("192.0.2.8"), std::collections::HashSet::new());
     assert_eq!(chosen(&get("dns.example.com", None)).as_deref(), Some("192.0.2.8:8080"));
 }

@@ -179,3 +179,42 @@ fn endpoints_of_services_that_are_no_pods_are_known() {
     assert_eq!(snapshot.service_of_stranger("192.0.2.50:5432".parse().unwrap()).unwrap().name.to_string(), "shop/db");
     assert!(snapshot.service_of_stranger("192.0.2.50:5433".parse().unwrap()).is_none());
 }
+
+const PODS: &str = "---\napiVersion: v1\nkind: Pod\nmetadata: {name: db-0, namespace: shop, labels: {nodemesh.dev/mesh: enabled, app: db}}\nstatus: {podIP: 10.1.0.1, conditions: [{type: Ready, status: 'True'}]}\n---\napiVersion: v1\nkind: Service\nmetadata: {name: db, namespace: shop}\nspec: {clusterIP: 10.96.0.7, selector: {app: db}, ports: [{port: 5432, name: tcp}]}\n";
+
+#[test]
+fn what_is_a_pods_stays_the_pods() {
+    let own = "ports: [{number: 5432, name: tcp, protocol: TCP}], resolution: STATIC, endpoints: [{address: 192.0.2.66}]";
+    let alone = entry("evil/alone", &format!("hosts: [a.example.com], addresses: [10.1.0.1], {own}"));
+    let range = entry("evil/range", &format!("hosts: [b.example.com], addresses: [10.0.0.0/8], {own}"));
+    let snapshot = snapshot(&[PODS, &alone, &range].concat());
+    for client in ["shop", "evil"] {
+        assert_eq!(at(&snapshot, client, "10.1.0.1:5432"), None);
+        assert_eq!(at(&snapshot, client, "10.96.0.7:5432").as_deref(), Some("shop/db:5432"), "nor is a Service's address another's");
+        assert_eq!(at(&snapshot, client, "10.2.0.1:5432").as_deref(), Some("evil/b.example.com:5432"));
+    }
+    assert!(snapshot.service_at("10.1.0.1:5432".parse().unwrap()).is_none());
+    let said = complaints(&snapshot);
+    assert!(said.iter().any(|said| said.contains("spec.addresses") && said.contains("10.1.0.1:5432 is a pod's address")), "{said:?}");
+}
+
+#[test]
+fn a_service_as_an_endpoint_is_its_pods() {
+    let ports = "ports: [{number: 5432, name: tcp, protocol: TCP}]";
+    for (resolution, address) in [("STATIC", "10.96.0.7"), ("DNS", "db.shop.svc.cluster.local")] {
+        let host =
+            entry("shop/out", &format!("hosts: [a.example.com], {ports}, resolution: {resolution}, endpoints: [{{address: {address}}}]"));
+        let snapshot = snapshot(&[PODS, &host].concat());
+        let port = &snapshot.entries().next().unwrap().ports[0];
+        let [endpoint] = &*port.endpoints else { panic!("{port:?}") };
+        assert_eq!((endpoint.address.to_string().as_str(), endpoint.workload.is_some()), ("10.1.0.1:5432", true));
+        assert!(port.discovery.names().is_none_or(|names| names.is_empty()));
+    }
+}
+
+#[test]
+fn endpoints_on_the_hosts_network_are_no_pods() {
+    let text = "---\napiVersion: v1\nkind: Pod\nmetadata: {name: exporter, namespace: shop, labels: {app: exporter}}\nspec: {hostNetwork: true, nodeName: n1, containers: []}\nstatus: {podIP: 172.18.0.2, conditions: [{type: Ready, status: 'True'}]}\n---\napiVersion: v1\nkind: Service\nmetadata: {name: exporter, namespace: shop}\nspec: {clusterIP: None, selector: {app: exporter}, ports: [{port: 9100, name: http}]}\n";
+    let snapshot = snapshot(text);
+    assert_eq!(snapshot.service_of_stranger("172.18.0.2:9100".parse().unwrap()).unwrap().name.to_string(), "shop/exporter");
+}
