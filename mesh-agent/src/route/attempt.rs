@@ -1,5 +1,6 @@
 //! Sending a request until there is an answer to pass on: endpoint, connection, attempt, and again while the rule allows.
 
+use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use super::detect::Declared;
 use super::exchange::{Client, left};
 use super::plan::{Plan, Upstream};
 use super::retry::{Failure, Next, RetryState, is_retriable};
+use super::stage::{Deadlines, Stage};
 use super::{request, session};
 use crate::ops::{PeerInfo, RequestRecorder, Security};
 use crate::outcome::{Outcome, RequestFailure};
@@ -51,7 +53,7 @@ pub struct Attempts<'a> {
     /// When to try again.
     pub policy: &'a RetryPolicy,
     /// When it must have been answered in full.
-    pub deadline: Option<Instant>,
+    pub deadlines: Deadlines,
     /// How long one attempt may take.
     pub try_timeout: Option<Duration>,
     /// For the balancer.
@@ -103,7 +105,7 @@ impl Attempts<'_> {
         let Upstream { cluster, bounds, .. } = self.upstream;
         let place = bounds.circuit.try_request().map_err(|_| overflow("http2MaxRequests"))?;
         let standing = self.count(Instant::now())?;
-        let mut retries = RetryState::new(self.policy, self.deadline);
+        let mut retries = RetryState::new(self.policy, self.deadlines.first());
         if let Some(budget) = &cluster.budget {
             budget.request(Instant::now());
         }
@@ -117,10 +119,10 @@ impl Attempts<'_> {
             record.connection.server = Some(chosen.server.address.0);
             self.name(record, chosen.server.workload.as_ref());
             let began = Instant::now();
-            let try_deadline = self.try_timeout.map(|timeout| began + timeout).into_iter().chain(self.deadline).min();
+            let deadlines = self.deadlines.of_attempt(began, self.try_timeout);
             let again = retries.retries() < self.policy.attempts;
             let tls = &mut record.connection.upstream_tls;
-            let result = self.attempt(&chosen, try_deadline, again, stale < STALE, tls).await;
+            let result = self.attempt(&chosen, deadlines, again, stale < STALE, tls).await;
             let now = Instant::now();
             let at = match result {
                 Ok((response, lease, sent)) => {
@@ -154,7 +156,7 @@ impl Attempts<'_> {
                             let server = chosen.server.address.0;
                             self.original.answered();
                             let on_end = Box::new(move |_| drop((chosen, place, retrying)));
-                            return Ok(Done { response, lease, deadline: try_deadline, server, standing, presumed, on_end });
+                            return Ok(Done { response, lease, deadline: deadlines.first(), server, standing, presumed, on_end });
                         }
                     }
                 }
@@ -168,7 +170,7 @@ impl Attempts<'_> {
                         record.line.attempts -= 1;
                         continue;
                     }
-                    if self.deadline.is_some_and(|deadline| now >= deadline) {
+                    if self.deadlines.first().is_some_and(|deadline| now >= deadline) {
                         return Err(Outcome::Request(RequestFailure::TimedOut));
                     }
                     let next = failed.failure.map_or(Next::GiveUp, |failure| self.next(&mut retries, now, failure));
@@ -231,31 +233,33 @@ impl Attempts<'_> {
     async fn attempt(
         &mut self,
         chosen: &Chosen,
-        deadline: Option<Instant>,
+        deadlines: Deadlines,
         again: bool,
         may_be_stale: bool,
         tls_name: &mut Option<Arc<str>>,
     ) -> Result<(Response<Incoming>, Lease, Instant), Failed> {
         let http2 = self.upstream.cluster.http2(self.client.http2) && self.upgrade.is_none();
+        let (original, stage) = (self.original, Cell::default());
         let work = async {
-            let mut lease = lease(self.client, self.upstream, &chosen.server, http2, &self.parts.headers, tls_name).await?;
+            let mut lease = lease(self.client, self.upstream, &chosen.server, http2, &self.parts.headers, tls_name, &stage).await?;
             let reused = lease.reused;
             let needed = self.copied || (again && self.upgrade.is_none()) || (reused && may_be_stale);
             let mut head = self.head(needed);
             request::address(&mut head, lease.http2(), tls_name.is_some(), self.upgrade).map_err(Failed::at_once)?;
             let began = Instant::now();
+            stage.set(Stage::Sent);
             match lease.send(Request::from_parts(head, self.original.attempt())).await {
                 Ok(response) => Ok((response, lease, began)),
                 Err(failure) => Err(self.failed(failure, reused && may_be_stale)),
             }
         };
-        match deadline {
+        match deadlines.first() {
             None => work.await,
             Some(deadline) => tokio::time::timeout(left(deadline), work).await.unwrap_or_else(|_| {
                 Err(Failed {
                     outcome: Outcome::Request(RequestFailure::TimedOut),
                     failure: Some(Failure::TryTimeout),
-                    observation: Some(Observation::Timeout),
+                    observation: deadlines.passed(stage.get(), original.has_ended()),
                     stale: false,
                 })
             }),
@@ -312,7 +316,7 @@ fn count(client: &Client, cluster: &Cluster, now: Instant, parts: &Parts) -> Res
 }
 
 /// A connection to the endpoint: one of the pool, or a new one if there may be one more, or the first that becomes free. `tls_name` is told the
-/// server's name if TLS is begun here.
+/// server's name if TLS is begun here, `stage` that a connection is dialled.
 async fn lease(
     client: &Rc<Client>,
     upstream: &Upstream,
@@ -320,6 +324,7 @@ async fn lease(
     http2: bool,
     headers: &HeaderMap,
     tls_name: &mut Option<Arc<str>>,
+    stage: &Cell<Stage>,
 ) -> Result<Lease, Failed> {
     let (worker, pod, Upstream { cluster, bounds, .. }) = (&client.worker, &client.pod, upstream);
     let pool = &cluster.policy.pool;
@@ -380,6 +385,7 @@ async fn lease(
         place,
         bounds: terms.max_streams.map(|_| bounds.clone()),
     };
+    stage.set(Stage::Dialling);
     let opened = worker.http.open(dial).await;
     if let Some(opening) = opening {
         opening.done(opened.as_ref().map(|_| ()).map_err(Outcome::clone));
@@ -470,7 +476,7 @@ pub fn mirror(client: &Rc<Client>, plan: &Plan, target: &Target, parts: &Parts, 
         let http2 = cluster.http2(client.http2);
         let sent = tokio::time::timeout(MIRROR, async {
             let mut tls_name = None;
-            let mut lease = lease(&client, &upstream, &chosen.server, http2, &parts.headers, &mut tls_name).await.ok()?;
+            let mut lease = lease(&client, &upstream, &chosen.server, http2, &parts.headers, &mut tls_name, &Cell::default()).await.ok()?;
             let mut head = parts;
             request::address(&mut head, lease.http2(), tls_name.is_some(), None).ok()?;
             head.extensions.clear();

@@ -179,6 +179,11 @@ impl Original {
         self.0.borrow().seen.bytes.get() > 0
     }
 
+    /// Whether its client has sent all of it.
+    pub fn has_ended(&self) -> bool {
+        self.0.borrow().ended
+    }
+
     /// What was kept, if that is all of it.
     pub fn whole(&self) -> Option<Bytes> {
         let source = self.0.borrow();

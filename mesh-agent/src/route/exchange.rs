@@ -20,6 +20,7 @@ use super::matches;
 use super::plan::Plan;
 use super::retry::DEFAULT;
 use super::serve::{Current, Service};
+use super::stage::Deadlines;
 use super::{filter, reply, request, session};
 use crate::agent::pods::LocalPod;
 use crate::conn::{ClientAddr, OrigDst};
@@ -263,10 +264,10 @@ impl Exchange {
         let policy = rule.and_then(|rule| rule.retry.as_ref()).unwrap_or(&DEFAULT);
         let started = self.record.started();
         let grpc_timeout = self.grpc.then(|| request::grpc_timeout(&self.parts.headers)).flatten();
-        let timeout = rule.and_then(|rule| rule.timeout).into_iter().chain(grpc_timeout).min();
         let keep = upgrade.is_none() && (policy.attempts > 0 || !self.mirrors.is_empty());
         let original = Original::new(body, self.seen.clone(), keep, client.worker.shared.http_body_idle_timeout);
-        let deadline = timeout.map(|timeout| started + timeout);
+        let at = |timeout: Option<Duration>| timeout.map(|timeout| started + timeout);
+        let deadlines = Deadlines { rule: at(rule.and_then(|rule| rule.timeout)), client: at(grpc_timeout) };
         let attempts = Attempts {
             client,
             upstream: &upstream,
@@ -275,7 +276,7 @@ impl Exchange {
             original: &original,
             upgrade: upgrade.as_ref(),
             policy,
-            deadline,
+            deadlines,
             try_timeout: rule.and_then(|rule| rule.try_timeout),
             hash,
             session: kept.map(|(endpoint, _)| endpoint),

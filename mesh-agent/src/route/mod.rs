@@ -6,7 +6,7 @@
 //! ```
 //!
 //! [`asked`], [`detect`], [`guard`], [`request`], [`mod@matches`], [`apply`], [`filter`], [`cors`], [`session`], [`retry`], [`limit`],
-//! [`sequence`] and [`reply`] are pure.
+//! [`sequence`], [`stage`] and [`reply`] are pure.
 
 pub mod apply;
 pub mod asked;
@@ -29,5 +29,6 @@ pub mod retry;
 pub mod sequence;
 pub mod serve;
 pub mod session;
+pub mod stage;
 pub mod tables;
 pub mod upgrade;

@@ -128,3 +128,42 @@ fn of_few_connections_an_unused_one_makes_room_for_who_waits() {
     assert_eq!(statuses(&["http://10.97.2.8/few-again"]), ["200"]);
     HTTP.withdraw("rule-few");
 }
+
+#[test]
+fn a_deadline_is_held_against_an_endpoint_only_if_it_had_the_request_and_the_rule_said_so() {
+    let objects = [
+        json!({
+            "apiVersion": "networking.istio.io/v1", "kind": "DestinationRule", "metadata": { "name": "hasty", "namespace": "shop" },
+            "spec": { "host": "hasty", "trafficPolicy": {
+                "outlierDetection": { "consecutive5xxErrors": 3, "baseEjectionTime": "8s", "maxEjectionPercent": 100 },
+            } },
+        }),
+        json!({
+            "apiVersion": "networking.istio.io/v1", "kind": "VirtualService", "metadata": { "name": "hasty", "namespace": "shop" },
+            "spec": { "hosts": ["hasty"], "http": [{ "timeout": "400ms", "route": [{ "destination": { "host": "hasty" } }] }] },
+        }),
+    ];
+    HTTP.apply("rule-hasty", &objects);
+    let client = HTTP.pod("client");
+    let ejected = || HTTP.sum("n1", "nodemesh_cluster_endpoints", &[("cluster", "shop/hasty:80"), ("state", "ejected")]);
+    // A client that has no time at all.
+    let grpc = ["--http2-prior-knowledge", "-X", "POST", "-H", "content-type: application/grpc", "-H", "te: trailers"];
+    for _ in 0..12 {
+        let answer = client.curl(&[&grpc[..], &["-H", "grpc-timeout: 1n", "http://10.97.2.10/none"]].concat()).unwrap();
+        assert_eq!((answer.status, answer.header("grpc-status")), (200, "4"), "{answer:?}");
+    }
+    assert!(ejected() < 1.0, "the client's deadline is not the endpoint's fault");
+    // Clients that take longer for their bodies than the rule gives for all.
+    let upload = "for n in 1 2 3 4 5 6 7 8; do (printf z; sleep 1) | curl -s -o /dev/null -w '%{http_code}\\n' \
+                  -X POST -H 'Expect:' -H 'Transfer-Encoding: chunked' -T - http://10.97.2.10/slow & done; wait";
+    let finished = client.exec(&["sh", "-c", upload], LIMIT).unwrap();
+    assert_eq!(finished.stdout.lines().collect::<Vec<_>>(), ["504"; 8], "{finished:?}");
+    assert!(ejected() < 1.0, "nor is a body that does not come");
+    // An endpoint that had all of it and does not answer.
+    let late = wait_until("an endpoint that is late is ejected", LIMIT, || {
+        client.curl(&["http://10.97.2.10/late?delay=3000"]).unwrap();
+        ejected() >= 1.0
+    });
+    late.unwrap();
+    HTTP.withdraw("rule-hasty");
+}
