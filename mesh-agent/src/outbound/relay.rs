@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::connection;
 use crate::agent::pods::LocalPod;
@@ -151,19 +152,21 @@ impl Relay<'_> {
                 }
             }
             (stream, Some(tls)) => {
+                let over = CancellationToken::new();
+                let ends = over.clone().drop_guard();
                 let secured = match stream {
-                    Stream::Tcp(server) => self.secure(tls, server, deadline).await,
+                    Stream::Tcp(server) => self.secure(tls, server, deadline, ends).await,
                     Stream::Tunnel(stream) => {
                         let (near, far) = pair();
                         let fate: Rc<RefCell<Option<Outcome>>> = Rc::default();
                         let told = fate.clone();
                         self.worker.connections.spawn_local(async move {
-                            if let Err(error) = stream.relay(far, &Meter::default(), std::future::pending()).await {
+                            if let Err(error) = stream.relay(far, &Meter::default(), over.cancelled()).await {
                                 *told.borrow_mut() = Some(error.outcome());
                             }
                         });
                         // A tunnel that was refused knows better why there is no TLS.
-                        self.secure(tls, near, deadline).await.map_err(|outcome| fate.take().unwrap_or(outcome))
+                        self.secure(tls, near, deadline, ends).await.map_err(|outcome| fate.take().unwrap_or(outcome))
                     }
                 };
                 let server = match secured {
@@ -231,8 +234,9 @@ impl Relay<'_> {
         }
     }
 
-    /// Begins TLS on a stream. What comes back is one end of a pipe, whose other is copied to and from the server.
-    async fn secure<T>(&self, tls: Secured, io: T, deadline: Instant) -> Result<End, Outcome>
+    /// Begins TLS on a stream. What comes back is one end of a pipe, whose other is copied to and from the server. `ends` is what carries the
+    /// stream: nothing does any longer once TLS has failed or was aborted.
+    async fn secure<T>(&self, tls: Secured, io: T, deadline: Instant, ends: DropGuard) -> Result<End, Outcome>
     where
         T: AsyncRead + AsyncWrite + Unpin + 'static,
     {
@@ -240,14 +244,17 @@ impl Relay<'_> {
         self.worker.shared.requests.secured(agreed.as_ref().ok().map(|agreed| agreed.resumed));
         let server = agreed?.stream;
         let (near, far) = pair();
-        self.worker.connections.spawn_local(carry_secured(far, server));
+        self.worker.connections.spawn_local(carry_secured(far, server, ends));
         Ok(near)
     }
 }
 
 /// Copies between an application and its server behind TLS, to the end of both. A server that ends without TLS's own word for it may have
-/// been cut off by somebody else: that is an abort, unless the application has ended first. One that has said its last may take no more, not even our farewell: that is none.
-async fn carry_secured<T: AsyncRead + AsyncWrite>(far: End, server: T) {
+/// been cut off by somebody else: that is an abort, unless the application has ended first. One that has said its last may take no more, not even
+/// our farewell: that is none. Once the application's side is aborted nobody waits for the server, which may be silent for ever. `ends` stands
+/// for what carries the server's stream, which after an end in order comes to its own.
+async fn carry_secured<T: AsyncRead + AsyncWrite>(far: End, server: T, ends: DropGuard) {
+    let aborted = far.aborted();
     let (mut said, mut wanted) = tokio::io::split(far);
     let (mut answers, mut questions) = tokio::io::split(server);
     let whole = {
@@ -260,21 +267,30 @@ async fn carry_secured<T: AsyncRead + AsyncWrite>(far: End, server: T) {
             wanted.shutdown().await
         };
         let (mut up, mut down) = (std::pin::pin!(up), std::pin::pin!(down));
-        tokio::select! {
-            ended = &mut down => {
-                if ended.is_ok() {
-                    let _ = up.await;
+        let both = async {
+            tokio::select! {
+                ended = &mut down => {
+                    if ended.is_ok() {
+                        let _ = up.await;
+                    }
+                    ended.is_ok()
                 }
-                ended.is_ok()
+                // What is on its way back may still come whole. To whom has said goodbye many servers say none.
+                parted = &mut up => match down.await {
+                    Ok(()) => true,
+                    Err(error) => parted.is_ok() && error.kind() == std::io::ErrorKind::UnexpectedEof,
+                },
             }
-            // What is on its way back may still come whole. To whom has said goodbye many servers say none.
-            parted = &mut up => match down.await {
-                Ok(()) => true,
-                Err(error) => parted.is_ok() && error.kind() == std::io::ErrorKind::UnexpectedEof,
-            },
+        };
+        tokio::select! {
+            biased;
+            _ = aborted => false,
+            whole = both => whole,
         }
     };
-    if !whole {
+    if whole {
+        ends.disarm();
+    } else {
         said.unsplit(wanted).abort();
     }
 }
@@ -357,10 +373,40 @@ mod tests {
             let (mut near, far) = pair();
             near.write_all(b"too late").await.unwrap();
             AsyncWriteExt::shutdown(&mut near).await.unwrap();
-            carry_secured(far, Deaf(b"answer", in_order)).await;
+            let over = CancellationToken::new();
+            carry_secured(far, Deaf(b"answer", in_order), over.clone().drop_guard()).await;
+            assert_eq!(over.is_cancelled(), !wanted, "after an end in order the tunnel has still to carry the last of it");
             let mut read = Vec::new();
             assert_eq!(near.read_to_end(&mut read).await.is_ok(), wanted);
             assert!(!wanted || read == b"answer");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_abort_of_the_application_ends_the_servers_connection_however_silent_it_is() {
+        // Before it has said anything, while the server takes nothing, and after its last word.
+        for (says, ended) in [(0, false), (200_000, false), (5, true)] {
+            let (mut near, far) = pair();
+            let (server, mut peer) = tokio::io::duplex(1000);
+            let over = CancellationToken::new();
+            let carrying = carry_secured(far, server, over.clone().drop_guard());
+            let application = async move {
+                let saying = async {
+                    near.write_all(&vec![7; says]).await.unwrap();
+                    if ended {
+                        AsyncWriteExt::shutdown(&mut near).await.unwrap();
+                    }
+                    std::future::pending::<()>().await;
+                };
+                assert!(tokio::time::timeout(Duration::from_secs(1), saying).await.is_err());
+                near.abort();
+            };
+            let both = async { tokio::join!(carrying, application) };
+            tokio::time::timeout(Duration::from_secs(60), both).await.expect("it ends with the application");
+            assert!(over.is_cancelled(), "{says}");
+            let mut read = Vec::new();
+            peer.read_to_end(&mut read).await.unwrap();
+            assert!(read.len() <= says, "the server sees the end");
         }
     }
 

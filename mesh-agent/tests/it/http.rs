@@ -72,7 +72,7 @@ fn services() -> Vec<Value> {
         all.push(one);
     }
     all.push(service(OUTSIDE, "strange", &["10.97.2.1", "fd00:97::2:1"], "stranger", &[("http", 80, 8080)]));
-    let secure = [("http", 80, 8443), ("http-mutual", 81, 8444), ("tcp-raw", 90, 8443)];
+    let secure = [("http", 80, 8443), ("http-mutual", 81, 8444), ("tcp-raw", 90, 8443), ("tcp-quiet", 91, 8445)];
     all.push(service(OUTSIDE, "secure", &["10.97.2.3", "fd00:97::2:3"], "stranger", &secure));
     all.push(service("shop", "inside", &["10.97.2.4", "fd00:97::2:4"], "other", &[("http", 80, 8443), ("tcp-raw", 90, 8443)]));
     all.push(service("shop", "bounded", &["10.97.2.5", "fd00:97::2:5"], "other", &[("tcp-idle", 91, 7075), ("tcp-most", 92, 7075)]));

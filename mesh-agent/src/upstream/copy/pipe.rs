@@ -1,6 +1,7 @@
 //! A pair of connected streams inside one worker: where a tunnel's stream or a connection is not copied but read by this agent, one end
 //! stands in for the application's socket. An abort of one end is an abort for the other, as with TCP.
 
+use std::future::poll_fn;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -131,12 +132,16 @@ impl End {
 
     /// Waits for the other end to be aborted.
     pub fn poll_aborted(&self, cx: &mut Context<'_>) -> Poll<io::Error> {
-        self.incoming(|way| {
-            if way.aborted {
-                return Poll::Ready(io::ErrorKind::ConnectionReset.into());
-            }
-            way.reader = Some(cx.waker().clone());
-            Poll::Pending
+        self.incoming(|way| poll_aborted(way, cx))
+    }
+
+    /// Resolves once one of the two ends is aborted, whoever has this one by then. To be awaited by the task that reads from it: there is one
+    /// waker for both.
+    pub fn aborted(&self) -> impl Future<Output = io::Error> + use<> {
+        let (ways, first) = (self.ways.clone(), self.first);
+        poll_fn(move |cx| {
+            let [to_second, to_first] = &mut *ways.lock();
+            poll_aborted(if first { to_first } else { to_second }, cx)
         })
     }
 
@@ -160,6 +165,14 @@ impl End {
             way.wake();
         }
     }
+}
+
+fn poll_aborted(way: &mut Way, cx: &Context<'_>) -> Poll<io::Error> {
+    if way.aborted {
+        return Poll::Ready(io::ErrorKind::ConnectionReset.into());
+    }
+    way.reader = Some(cx.waker().clone());
+    Poll::Pending
 }
 
 fn gone(way: &Way) -> io::Error {

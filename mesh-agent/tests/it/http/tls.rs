@@ -42,7 +42,7 @@ fn put(directory: &str, files: &[(&str, &str)]) -> PathBuf {
     directory
 }
 
-/// nginx with TLS on 8443, and on 8444 for clients with a certificate. It says which version of HTTP it was asked in, and by whom.
+/// nginx with TLS on 8443 and 8445, and on 8444 for clients with a certificate. It says which version of HTTP it was asked in, and by whom.
 fn nginx(pod: &Pod, files: &Path) -> Process {
     let place = files.display();
     let config = format!(
@@ -51,6 +51,7 @@ fn nginx(pod: &Pod, files: &Path) -> Process {
          uwsgi_temp_path {place}/u; scgi_temp_path {place}/s;\n\
          ssl_certificate {place}/tls.crt; ssl_certificate_key {place}/tls.key;\n\
          server {{ listen 8443 ssl http2; location / {{ return 200 \"$server_protocol $scheme $http_x_secret\\n\"; }} }}\n\
+         server {{ listen 8445 ssl; }}\n\
          server {{ listen 8444 ssl; ssl_client_certificate {place}/clients.crt; ssl_verify_client on;\n\
          location / {{ return 200 \"client $ssl_client_verify\\n\"; }} }}\n}}\n"
     );
@@ -67,6 +68,17 @@ fn rule(host: &str, tls: &Value) -> Value {
         "apiVersion": "networking.istio.io/v1", "kind": "DestinationRule", "metadata": { "name": "tls", "namespace": "shop" },
         "spec": { "host": host, "trafficPolicy": { "tls": tls } },
     })
+}
+
+/// Connections to a port of a pod that neither side has ended.
+fn established(pod: &Pod, port: u16) -> usize {
+    let finished = pod.exec(&["cat", "/proc/net/tcp"], LIMIT).unwrap();
+    let local = format!(":{port:04X}");
+    let is_one = |line: &&str| {
+        let mut fields = line.split_whitespace().skip(1);
+        fields.next().is_some_and(|address| address.ends_with(&local)) && fields.nth(1) == Some("01")
+    };
+    finished.stdout.lines().filter(is_one).count()
 }
 
 fn capture(name: &str) -> Capture {
@@ -144,6 +156,21 @@ fn tls_towards_a_server_outside_the_mesh_is_verified_or_nothing_is_sent() {
     assert!(problems.contains("is not below"), "{problems}");
     let trace = link.finish(Duration::from_millis(300)).unwrap();
     assert!(trace.packets() > 0 && !trace.contains(SECRET.as_bytes()), "it was sent in the clear");
+
+    // What is given up because nobody says a word is given up towards the server too, which would wait much longer.
+    let mut idle = rule(HOST, &json!({ "mode": "SIMPLE", "sni": "db.example", "caCertificates": ca }));
+    idle["spec"]["trafficPolicy"]["connectionPool"] = json!({ "tcp": { "idleTimeout": "2s" } });
+    HTTP.apply("rule-tls", &[idle]);
+    std::thread::scope(|scope| {
+        let connected = scope.spawn(|| client.peer(&["connect", "10.97.2.3:91", "--timeout", "15"], LIMIT).unwrap());
+        let stranger = HTTP.pod("stranger");
+        wait_until("there is TLS with the server", LIMIT, || established(&stranger, 8445) == 1).unwrap();
+        let report = connected.join().unwrap();
+        assert!(report.connected, "{report:?}");
+        let line = HTTP.access("n1", &[("dialled", "10.97.2.3:91"), ("outcome", "idle_timeout")]);
+        assert_eq!(text(&line, "upstream_tls"), "db.example", "{line}");
+        wait_until("the server sees the end", SOON, || established(&stranger, 8445) == 0).unwrap();
+    });
 
     // A certificate of the client's namespace, which is renewed.
     let mutual = json!({ "mode": "MUTUAL", "sni": "db.example", "credentialName": "db" });
