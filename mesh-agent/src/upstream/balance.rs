@@ -26,6 +26,7 @@ mod tests;
 
 use hash::{Maglev, Member, Ring};
 use locality::{Grouping, WHOLE};
+pub use locality::{SUBZONE, decisive};
 
 /// Endpoints that chance may miss before they are gone through one by one.
 const TRIES: usize = 8;

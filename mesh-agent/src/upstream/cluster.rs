@@ -1,7 +1,7 @@
 //! A Service's port, or a subset of its pods, as somewhere that requests can be sent: who is there, how loaded and how well each is, and what
 //! bounds hold. One for all workers; rebuilt when the endpoints or the policy change, with what was learnt of those that stay.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -15,7 +15,7 @@ use mesh_model::workload::{Workload, WorkloadUid};
 use parking_lot::{Mutex, RwLock};
 
 use super::balance::ewma::Ewma;
-use super::balance::{Candidate, Load, LocalityName, Picker};
+use super::balance::{Candidate, Load, LocalityName, Picker, SUBZONE, decisive};
 use super::bounds::Bounds;
 use super::circuit::Resource;
 use super::health::{Event, Health, Observation};
@@ -303,7 +303,7 @@ struct Spec<'a> {
     policy: &'a Arc<TrafficPolicy>,
     backend: Option<&'a Arc<BackendTrafficPolicy>>,
     budget: Option<Arc<Budget>>,
-    labels: &'a std::collections::BTreeMap<String, String>,
+    labels: &'a BTreeMap<String, String>,
     from: &'a LocalityName,
 }
 
@@ -316,15 +316,18 @@ struct Slot {
     service: Arc<Service>,
     /// Those that names stood for; `None` where there are no names.
     resolved: Option<Vec<ServiceEndpoint>>,
-    labels: std::collections::BTreeMap<String, String>,
+    labels: BTreeMap<String, String>,
     from: LocalityName,
     cluster: Arc<Cluster>,
 }
 
-/// The clusters in use. Two clients have one in common if the same policy holds for both.
+/// What clients have a cluster by: its name, where their policy lies, and those of their labels that are decisive under it.
+type Key = (ClusterName, usize, BTreeMap<String, String>);
+
+/// The clusters in use. Two clients have one in common if the same policy holds for both and finds the same endpoints near them.
 #[derive(Default)]
 pub struct Clusters {
-    slots: RwLock<HashMap<(ClusterName, usize), Slot>>,
+    slots: RwLock<HashMap<Key, Slot>>,
     none: Arc<TrafficPolicy>,
     /// By Service: its clusters share one.
     budgets: Mutex<HashMap<NamespacedName, Arc<Budget>>>,
@@ -341,7 +344,7 @@ impl Clusters {
     pub fn get(&self, snapshot: &Snapshot, client: &Workload, name: &ClusterName) -> Result<Arc<Cluster>, Missing> {
         let policy = snapshot.traffic(client, &name.service, name.port, name.subset.as_deref()).unwrap_or_else(|| self.none.clone());
         // Policies are shared as long as they are the same, so the place tells them apart; the slot keeps its own alive.
-        let key = (name.clone(), Arc::as_ptr(&policy) as usize);
+        let key = (name.clone(), Arc::as_ptr(&policy) as usize, decisive(&policy.locality, &client.labels));
         // Read first: endpoints that are newer than it says do no harm.
         let generation = self.names.generation();
         let is_current = |slot: &&Slot| slot.version == snapshot.version() && (slot.generation == generation || slot.resolved.is_none());
@@ -355,8 +358,8 @@ impl Clusters {
         let from = LocalityName {
             region: node.map(|node| node.region.clone()).unwrap_or_default(),
             zone: node.map(|node| node.zone.clone()).unwrap_or_default(),
-            subzone: client.labels.get("topology.istio.io/subzone").map(|subzone| subzone.as_str().into()).unwrap_or_default(),
-            labels: (*client.labels).clone(),
+            subzone: key.2.get(SUBZONE).map(|subzone| subzone.as_str().into()).unwrap_or_default(),
+            labels: key.2.clone(),
         };
         let mut slots = self.slots.write();
         // Another policy's pointer may have been given again: what was learnt is carried over by name.
@@ -380,7 +383,7 @@ impl Clusters {
         let spec = Spec { name, port, endpoints: &endpoints, policy: &policy, backend, budget, labels, from: &from };
         // A policy that was read anew is another pointer and says the same: what was learnt under it goes on. Under another policy at least
         // the endpoints are known.
-        let named = || slots.iter().filter(|((other, _), _)| other == name).map(|(_, slot)| &slot.cluster);
+        let named = || slots.iter().filter(|((other, ..), _)| other == name).map(|(_, slot)| &slot.cluster);
         let previous = previous.or_else(|| named().find(|cluster| *cluster.policy == *policy).or_else(|| named().next()).cloned());
         let cluster = Arc::new(Cluster::build(snapshot, &spec, previous.as_deref(), Instant::now()));
         let made_from = Slot {
@@ -414,14 +417,17 @@ impl Clusters {
         self.budgets.lock().retain(|service, _| snapshot.retry_budget(service).is_some());
         let mut slots = self.slots.write();
         let mut newest: HashMap<ClusterName, u64> = HashMap::new();
-        for ((name, _), slot) in slots.iter() {
+        for ((name, ..), slot) in slots.iter() {
             let version = newest.entry(name.clone()).or_default();
             *version = slot.version.max(*version);
         }
-        slots.retain(|(name, _), slot| {
+        slots.retain(|(name, _, labels), slot| {
             let is_newest = newest.get(name).is_none_or(|version| slot.version >= *version);
             let in_use = Arc::strong_count(&slot.cluster) > 1 || Arc::strong_count(&slot.cluster.policy) > 1;
-            snapshot.service(&name.service).is_some() && (is_newest || in_use)
+            // Of labels that change with each version of a client there would be ever more.
+            let alike = |client: &Arc<Workload>| decisive(&slot.cluster.policy.locality, &client.labels) == *labels;
+            let has_clients = labels.is_empty() || Arc::strong_count(&slot.cluster) > 1 || snapshot.workloads().any(alike);
+            snapshot.service(&name.service).is_some() && (is_newest || in_use) && has_clients
         });
     }
 
@@ -445,9 +451,13 @@ impl Clusters {
         all
     }
 
-    /// The clusters now.
+    /// The clusters now. Of those that differ in their clients' labels alone it is the newest: they share what is counted.
     pub fn all(&self) -> Vec<Arc<Cluster>> {
-        self.slots.read().values().map(|slot| slot.cluster.clone()).collect()
+        let slots = self.slots.read();
+        let mut all: Vec<(&Key, &Slot)> = slots.iter().collect();
+        all.sort_unstable_by_key(|(_, slot)| slot.version);
+        let newest: HashMap<_, _> = all.into_iter().map(|((name, policy, _), slot)| ((name, policy), &slot.cluster)).collect();
+        newest.into_values().cloned().collect()
     }
 }
 

@@ -1,5 +1,6 @@
 //! Which endpoints are near, and how many requests go farther: Istio's `localityLbSetting` on Envoy's priorities.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use mesh_model::traffic::Locality;
@@ -8,7 +9,8 @@ use super::{Candidate, LocalityName};
 
 const REGION: &str = "topology.kubernetes.io/region";
 const ZONE: &str = "topology.kubernetes.io/zone";
-const SUBZONE: &str = "topology.istio.io/subzone";
+/// The label with a pod's sub-zone.
+pub const SUBZONE: &str = "topology.istio.io/subzone";
 
 /// What stands for a whole when shares are compared. Fine enough for thousands of endpoints.
 pub(super) const WHOLE: u64 = 1 << 32;
@@ -20,6 +22,17 @@ pub(super) enum Grouping {
     Priorities(Vec<Vec<usize>>),
     /// Each group gets its percentage.
     Shares(Vec<(u32, Vec<usize>)>),
+}
+
+/// Those of a client's labels that decide which endpoints are near it: clients that differ in them choose differently under one policy.
+pub fn decisive(locality: &Locality, labels: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    if locality.enabled == Some(false) {
+        return BTreeMap::new();
+    }
+    // With a value of its own (`key=value`) an entry asks for nobody's.
+    let named = locality.failover_priority.iter().map(|label| &**label).filter(|label| !label.contains('='));
+    let keys = named.chain((!locality.distribute.is_empty()).then_some(SUBZONE));
+    keys.filter_map(|key| labels.get_key_value(key)).map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
 /// Groups the candidates that have a weight. Istio's order: `distribute` if an entry is for this node, else failover by label or place, else

@@ -262,6 +262,19 @@ fn labels_before_places() {
 }
 
 #[test]
+fn of_a_clients_labels_those_are_decisive_that_the_policy_goes_by() {
+    let labels = [("app", "a"), ("version", "v2"), (SUBZONE, "rack")].map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+    let keys = |locality: &Locality| decisive(locality, &labels).into_keys().collect::<Vec<_>>();
+    assert!(keys(&Locality::default()).is_empty());
+    let failover_priority: Vec<Arc<str>> = vec!["version".into(), "app=b".into(), "network".into()];
+    let by_label = Locality { failover_priority, ..Locality::default() };
+    assert_eq!(keys(&by_label), ["version"]);
+    let distribute = vec![("*".into(), vec![("east".into(), 100)])];
+    assert_eq!(keys(&Locality { distribute, ..Locality::default() }), [SUBZONE]);
+    assert!(keys(&Locality { enabled: Some(false), ..by_label }).is_empty());
+}
+
+#[test]
 fn percentages_are_exact() {
     let shares = vec![("east/b".into(), 20), ("east/a/*".into(), 70), ("west/*".into(), 10), ("south".into(), 50)];
     let locality = Locality { distribute: vec![("east/c".into(), Vec::new()), ("east/*".into(), shares)], ..Locality::default() };

@@ -104,6 +104,61 @@ fn what_is_under_a_policy_of_the_past_goes_once_there_is_another() {
     assert_eq!(clusters.slots.read().len(), 1);
 }
 
+/// Two clients and two servers, one of each of either version, and a rule by which versions stay among themselves.
+fn versions(previous: Option<&Snapshot>, clients: &[&str], locality: &str) -> Snapshot {
+    let pod = |name: &str, app: &str, version: &str, ip: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: shop, labels: {{app: {app}, version: {version}, own: {name}}}}}\n\
+             spec: {{nodeName: n1, containers: []}}\nstatus: {{podIP: {ip}}}\n"
+        )
+    };
+    let mut text = pod("web1", "web", "v1", "10.0.2.1") + &pod("web2", "web", "v2", "10.0.2.2");
+    for (client, number) in clients.iter().zip(1..) {
+        text += &pod(client, "client", client.get(..2).unwrap(), &format!("10.0.1.{number}"));
+    }
+    text += "---\napiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: shop}\n\
+             spec: {clusterIP: 10.96.0.1, selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}\n";
+    text += &format!(
+        "---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: web, namespace: shop}}\n\
+         spec: {{host: web, trafficPolicy: {{outlierDetection: {{}}, loadBalancer: {{localityLbSetting: {{{locality}}}}}}}}}\n"
+    );
+    let parsed = parse_documents(Path::new("mesh.yaml"), &text);
+    Snapshot::build(&parsed.documents, parsed.problems, previous)
+}
+
+#[test]
+fn each_client_goes_by_its_own_labels_whoever_asks_first() {
+    let by_version = "enabled: true, failoverPriority: [version]";
+    for order in [["v1-a", "v2-a"], ["v2-a", "v1-a"]] {
+        let clusters = Clusters::default();
+        let snapshot = versions(None, &["v1-a", "v2-a", "v2-b", "v3-a"], by_version);
+        for client in order {
+            let near = cluster(&clusters, &snapshot, client);
+            let chosen: Vec<String> =
+                (0..20).map(|_| near.choose(Instant::now(), Wish::default()).unwrap().server.address.0.to_string()).collect();
+            let own = if client.starts_with("v1") { "10.0.2.1:8080" } else { "10.0.2.2:8080" };
+            assert_eq!(chosen, vec![own; 20], "{client}");
+        }
+        let alike = cluster(&clusters, &snapshot, "v2-b");
+        assert!(Arc::ptr_eq(&alike, &cluster(&clusters, &snapshot, "v2-a")), "labels that the rule does not name make no difference");
+        drop(alike);
+        let third = cluster(&clusters, &snapshot, "v3-a");
+        assert_eq!(clusters.slots.read().len(), 3);
+        assert_eq!(clusters.all().len(), 1, "they count the same things, which are told once");
+        // Nobody is of the third version any more.
+        let fewer = versions(Some(&snapshot), &["v1-a", "v2-a"], by_version);
+        clusters.sweep(&fewer);
+        assert_eq!(clusters.slots.read().len(), 3, "it is in use");
+        drop(third);
+        clusters.sweep(&fewer);
+        assert_eq!(clusters.slots.read().len(), 2);
+        assert!(clusters.slots.read().keys().all(|key| key.2["version"] != "v3"));
+    }
+    let clusters = Clusters::default();
+    let snapshot = versions(None, &["v1-a", "v2-a"], "enabled: true");
+    assert!(Arc::ptr_eq(&cluster(&clusters, &snapshot, "v1-a"), &cluster(&clusters, &snapshot, "v2-a")), "where no label counts");
+}
+
 #[test]
 fn what_is_not_there_is_told() {
     let snapshot = mesh(None, &[1]);
