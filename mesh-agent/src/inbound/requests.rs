@@ -21,7 +21,7 @@ use crate::ops::live::LiveConnection;
 use crate::ops::metrics::requests::RequestProtocol;
 use crate::ops::record::Connection;
 use crate::ops::{ConnectionRecorder, RequestLine, RequestRecorder, trace};
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, RequestFailure};
 use crate::policy::limits::{Counted, CountedRequest, Standing};
 use crate::policy::{Live, Peer, Permit, Transport, decide};
 use crate::route::body::{Ongoing, Original, ReplyBody, Seen, grpc_status};
@@ -161,13 +161,16 @@ impl Service for Requests {
         let mut record = self.record(&parts, grpc);
         let seen = Seen::new(grpc);
         let mut standing = None;
-        let admitted = self.judge(&mut parts, &mut record).and_then(|permit| {
+        let mut protocol = None;
+        // What is of one hop goes first: what is judged, and what is added then, is what the application gets.
+        let admitted = request::settle(&mut parts).and_then(|()| {
+            protocol = request::strip(&mut parts.headers);
+            let permit = self.judge(&mut parts, &mut record)?;
             standing = self.count(&parts, &record)?;
             Ok(permit)
         });
         let refused = match admitted {
             Ok(_permit) => {
-                let protocol = request::strip(&mut parts.headers);
                 if let Some(span) = &record.span {
                     span.hop.write(&mut parts.headers);
                 }
@@ -265,6 +268,9 @@ impl Requests {
             head.headers = if reused { parts.headers.clone() } else { std::mem::take(&mut parts.headers) };
             request::address(&mut head, self.http2, false, protocol)?;
             match lease.send(Request::from_parts(head, original.attempt())).await {
+                Ok(response) if protocol.is_none() && response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                    return Err(RequestFailure::unasked_switch());
+                }
                 Ok(response) => {
                     original.answered();
                     return Ok((response, lease));
@@ -288,7 +294,15 @@ impl Requests {
     async fn lease(&self) -> Result<Lease, Outcome> {
         let Judged { inbound, client, server, .. } = &self.judged;
         let client_uid = inbound.pod.workload.uid.clone();
-        let key = ConnectionKey { client: client_uid, server: server.0, workload: None, http2: self.http2, service: None, tls: None };
+        let key = ConnectionKey {
+            client: client_uid,
+            server: server.0,
+            workload: None,
+            tunnel: None,
+            http2: self.http2,
+            service: None,
+            tls: None,
+        };
         let opening = match self.kept.taken_or_opening(&key, TERMS).await? {
             Ok(lease) => return Ok(lease),
             Err(opening) => opening,

@@ -93,6 +93,11 @@ impl From<Refused> for Outcome {
 }
 
 impl RequestFailure {
+    /// A server's answer that its client could not make anything of, and that would lead past everybody who judges.
+    pub fn unasked_switch() -> Outcome {
+        Outcome::Request(RequestFailure::UpstreamProtocol { detail: "the server switched protocols, which nobody had asked it for".into() })
+    }
+
     /// What its client is answered.
     pub fn status(&self) -> StatusCode {
         match self {

@@ -8,17 +8,17 @@ use std::time::{Duration, Instant};
 
 use http::header::{HeaderName, HeaderValue};
 use http::request::Parts;
-use http::{HeaderMap, Method, Request, Response};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
-use mesh_model::route::{RetryPolicy, Target};
+use mesh_model::route::RetryPolicy;
 use mesh_model::traffic::HashKey;
 use mesh_model::workload::Workload;
 
-use super::body::{Original, RequestBody, grpc_status};
+use super::body::{Original, grpc_status};
 use super::counters::RetryBound;
 use super::detect::Declared;
 use super::exchange::{Client, left};
-use super::plan::{Plan, Upstream};
+use super::plan::Upstream;
 use super::retry::{Failure, Next, RetryState, is_retriable};
 use super::stage::{Deadlines, Stage};
 use super::{request, session};
@@ -83,7 +83,7 @@ pub struct Done {
 }
 
 /// Why an attempt brought no answer.
-struct Failed {
+pub(super) struct Failed {
     outcome: Outcome,
     failure: Option<Failure>,
     observation: Option<Observation>,
@@ -249,6 +249,9 @@ impl Attempts<'_> {
             let began = Instant::now();
             stage.set(Stage::Sent);
             match lease.send(Request::from_parts(head, self.original.attempt())).await {
+                Ok(response) if self.upgrade.is_none() && response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                    Err(Failed::at_once(RequestFailure::unasked_switch()))
+                }
                 Ok(response) => Ok((response, lease, began)),
                 Err(failure) => Err(self.failed(failure, reused && may_be_stale)),
             }
@@ -307,7 +310,7 @@ impl Attempts<'_> {
 }
 
 /// Takes a request of what a client's pod may send to a host of a ServiceEntry.
-fn count(client: &Client, cluster: &Cluster, now: Instant, parts: &Parts) -> Result<Option<Standing>, Refused> {
+pub(super) fn count(client: &Client, cluster: &Cluster, now: Instant, parts: &Parts) -> Result<Option<Standing>, Refused> {
     let host = &cluster.name.service;
     if !host.is_entry() {
         return Ok(None);
@@ -317,7 +320,7 @@ fn count(client: &Client, cluster: &Cluster, now: Instant, parts: &Parts) -> Res
 
 /// A connection to the endpoint: one of the pool, or a new one if there may be one more, or the first that becomes free. `tls_name` is told the
 /// server's name if TLS is begun here, `stage` that a connection is dialled.
-async fn lease(
+pub(super) async fn lease(
     client: &Rc<Client>,
     upstream: &Upstream,
     server: &Server,
@@ -346,6 +349,7 @@ async fn lease(
         client: pod.workload.uid.clone(),
         server: server.address.0,
         workload: server.workload.as_ref().map(|workload| workload.uid.clone()),
+        tunnel: server.tunnel_from(&pod.workload),
         http2,
         service: Some(cluster.name.service.clone()),
         tls: tls.as_ref().map(|(secured, _)| secured.key()),
@@ -452,47 +456,3 @@ pub fn hash(cluster: &Cluster, parts: &Parts, client: IpAddr, cookies: &mut Vec<
         },
     }
 }
-
-/// Sends a copy to one endpoint and throws its answer away. What was too large to keep is not copied, which is counted.
-pub fn mirror(client: &Rc<Client>, plan: &Plan, target: &Target, parts: &Parts, original: &Original) {
-    let requests = &client.worker.shared.requests;
-    let Target::Service { service, port, subset } = target else { return requests.mirror_skipped() };
-    let upstream = plan.upstream(client, service, *port, subset.as_ref()).ok().filter(|upstream| upstream.cluster.refusal().is_none());
-    let Some(upstream) = upstream else { return requests.mirror_skipped() };
-    // Nobody waits for a copy's answer: without these bounds there could be any number of them.
-    let (Some(under_way), Ok(place)) = (requests.mirror_begins(), upstream.bounds.circuit.try_request()) else {
-        return requests.mirror_skipped();
-    };
-    let Some(body) = original.whole() else { return requests.mirror_skipped() };
-    let (client, parts, tasks) = (client.clone(), parts.clone(), client.worker.connections.clone());
-    tasks.spawn_local(async move {
-        let cluster = &upstream.cluster;
-        let Some(chosen) = cluster.choose(Instant::now(), Wish { dialled: Some(client.dialled.0), ..Wish::default() }) else {
-            return client.worker.shared.requests.mirror_skipped();
-        };
-        if count(&client, cluster, Instant::now(), &parts).is_err() {
-            return client.worker.shared.requests.mirror_skipped();
-        }
-        let http2 = cluster.http2(client.http2);
-        let sent = tokio::time::timeout(MIRROR, async {
-            let mut tls_name = None;
-            let mut lease = lease(&client, &upstream, &chosen.server, http2, &parts.headers, &mut tls_name, &Cell::default()).await.ok()?;
-            let mut head = parts;
-            request::address(&mut head, lease.http2(), tls_name.is_some(), None).ok()?;
-            head.extensions.clear();
-            let response = lease.send(Request::from_parts(head, RequestBody::whole(body))).await.ok()?;
-            // Read to its end, so that the connection serves again.
-            let read = http_body_util::BodyExt::collect(http_body_util::Limited::new(response.into_body(), MIRROR_BODY)).await;
-            read.ok().map(|_| lease.keep())
-        });
-        match sent.await {
-            Ok(Some(())) => client.worker.shared.requests.mirrored(),
-            Ok(None) | Err(_) => client.worker.shared.requests.mirror_failed(),
-        }
-        drop((under_way, place));
-    });
-}
-
-/// How long a copy may take, and how much of its answer is read.
-const MIRROR: Duration = Duration::from_secs(30);
-const MIRROR_BODY: usize = 1 << 20;

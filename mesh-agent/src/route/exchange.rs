@@ -21,7 +21,7 @@ use super::plan::Plan;
 use super::retry::DEFAULT;
 use super::serve::{Current, Service};
 use super::stage::Deadlines;
-use super::{filter, reply, request, session};
+use super::{filter, mirror, reply, request, session};
 use crate::agent::pods::LocalPod;
 use crate::conn::{ClientAddr, OrigDst};
 use crate::ops::metrics::requests::RequestProtocol;
@@ -284,7 +284,7 @@ impl Exchange {
         };
         let ended = attempts.run(&mut self.record).await;
         for target in std::mem::take(&mut self.mirrors) {
-            attempt::mirror(client, plan, &target, &self.parts, &original);
+            mirror::mirror(client, plan, &target, &self.parts, &original);
         }
         let done = match ended {
             Ok(done) => done,

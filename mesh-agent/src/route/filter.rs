@@ -145,6 +145,8 @@ pub fn strip_hop(headers: &mut HeaderMap) {
         headers.remove(name);
     }
     headers.remove("keep-alive");
+    // Of no use without an upgrade to HTTP/2, which is not passed on.
+    headers.remove("http2-settings");
     headers.remove("proxy-connection");
     headers.remove(http::header::TE);
     if trailers {
@@ -152,13 +154,27 @@ pub fn strip_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// The protocol that a request asks to switch to, if it does.
-pub fn upgrade_of(headers: &HeaderMap) -> Option<HeaderValue> {
+/// Whether a request asks to switch protocols.
+pub fn asks_to_switch(headers: &HeaderMap) -> bool {
     let asks = headers
         .get_all(http::header::CONNECTION)
         .iter()
         .any(|value| value.to_str().is_ok_and(|value| value.split(',').any(|word| word.trim().eq_ignore_ascii_case("upgrade"))));
-    headers.get(http::header::UPGRADE).filter(|_| asks).cloned()
+    asks && headers.contains_key(http::header::UPGRADE)
+}
+
+/// The protocol that a request asks to switch to, if it may: one alone, and none that would carry requests that nobody judges and counts
+/// (`h2c`, another version of HTTP, TLS). A server need not heed what is asked (RFC 9110, 7.8), and so it is not asked.
+pub fn upgrade_of(headers: &HeaderMap) -> Option<HeaderValue> {
+    if !asks_to_switch(headers) {
+        return None;
+    }
+    let mut all = headers.get_all(http::header::UPGRADE).iter();
+    let (Some(only), None) = (all.next(), all.next()) else { return None };
+    let protocol = only.to_str().ok()?.trim().to_ascii_lowercase();
+    let name = protocol.split('/').next().unwrap_or_default();
+    let other = !matches!(name, "" | "h2c" | "h2" | "h3" | "http" | "tls") && !protocol.contains(',');
+    other.then(|| only.clone())
 }
 
 #[cfg(test)]

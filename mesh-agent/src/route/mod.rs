@@ -22,6 +22,7 @@ pub mod first;
 pub mod guard;
 pub mod limit;
 pub mod matches;
+pub mod mirror;
 pub mod plan;
 pub mod reply;
 pub mod request;

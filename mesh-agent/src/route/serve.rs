@@ -120,7 +120,7 @@ where
 /// Behind a request to switch protocols the guard looks at nothing, since what follows may be of the other protocol. If it is not, what
 /// follows is not read.
 async fn answer<S: Service>(service: Rc<S>, request: Request<Incoming>, http2: bool) -> Response<ReplyBody> {
-    let unguarded = !http2 && filter::upgrade_of(request.headers()).is_some();
+    let unguarded = !http2 && filter::asks_to_switch(request.headers());
     let mut response = service.answer(request).await;
     if unguarded && response.status() != StatusCode::SWITCHING_PROTOCOLS {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

@@ -106,3 +106,26 @@ fn headers_of_one_hop_go_no_further() {
     left.sort_unstable();
     assert_eq!(left, ["host", "te", "x-kept"]);
 }
+
+#[test]
+fn nothing_is_switched_to_that_would_carry_requests_past_the_judge() {
+    let asks = |to: &[&str]| {
+        let mut headers = HeaderMap::new();
+        headers.insert("connection", HeaderValue::from_static("Upgrade, HTTP2-Settings"));
+        headers.insert("http2-settings", HeaderValue::from_static("AAMAAABkAAQAAP__"));
+        for to in to {
+            headers.append("upgrade", HeaderValue::from_str(to).unwrap());
+        }
+        assert_eq!(asks_to_switch(&headers), !to.is_empty());
+        let upgrade = upgrade_of(&headers);
+        strip_hop(&mut headers);
+        assert!(headers.is_empty(), "{headers:?}");
+        upgrade
+    };
+    for refused in [&["h2c"][..], &["H2C"], &["HTTP/2.0"], &["TLS/1.0"], &["websocket, h2c"], &["websocket", "h2c"], &[""], &[]] {
+        assert_eq!(asks(refused), None, "{refused:?}");
+    }
+    for passed in ["websocket", "any", "SPDY/3.1"] {
+        assert_eq!(asks(&[passed]).unwrap(), passed);
+    }
+}

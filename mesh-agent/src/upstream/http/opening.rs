@@ -18,6 +18,7 @@ type Told = Option<Result<(), Outcome>>;
 pub struct Openings(RefCell<HashMap<ConnectionKey, watch::Receiver<Told>>>);
 
 /// Whose turn it is to open a connection.
+#[expect(clippy::large_enum_variant, reason = "it lives for a moment, once for a connection that is opened")]
 pub enum Turn {
     /// The caller's.
     Mine(Opening),

@@ -5,7 +5,7 @@ use super::*;
 
 fn key() -> ConnectionKey {
     let client = WorkloadUid("client".into());
-    ConnectionKey { client, server: "10.0.0.1:80".parse().unwrap(), workload: None, http2: true, service: None, tls: None }
+    ConnectionKey { client, server: "10.0.0.1:80".parse().unwrap(), workload: None, tunnel: None, http2: true, service: None, tls: None }
 }
 
 fn mine(openings: &Rc<Openings>) -> Opening {
@@ -50,4 +50,26 @@ fn one_who_is_given_up_hands_the_turn_on() {
     drop(opening);
     assert!(matches!(other.now_or_never(), Some(Ok(Turn::Over))));
     drop(mine(&openings));
+}
+
+#[test]
+fn a_server_that_joins_the_mesh_is_another() {
+    use std::path::Path;
+    let pod = |name: &str, ip: &str, mesh: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: shop, uid: {name}, labels: {{nodemesh.dev/mesh: {mesh}}}}}\nstatus: {{podIP: {ip}}}\n"
+        )
+    };
+    let between = |mesh: &str| {
+        let text = pod("client", "10.0.0.2", "enabled") + &pod("server", "10.0.0.1", mesh);
+        let parsed = mesh_model::document::parse_documents(Path::new("mesh.yaml"), &text);
+        let snapshot = mesh_model::snapshot::Snapshot::build(&parsed.documents, parsed.problems, None);
+        let at = |ip: &str| snapshot.workload_at(ip.parse().unwrap()).unwrap().clone();
+        let server =
+            super::super::Server { address: crate::conn::ServerAddr("10.0.0.1:80".parse().unwrap()), workload: Some(at("10.0.0.1")) };
+        ConnectionKey { workload: Some(at("10.0.0.1").uid.clone()), tunnel: server.tunnel_from(&at("10.0.0.2")), ..key() }
+    };
+    assert_eq!(between("disabled").tunnel, None);
+    assert!(between("enabled").tunnel.is_some_and(|(client, server)| client.to_string().contains("/ns/shop/") && server == client));
+    assert_ne!(between("disabled"), between("enabled"), "what was opened in the clear does not serve what is to go through a tunnel");
 }
