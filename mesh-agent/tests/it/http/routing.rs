@@ -193,7 +193,12 @@ fn an_answer_that_takes_too_long_is_504() {
         assert_eq!(client.curl(&[&url("timeout", &format!("{path}?delay=1000"))]).unwrap().status, status, "{path}");
         assert_eq!(client.curl(&[&url("timeout", path)]).unwrap().status, 200, "{path} without delay");
     }
-    HTTP.wait_sum("n1", "istio_requests_total", &[("response_code", "504"), ("response_flags", "UT")], 2.0);
+    HTTP.wait_sum(
+        "n1",
+        "istio_requests_total",
+        &[("response_code", "504"), ("response_flags", "UT"), ("destination_service_name", "timeout")],
+        2.0,
+    );
 }
 
 #[test]
