@@ -171,6 +171,15 @@ impl Pod {
         self.peer(&["connect", &to.to_string(), "--send", text, "--half-close"], Duration::from_secs(30))
     }
 
+    /// As [`Self::connect`], with this side left open until the other closes: servers of HTTP take a client that ends its side before it
+    /// is answered for one that has gone.
+    ///
+    /// # Errors
+    /// As [`Self::peer`].
+    pub fn request(&self, to: SocketAddr, text: &str) -> Result<Report> {
+        self.peer(&["connect", &to.to_string(), "--send", text], Duration::from_secs(30))
+    }
+
     /// Sends and receives pseudo-random bytes at once with a `bulk` server, and compares digests.
     ///
     /// # Errors

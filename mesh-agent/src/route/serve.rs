@@ -109,7 +109,8 @@ where
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())
-        .half_close(true)
+        // Else a client that has gone would be seen only by the next byte that is sent to it: its request went on, in everybody's way.
+        .half_close(false)
         .header_read_timeout(IDLE_TIMEOUT)
         .max_headers(MAX_HEADER_COUNT)
         .max_buf_size(MAX_HEADERS as usize);
@@ -152,3 +153,6 @@ impl<T> Current<T> {
         value
     }
 }
+
+#[cfg(test)]
+mod tests;

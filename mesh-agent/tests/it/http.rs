@@ -81,6 +81,7 @@ fn services() -> Vec<Value> {
     all.push(service("shop", "few", &["10.97.2.8", "fd00:97::2:8"], "echo", &[("http", 80, 8080)]));
     all.push(service(OUTSIDE, "early", &["10.97.2.9", "fd00:97::2:9"], "stranger", &[("http", 80, 9310)]));
     all.push(service("shop", "hasty", &["10.97.2.10", "fd00:97::2:a"], "echo", &[("http", 80, 8080)]));
+    all.push(service("shop", "given-up", &["10.97.2.11", "fd00:97::2:11"], "echo", &[("http", 80, 8080)]));
     all.push(service("shop", "nobody", &["10.97.2.2", "fd00:97::2:2"], "nobody", &[("http", 80, 8080)]));
     all
 }

@@ -188,7 +188,7 @@ impl Stage {
         let between = between.collect::<Result<Vec<_>>>()?;
         let server = SocketAddr::new(WEB.parse().context("an address")?, 80);
         let ask =
-            |client: &Pod, method: &str| client.connect(server, &format!("{method} / HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n"));
+            |client: &Pod, method: &str| client.request(server, &format!("{method} / HTTP/1.1\r\nHost: web\r\nConnection: close\r\n\r\n"));
         let answered = |client: &Pod, method: &str, status: &str| -> Result<()> {
             let report = ask(client, method)?;
             ensure!(report.received.starts_with(status), "{method} was not answered with {status}: {report:?}");

@@ -167,3 +167,22 @@ fn a_deadline_is_held_against_an_endpoint_only_if_it_had_the_request_and_the_rul
     late.unwrap();
     HTTP.withdraw("rule-hasty");
 }
+
+#[test]
+fn a_request_whose_client_has_gone_holds_no_place() {
+    HTTP.apply("rule-given-up", &[pool("given-up", "given-up", &json!({ "http2MaxRequests": 4 }))]);
+    let client = HTTP.pod("client");
+    let open = || HTTP.sum("n1", "nodemesh_circuit_open", &[("cluster", "shop/given-up:80"), ("bound", "requests")]);
+    for version in ["--http1.1", "--http2-prior-knowledge"] {
+        std::thread::scope(|scope| {
+            let words = ["curl", "-sS", version, "-m", "3", "http://10.97.2.11/given-up?delay=60000"];
+            let asking: Vec<_> = (0..4).map(|_| scope.spawn(|| client.exec(&words, LIMIT).unwrap())).collect();
+            wait_until("each has a place", LIMIT, || open() == 4.0).unwrap();
+            // curl says that it gave up.
+            assert!(asking.into_iter().all(|one| one.join().unwrap().code() == Some(28)), "{version}");
+        });
+        wait_until("their places are free", SOON, || open() == 0.0).unwrap_or_else(|error| panic!("{version}: {error}: {}", open()));
+        assert_eq!(client.curl(&[version, "http://10.97.2.11/"]).unwrap().status, 200, "{version}");
+    }
+    HTTP.withdraw("rule-given-up");
+}

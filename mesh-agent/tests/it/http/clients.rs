@@ -193,10 +193,10 @@ fn bodies_of_unknown_length_come_with_their_trailers() {
 
     let request = "POST /trailers HTTP/1.1\r\nHost: plain\r\nConnection: close\r\nTransfer-Encoding: chunked\r\nTrailer: x-sum\r\n\r\n\
                    3\r\nabc\r\n0\r\nX-Sum: 7\r\n\r\n";
-    let answer = pod.connect("10.97.0.3:80".parse().unwrap(), request).unwrap().received;
+    let answer = pod.request("10.97.0.3:80".parse().unwrap(), request).unwrap().received;
     assert!(answer.contains(r#""trailers":[["x-sum","7"]]"#), "{answer}");
     let request = "GET /trailers HTTP/1.1\r\nHost: web\r\nConnection: close, TE\r\nTE: trailers\r\n\r\n";
-    let answer = pod.connect("10.97.0.1:80".parse().unwrap(), request).unwrap().received;
+    let answer = pod.request("10.97.0.1:80".parse().unwrap(), request).unwrap().received;
     assert!(answer.to_ascii_lowercase().contains("\r\n0\r\nx-sum: done\r\n"), "{answer}");
 }
 
