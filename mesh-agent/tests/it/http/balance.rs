@@ -174,8 +174,8 @@ fn a_request_whose_client_has_gone_holds_no_place() {
     let client = HTTP.pod("client");
     let open = || HTTP.sum("n1", "nodemesh_circuit_open", &[("cluster", "shop/given-up:80"), ("bound", "requests")]);
     for version in ["--http1.1", "--http2-prior-knowledge"] {
+        let words = ["curl", "-sS", version, "-m", "3", "http://10.97.2.11/given-up?delay=60000"];
         std::thread::scope(|scope| {
-            let words = ["curl", "-sS", version, "-m", "3", "http://10.97.2.11/given-up?delay=60000"];
             let asking: Vec<_> = (0..4).map(|_| scope.spawn(|| client.exec(&words, LIMIT).unwrap())).collect();
             wait_until("each has a place", LIMIT, || open() == 4.0).unwrap();
             // curl says that it gave up.
