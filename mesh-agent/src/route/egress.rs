@@ -127,10 +127,12 @@ impl<'s> Dialled<'s> {
             let (service, port) = meant(self.snapshot, self.client, self.address, host).unwrap_or((service, port));
             return Way::Whole(Asked::of_port(self.snapshot, self.client, service, port));
         }
-        if let Some(service) = self.stranger() {
-            return match self.demands_tls(service) {
-                false => Way::Pass,
-                true => {
+        let strangers = self.snapshot.services_of_stranger(self.address);
+        if !strangers.is_empty() {
+            // Of several Services with the endpoint one that demands TLS is enough: another's lack of a rule takes nothing from it.
+            return match strangers.iter().find(|service| self.demands_tls(service)) {
+                None => Way::Pass,
+                Some(service) => {
                     let detail = format!(
                         "it is an endpoint of Service {}, for which a DestinationRule demands TLS, and was dialled by its own address: give the \
                          Service a cluster IP, and dial that",

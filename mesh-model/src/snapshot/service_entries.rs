@@ -22,8 +22,8 @@ pub(super) struct Entries {
     ranges: Vec<(IpNet, Arc<Service>)>,
     /// Those that no single address stands for, by port.
     by_port: BTreeMap<u16, Vec<Arc<Service>>>,
-    /// Addresses of endpoints of Services that are no pods'.
-    strangers: HashMap<SocketAddr, Arc<Service>>,
+    /// Addresses of endpoints of Services that are no pods', with every Service that has them.
+    strangers: HashMap<SocketAddr, Vec<Arc<Service>>>,
 }
 
 impl Entries {
@@ -75,7 +75,8 @@ impl Snapshot {
 
     /// Ports of endpoints that are no pods' and that clients reach by their own addresses, of Services of which a DestinationRule says how.
     pub fn ports_of_strangers(&self) -> BTreeSet<u16> {
-        let ruled = self.entries.strangers.iter().filter(|(_, service)| service.addresses.is_empty() && self.has_traffic(&service.name));
+        let is_ruled = |service: &Arc<Service>| service.addresses.is_empty() && self.has_traffic(&service.name);
+        let ruled = self.entries.strangers.iter().filter(|(_, services)| services.iter().any(is_ruled));
         ruled.map(|(address, _)| address.port()).collect()
     }
 
@@ -131,9 +132,15 @@ impl Snapshot {
         self.services.values().filter(|service| service.entry.is_some())
     }
 
-    /// The Service that has an address among its endpoints which is no pod's.
+    /// The first Service that has an address among its endpoints which is no pod's.
     pub fn service_of_stranger(&self, address: SocketAddr) -> Option<&Arc<Service>> {
-        self.entries.strangers.get(&SocketAddr::new(address.ip().to_canonical(), address.port()))
+        self.services_of_stranger(address).first()
+    }
+
+    /// Every Service that has an address among its endpoints which is no pod's, in the order of their names.
+    pub fn services_of_stranger(&self, address: SocketAddr) -> &[Arc<Service>] {
+        let address = SocketAddr::new(address.ip().to_canonical(), address.port());
+        self.entries.strangers.get(&address).map(Vec::as_slice).unwrap_or_default()
     }
 }
 
@@ -157,11 +164,18 @@ fn nearest<'s>(namespace: &str, all: impl Iterator<Item = (&'s Arc<Service>, usi
 
 /// Fills the snapshot's ServiceEntries. After its Services.
 pub(super) fn join(snapshot: &mut Snapshot, sorted: &mut Sorted<'_>, members: &Members<'_>, previous: Option<&Snapshot>) {
-    let endpoints = snapshot.services.values().flat_map(|service| {
-        let addresses = service.ports.iter().flat_map(|port| &port.endpoints).map(|endpoint| endpoint.address);
-        addresses.map(move |address| (address, service.clone()))
-    });
-    snapshot.entries.strangers = endpoints.filter(|(address, _)| !snapshot.is_pods(address.ip())).collect();
+    let mut strangers: HashMap<SocketAddr, Vec<Arc<Service>>> = HashMap::new();
+    for service in snapshot.services.values() {
+        let endpoints = service.ports.iter().flat_map(|port| &port.endpoints);
+        for endpoint in endpoints.filter(|endpoint| !snapshot.is_pods(endpoint.address.ip())) {
+            let there = strangers.entry(endpoint.address).or_default();
+            // Two ports may lead to one address.
+            if there.last().is_none_or(|last| !Arc::ptr_eq(last, service)) {
+                there.push(service.clone());
+            }
+        }
+    }
+    snapshot.entries.strangers = strangers;
     let mut entries: Vec<(&Origin, &Arc<ServiceEntry>)> = sorted
         .all(Kind::ServiceEntry)
         .filter_map(|(origin, object)| match object {

@@ -156,4 +156,14 @@ fn what_is_to_be_encrypted_is_never_passed_on_as_it_is() {
     let snapshot = mesh(false, &[service.to_owned(), TLS.replace("HOST", "db.shop.svc.cluster.local")]);
     assert_eq!(way(&snapshot, "192.0.2.50:5432", Protocol::Opaque, None), "upstream_tls_unknown");
     assert_eq!(snapshot.ports_of_strangers().into_iter().collect::<Vec<_>>(), [5432], "such connections come to the agent");
+
+    // Services without a rule that have the endpoint too, be their names before or after, take nothing from it.
+    for name in ["a", "z"] {
+        let other = service.replace("name: db,", &format!("name: {name},")).replace("db-1", &format!("{name}-1"));
+        let other = other.replace("service-name: db", &format!("service-name: {name}"));
+        let snapshot = mesh(false, &[service.to_owned(), other, TLS.replace("HOST", "db.shop.svc.cluster.local")]);
+        assert_eq!(snapshot.services_of_stranger("192.0.2.50:5432".parse().unwrap()).len(), 2, "{name}");
+        assert_eq!(way(&snapshot, "192.0.2.50:5432", Protocol::Opaque, None), "upstream_tls_unknown", "{name}");
+        assert!(snapshot.ports_of_strangers().contains(&5432), "{name}");
+    }
 }
