@@ -39,6 +39,8 @@ pub enum RequestFailure {
     RetryBudget,
     /// It took longer than the rule, or the client's `grpc-timeout`, allows.
     TimedOut,
+    /// The time that the rule, or the client's `grpc-timeout`, allows was over while it still waited here for a connection.
+    QueueTimedOut,
     /// The server, or the connection to it, ended without an answer.
     UpstreamClosed {
         /// The library's words.
@@ -108,7 +110,7 @@ impl RequestFailure {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             RequestFailure::UpstreamProtocol { .. } => StatusCode::BAD_GATEWAY,
-            RequestFailure::TimedOut => StatusCode::GATEWAY_TIMEOUT,
+            RequestFailure::TimedOut | RequestFailure::QueueTimedOut => StatusCode::GATEWAY_TIMEOUT,
             RequestFailure::RetriesUsedUp { status }
             | RequestFailure::RetryOverflow { status }
             | RequestFailure::FaultInjected { status, .. } => StatusCode::from_u16(*status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE),
@@ -159,6 +161,13 @@ impl RequestFailure {
                 F::UpstreamTimeout,
                 Blame::User,
                 "The server took longer than the route's timeout, or the client's deadline, allows.",
+            ),
+            RequestFailure::QueueTimedOut => (
+                "request_queue_timeout",
+                F::UpstreamTimeout,
+                Blame::User,
+                "No server was asked: until its time was over it waited for a connection that others have in use, or that is being opened. \
+                 Raise maxConnections or maxConcurrentStreams of the DestinationRule's connectionPool, or allow more time.",
             ),
             RequestFailure::UpstreamClosed { .. } => (
                 "upstream_closed",
@@ -230,6 +239,7 @@ impl fmt::Display for RequestFailure {
             RequestFailure::Overflow { bound } => write!(f, "bound reached: {bound}"),
             RequestFailure::RetryBudget => write!(f, "an attempt failed, and the Service's retry budget is used up"),
             RequestFailure::TimedOut => write!(f, "the request took too long"),
+            RequestFailure::QueueTimedOut => write!(f, "the request waited too long for a connection, and no server was asked"),
             RequestFailure::UpstreamClosed { detail } => write!(f, "the server gave no answer: {detail}"),
             RequestFailure::UpstreamProtocol { detail } => write!(f, "the server's answer is no HTTP: {detail}"),
             RequestFailure::RetriesUsedUp { status } => write!(f, "every attempt failed, the last with {status}"),
@@ -261,7 +271,7 @@ impl Outcome {
     pub fn grpc_status(&self) -> u16 {
         match self {
             Outcome::Request(RequestFailure::NoRoute) => 12,
-            Outcome::Request(RequestFailure::TimedOut) => 4,
+            Outcome::Request(RequestFailure::TimedOut | RequestFailure::QueueTimedOut) => 4,
             Outcome::Request(RequestFailure::InvalidRoute { .. }) => 14,
             Outcome::Request(RequestFailure::BadRequest { .. }) => 13,
             Outcome::Request(RequestFailure::RateLimited { .. }) => 8,

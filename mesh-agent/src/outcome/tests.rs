@@ -73,6 +73,7 @@ fn all() -> Vec<Outcome> {
     let standing = crate::policy::limits::Standing { limit: 5, remaining: 0, reset: Default::default(), retry_after: None };
     all.push(Outcome::Request(RequestFailure::RateLimited { limit: name("shop/orders"), standing }));
     all.push(Outcome::Request(RequestFailure::RetryBudget));
+    all.push(Outcome::Request(RequestFailure::QueueTimedOut));
     all
 }
 

@@ -20,7 +20,7 @@ use super::detect::Declared;
 use super::exchange::{Client, left};
 use super::plan::Upstream;
 use super::retry::{Failure, Next, RetryState, is_retriable};
-use super::stage::{Deadlines, Stage};
+use super::stage::{Deadlines, Stage, too_late};
 use super::{request, session};
 use crate::ops::{PeerInfo, RequestRecorder, Security};
 use crate::outcome::{Outcome, RequestFailure};
@@ -171,7 +171,7 @@ impl Attempts<'_> {
                         continue;
                     }
                     if self.deadlines.first().is_some_and(|deadline| now >= deadline) {
-                        return Err(Outcome::Request(RequestFailure::TimedOut));
+                        return Err(too_late(failed.outcome));
                     }
                     let next = failed.failure.map_or(Next::GiveUp, |failure| self.next(&mut retries, now, failure));
                     match self.bounded(next, now, &mut retrying) {
@@ -260,7 +260,7 @@ impl Attempts<'_> {
             None => work.await,
             Some(deadline) => tokio::time::timeout(left(deadline), work).await.unwrap_or_else(|_| {
                 Err(Failed {
-                    outcome: Outcome::Request(RequestFailure::TimedOut),
+                    outcome: stage.get().timed_out(),
                     failure: Some(Failure::TryTimeout),
                     observation: deadlines.passed(stage.get(), original.has_ended()),
                     stale: false,

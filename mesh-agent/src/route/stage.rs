@@ -5,6 +5,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::outcome::{Outcome, RequestFailure};
 use crate::upstream::health::Observation;
 
 /// How far an attempt has come.
@@ -17,6 +18,24 @@ pub enum Stage {
     Dialling,
     /// It is being sent, or its answer is awaited.
     Sent,
+}
+
+impl Stage {
+    /// How an attempt ends whose time is over at this stage.
+    pub fn timed_out(self) -> Outcome {
+        Outcome::Request(match self {
+            Stage::Queued => RequestFailure::QueueTimedOut,
+            Stage::Dialling | Stage::Sent => RequestFailure::TimedOut,
+        })
+    }
+}
+
+/// How a request ends whose time is over, given how its last attempt did: where that only waited, no server is said to have been slow.
+pub fn too_late(last: Outcome) -> Outcome {
+    match last {
+        Outcome::Request(RequestFailure::QueueTimedOut) => last,
+        _ => Outcome::Request(RequestFailure::TimedOut),
+    }
 }
 
 /// When a request, or an attempt, must have been answered.

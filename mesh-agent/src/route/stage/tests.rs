@@ -37,3 +37,14 @@ fn the_time_for_an_attempt_is_the_rules() {
     assert_eq!(of(None, later(9), None), Deadlines { rule: None, client: later(9) });
     assert_eq!(of(None, None, None).first(), None);
 }
+
+#[test]
+fn what_only_waited_is_not_said_to_have_been_asked() {
+    let name = |outcome: &Outcome| (outcome.meaning().name, outcome.http_status().as_u16(), outcome.grpc_status());
+    let told = ALL.map(|stage| name(&stage.timed_out()));
+    assert_eq!(told, [("request_queue_timeout", 504, 4), ("request_timeout", 504, 4), ("request_timeout", 504, 4)]);
+    for stage in ALL {
+        assert_eq!(too_late(stage.timed_out()), stage.timed_out());
+    }
+    assert_eq!(too_late(Outcome::NoEndpoint), Stage::Sent.timed_out(), "its time is over whatever the last attempt met");
+}
