@@ -75,7 +75,7 @@ impl Snapshot {
 
     /// Ports of endpoints that are no pods' and that clients reach by their own addresses, of Services of which a DestinationRule says how.
     pub fn ports_of_strangers(&self) -> BTreeSet<u16> {
-        let is_ruled = |service: &Arc<Service>| service.addresses.is_empty() && self.has_traffic(&service.name);
+        let is_ruled = |service: &Arc<Service>| self.has_traffic(&service.name);
         let ruled = self.entries.strangers.iter().filter(|(_, services)| services.iter().any(is_ruled));
         ruled.map(|(address, _)| address.port()).collect()
     }
