@@ -196,7 +196,7 @@ fn an_answer_that_takes_too_long_is_504() {
     HTTP.wait_sum(
         "n1",
         "istio_requests_total",
-        &[("response_code", "504"), ("response_flags", "UT"), ("destination_service_name", "timeout")],
+        &[("response_code", "504"), ("response_flags", "UT"), ("destination_service_name", "two")],
         2.0,
     );
 }
