@@ -165,7 +165,15 @@ impl Service for Requests {
         // What is of one hop goes first: what is judged, and what is added then, is what the application gets.
         let admitted = request::settle(&mut parts).and_then(|()| {
             protocol = request::strip(&mut parts.headers);
-            let permit = self.judge(&mut parts, &mut record)?;
+            // Policies may ask what is to be switched to.
+            if let Some(protocol) = &protocol {
+                parts.headers.insert(http::header::UPGRADE, protocol.clone());
+                parts.headers.insert(http::header::CONNECTION, http::HeaderValue::from_static("upgrade"));
+            }
+            let permit = self.judge(&mut parts, &mut record);
+            parts.headers.remove(http::header::UPGRADE);
+            parts.headers.remove(http::header::CONNECTION);
+            let permit = permit?;
             standing = self.count(&parts, &record)?;
             Ok(permit)
         });

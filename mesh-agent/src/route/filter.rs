@@ -154,12 +154,12 @@ pub fn strip_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// Whether a request asks to switch protocols.
+/// Whether a request asks to switch protocols, as the guard of its connection sees it: byte by byte, whatever else stands there.
 pub fn asks_to_switch(headers: &HeaderMap) -> bool {
     let asks = headers
         .get_all(http::header::CONNECTION)
         .iter()
-        .any(|value| value.to_str().is_ok_and(|value| value.split(',').any(|word| word.trim().eq_ignore_ascii_case("upgrade"))));
+        .any(|value| value.as_bytes().split(|byte| *byte == b',').any(|word| word.trim_ascii().eq_ignore_ascii_case(b"upgrade")));
     asks && headers.contains_key(http::header::UPGRADE)
 }
 

@@ -125,6 +125,10 @@ fn nothing_is_switched_to_that_would_carry_requests_past_the_judge() {
     for refused in [&["h2c"][..], &["H2C"], &["HTTP/2.0"], &["TLS/1.0"], &["websocket, h2c"], &["websocket", "h2c"], &[""], &[]] {
         assert_eq!(asks(refused), None, "{refused:?}");
     }
+    let mut odd = HeaderMap::new();
+    odd.insert("connection", HeaderValue::from_bytes(b"\xff, upgrade").unwrap());
+    odd.insert("upgrade", HeaderValue::from_static("websocket"));
+    assert!(asks_to_switch(&odd), "the guard sees it too");
     for passed in ["websocket", "any", "SPDY/3.1"] {
         assert_eq!(asks(&[passed]).unwrap(), passed);
     }
