@@ -18,6 +18,8 @@ const MUCH: u32 = 90;
 const LITTLE: u32 = 8;
 /// How far what is let through may be from the budget.
 const WITHIN: f64 = 0.05;
+/// Seconds of requests after which what is asked of each is known.
+const SETTLED: u32 = 5;
 /// Seconds of a measurement.
 const MEASURED: u32 = 10;
 const OBJECT: &str = "e2e-routes/metered";
@@ -121,9 +123,9 @@ fn leader() -> Result<String> {
 fn settle(near: &str, far: &str) -> Result<()> {
     let start = Instant::now();
     loop {
-        uneven(2, || Ok(()))?;
+        uneven(SETTLED, || Ok(()))?;
         let (much, little) = (share(near)?, share(far)?);
-        if much > 0.7 && little < 0.3 && little > 0.1 {
+        if much > 0.7 && little < 0.3 && little >= f64::from(LITTLE) / f64::from(BUDGET) {
             return Ok(());
         }
         if start.elapsed() > LIMIT {
