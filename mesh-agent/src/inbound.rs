@@ -334,7 +334,12 @@ fn accepted(
 
 /// What a denial is called of a connection that had been allowed.
 pub fn revoked(denial: Denial) -> Outcome {
-    match denied(denial) {
+    withdrawn(denied(denial))
+}
+
+/// The same, of a denial as it ends what is new.
+fn withdrawn(outcome: Outcome) -> Outcome {
+    match outcome {
         Outcome::PolicyDenied { reason, policy } => Outcome::PolicyRevoked { reason, policy },
         other => other,
     }

@@ -1,9 +1,12 @@
-//! The decision about a request before a pod's application, and how a denial ends. Pure.
+//! The decision about a request before a pod's application, and how a denial ends. Pure, but for the wait for another decision.
+
+use std::sync::Arc;
 
 use http::Uri;
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use mesh_model::policy::path::NormalPath;
+use tokio::sync::watch;
 
 use crate::conn::ServerAddr;
 use crate::outcome::{DenyReason, Outcome, RequestFailure, Side};
@@ -47,6 +50,40 @@ pub fn request(
     decide_request(policy, peer, server, transport, asked, &token).map_err(denied)
 }
 
+/// A request that was allowed and has no end of its own: its connection was switched to another protocol. When what is in force for the
+/// workload changes, it is judged again.
+pub struct Switched {
+    /// What is in force.
+    pub policy: watch::Receiver<Arc<WorkloadPolicy>>,
+    /// Who asked.
+    pub peer: Peer,
+    /// Whom.
+    pub server: ServerAddr,
+    /// By which way.
+    pub transport: Transport,
+    /// The request as it was judged, with its tokens.
+    pub head: Parts,
+    /// When it came, in seconds since 1970: a token that is believed then is not taken back because it expires.
+    pub now: u64,
+}
+
+impl Switched {
+    /// Waits until policy no longer allows it, for ever if need be, and says how it ends.
+    pub async fn revoked(mut self) -> Outcome {
+        // What may have changed since it was judged is not missed.
+        self.policy.mark_changed();
+        loop {
+            if self.policy.changed().await.is_err() {
+                return denied(Denial { reason: DenialReason::WorkloadGone, policy: None });
+            }
+            let now = self.policy.borrow_and_update().clone();
+            if let Err(outcome) = request(&now, &self.peer, self.server, self.transport, &mut self.head.clone(), self.now) {
+                return super::withdrawn(outcome);
+            }
+        }
+    }
+}
+
 /// How it ends what policy denies.
 pub fn denied(denial: Denial) -> Outcome {
     let policy = denial.policy;
@@ -64,3 +101,6 @@ pub fn denied(denial: Denial) -> Outcome {
         DenialReason::WorkloadGone => Outcome::PodGone { side: Side::Server },
     }
 }
+
+#[cfg(test)]
+mod tests;

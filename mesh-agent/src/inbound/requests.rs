@@ -11,6 +11,7 @@ use http::header::HeaderName;
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
 use mesh_model::identity::Identity;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -162,6 +163,8 @@ impl Service for Requests {
         let seen = Seen::new(grpc);
         let mut standing = None;
         let mut protocol = None;
+        let mut head = None;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         // What is of one hop goes first: what is judged, and what is added then, is what the application gets.
         let admitted = request::settle(&mut parts).and_then(|()| {
             protocol = request::strip(&mut parts.headers);
@@ -169,8 +172,10 @@ impl Service for Requests {
             if let Some(protocol) = &protocol {
                 parts.headers.insert(http::header::UPGRADE, protocol.clone());
                 parts.headers.insert(http::header::CONNECTION, http::HeaderValue::from_static("upgrade"));
+                // To be judged again by, once the connection is switched.
+                head = Some(parts.clone());
             }
-            let permit = self.judge(&mut parts, &mut record);
+            let permit = self.judge(&mut parts, &mut record, now);
             parts.headers.remove(http::header::UPGRADE);
             parts.headers.remove(http::header::CONNECTION);
             let permit = permit?;
@@ -190,7 +195,8 @@ impl Service for Requests {
                         if let Some(standing) = &standing {
                             reply::rate_limit(response.headers_mut(), standing);
                         }
-                        return self.respond(response, lease, record, seen, grpc, protocol.map(|_| theirs));
+                        let switching = head.map(|head| (theirs, self.switched(head, now)));
+                        return self.respond(response, lease, record, seen, grpc, switching);
                     }
                     Err(outcome) => outcome,
                 }
@@ -234,10 +240,9 @@ impl Requests {
     }
 
     /// Policy.
-    fn judge(&self, parts: &mut Parts, record: &mut RequestRecorder) -> Result<Permit, Outcome> {
+    fn judge(&self, parts: &mut Parts, record: &mut RequestRecorder, now: u64) -> Result<Permit, Outcome> {
         let Judged { inbound, peer, transport, server, .. } = &self.judged;
         let policy = inbound.pod.policy.borrow().clone();
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let permit = judge::request(&policy, peer, *server, *transport, parts, now)?;
         inbound.worker.shared.telemetry.metrics().agent.allowed();
         record.dry_run = dry_run(&permit);
@@ -248,6 +253,11 @@ impl Requests {
             tracing::info!(%policy, client = %self.judged.client, %server, method = %parts.method, "a request matches an AUDIT policy");
         }
         Ok(permit)
+    }
+
+    fn switched(&self, head: Parts, now: u64) -> judge::Switched {
+        let Judged { inbound, peer, transport, server, .. } = &self.judged;
+        judge::Switched { policy: inbound.pod.policy.clone(), peer: peer.clone(), server: *server, transport: *transport, head, now }
     }
 
     /// Counts a request that policy allows against the limits, and says how the tightest of them stands.
@@ -339,7 +349,7 @@ impl Requests {
         mut record: RequestRecorder,
         seen: Rc<Seen>,
         grpc: bool,
-        theirs: Option<hyper::upgrade::OnUpgrade>,
+        switching: Option<(OnUpgrade, judge::Switched)>,
     ) -> Response<ReplyBody> {
         let ours = (response.status() == StatusCode::SWITCHING_PROTOCOLS).then(|| hyper::upgrade::on(&mut response));
         let (mut parts, body) = response.into_parts();
@@ -349,13 +359,13 @@ impl Requests {
         record.line.grpc_status = grpc_status(&parts.headers).filter(|_| grpc);
         parts.version = Version::HTTP_11;
         let ongoing = Ongoing { record, seen, lease: Some(lease), on_end: None };
-        if let (Some(ours), Some(theirs)) = (ours, theirs) {
+        if let (Some(ours), Some((theirs, switched))) = (ours, switching) {
             parts.headers.insert(http::header::CONNECTION, http::HeaderValue::from_static("upgrade"));
             if let Some(protocol) = protocol {
                 parts.headers.insert(HeaderName::from_static("upgrade"), protocol);
             }
             let worker = &self.judged.inbound.worker;
-            worker.connections.spawn_local(upgrade::join(theirs, ours, ongoing, worker.drain_watch()));
+            worker.connections.spawn_local(upgrade::join(theirs, ours, ongoing, worker.drain_watch(), switched.revoked()));
             return Response::from_parts(parts, ReplyBody::unrecorded(Bytes::new()));
         }
         Response::from_parts(parts, ReplyBody::incoming(body, ongoing, grpc, None))

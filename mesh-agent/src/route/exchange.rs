@@ -329,8 +329,8 @@ impl Exchange {
             if let Some(protocol) = protocol {
                 parts.headers.insert(http::header::UPGRADE, protocol);
             }
-            let ending = client.worker.drain_watch();
-            client.worker.connections.spawn_local(super::upgrade::join(ours, theirs, ongoing, ending));
+            let drain = client.worker.drain_watch();
+            client.worker.connections.spawn_local(super::upgrade::join(ours, theirs, ongoing, drain, std::future::pending()));
             return Response::from_parts(parts, ReplyBody::unrecorded(Bytes::new()));
         }
         Response::from_parts(parts, ReplyBody::incoming(body, ongoing, self.grpc, deadline.map(Into::into)))

@@ -7,8 +7,8 @@ use super::body::Ongoing;
 use crate::ops::drain::DrainWatch;
 use crate::outcome::{Outcome, RequestFailure};
 
-/// Copies between the two, once both have switched.
-pub async fn join(ours: OnUpgrade, theirs: OnUpgrade, mut ongoing: Ongoing, mut drain: DrainWatch) {
+/// Copies between the two, once both have switched, until `ending` says how it ends.
+pub async fn join(ours: OnUpgrade, theirs: OnUpgrade, mut ongoing: Ongoing, mut drain: DrainWatch, ending: impl Future<Output = Outcome>) {
     // The connection is no longer HTTP's and serves no other request, but has its place among the open ones until it ends.
     let lease = ongoing.lease.take();
     let copied = async {
@@ -26,6 +26,7 @@ pub async fn join(ours: OnUpgrade, theirs: OnUpgrade, mut ongoing: Ongoing, mut 
             Err(detail) => Outcome::Request(RequestFailure::UpstreamClosed { detail: detail.into() }),
         },
         () = drain.ending() => Outcome::Drained,
+        outcome = ending => outcome,
     };
     drop(lease);
     if let Some(on_end) = ongoing.on_end.take() {

@@ -230,3 +230,22 @@ fn web_sockets_carry_data_both_ways_and_their_close_codes() {
     let report = call(&["--text", "close 4008 too much"]);
     assert_eq!((report.close_code, report.close_reason.as_str()), (Some(4008), "too much"));
 }
+
+#[test]
+fn a_web_socket_ends_with_the_policy_that_allowed_it() {
+    let words = ["ws-call", "10.97.0.2:80", "--path", "/ended", "--text", "hello"];
+    let mut held = CLIENTS.cluster.pod("client").spawn_peer(&words).unwrap();
+    held.process.wait_for_log("texts came back", LIMIT).unwrap();
+    let deny = |path: &str| {
+        let rules = json!([{ "to": [{ "operation": { "paths": [path] } }] }]);
+        CLIENTS.cluster.apply("no-sockets", &[authorization_policy("shop", "no-sockets", &[("app", "sockets")], "DENY", &rules)]);
+    };
+    deny("/elsewhere");
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    assert!(held.process.is_running(), "another policy that allows it is none of its concern: {}", held.process.log());
+    deny("/ended");
+    let line = CLIENTS.cluster.access("n2", &[("direction", "inbound"), ("path", "/ended"), ("status", "101")]);
+    assert_eq!((text(&line, "outcome"), text(&line, "policy")), ("policy_revoked", "shop/no-sockets"), "{line}");
+    assert!(held.process.wait(SOON).unwrap().is_some(), "its client waits on");
+    CLIENTS.cluster.withdraw("no-sockets");
+}

@@ -107,6 +107,8 @@ async fn converse(arguments: &CallArguments) -> Result<WebSocketReport> {
             other => bail!("for a text came back {other:?}"),
         }
     }
+    // For whoever waits for it; the report is the last line.
+    println!("texts came back");
     let parts = arguments.binary / PART;
     let part = |number: usize| vec![(number % 251) as u8; PART];
     let (mut out, mut back) = socket.split();
