@@ -238,6 +238,9 @@ impl Attempts<'_> {
         may_be_stale: bool,
         tls_name: &mut Option<Arc<str>>,
     ) -> Result<(Response<Incoming>, Lease, Instant), Failed> {
+        if deadlines.first().is_some_and(|deadline| left(deadline).is_zero()) {
+            return Err(Failed::at_once(Outcome::Request(RequestFailure::TimedOut)));
+        }
         let http2 = self.upstream.cluster.http2(self.client.http2) && self.upgrade.is_none();
         let (original, stage) = (self.original, Cell::default());
         let work = async {

@@ -17,7 +17,7 @@ use crate::outcome::{Outcome, RequestFailure};
 
 mod response;
 
-pub use response::{Ongoing, ReplyBody, grpc_status};
+pub use response::{Deadline, Ongoing, ReplyBody, grpc_status};
 
 /// Any error of a body.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -58,6 +58,11 @@ impl Messages {
                 self.count += 1;
             }
         }
+    }
+
+    /// Whether one has begun and is not over.
+    pub fn is_amid(&self) -> bool {
+        self.left > 0 || self.filled > 0
     }
 
     /// How many have begun.

@@ -15,7 +15,7 @@ use mesh_model::service::NamespacedName;
 
 use super::apply::{self, Applied, apply};
 use super::attempt::{self, Attempts};
-use super::body::{Ongoing, Original, ReplyBody, Seen, grpc_status};
+use super::body::{Deadline, Ongoing, Original, ReplyBody, Seen, grpc_status};
 use super::matches;
 use super::plan::Plan;
 use super::retry::DEFAULT;
@@ -333,7 +333,8 @@ impl Exchange {
             client.worker.connections.spawn_local(super::upgrade::join(ours, theirs, ongoing, drain, std::future::pending()));
             return Response::from_parts(parts, ReplyBody::unrecorded(Bytes::new()));
         }
-        Response::from_parts(parts, ReplyBody::incoming(body, ongoing, self.grpc, deadline.map(Into::into)))
+        let deadline = deadline.map(|at| Deadline { at: at.into(), trailers: client.http2 });
+        Response::from_parts(parts, ReplyBody::incoming(body, ongoing, self.grpc, deadline))
     }
 
     fn change(&mut self, headers: &mut HeaderMap) {

@@ -73,11 +73,16 @@ pub fn of_grpc(status: u16, message: &str) -> Response<Bytes> {
     let mut response = Response::new(Bytes::new());
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    grpc_status(headers, status, message);
+    response
+}
+
+/// Adds gRPC's status and its text, to headers or trailers.
+pub fn grpc_status(headers: &mut HeaderMap, status: u16, message: &str) {
     headers.insert(HeaderName::from_static("grpc-status"), HeaderValue::from(status));
     if let Ok(message) = HeaderValue::from_str(&percent(message)) {
         headers.insert(HeaderName::from_static("grpc-message"), message);
     }
-    response
 }
 
 /// gRPC's encoding of messages: printable ASCII but `%` as it is, all else percent-encoded.

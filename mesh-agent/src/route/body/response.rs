@@ -13,6 +13,7 @@ use tokio::time::{Instant, Sleep};
 use super::{BoxError, Messages, Seen};
 use crate::ops::RequestRecorder;
 use crate::outcome::{Outcome, RequestFailure};
+use crate::route::reply;
 use crate::upstream::http::Lease;
 
 /// What is known of a response that is under way.
@@ -49,11 +50,20 @@ impl Ongoing {
     }
 }
 
+/// When a response must have come in full.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadline {
+    /// Then.
+    pub at: Instant,
+    /// Whether its client, of HTTP/2, can be told a gRPC status in trailers.
+    pub trailers: bool,
+}
+
 /// A response's body towards a client.
 pub struct ReplyBody {
     kind: ReplyKind,
     messages: Option<Messages>,
-    deadline: Option<Pin<Box<Sleep>>>,
+    deadline: Option<(Pin<Box<Sleep>>, Deadline)>,
     ongoing: Option<Box<Ongoing>>,
 }
 
@@ -64,8 +74,8 @@ enum ReplyKind {
 
 impl ReplyBody {
     /// Of a server.
-    pub fn incoming(body: Incoming, ongoing: Ongoing, grpc: bool, deadline: Option<Instant>) -> ReplyBody {
-        let deadline = deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline)));
+    pub fn incoming(body: Incoming, ongoing: Ongoing, grpc: bool, deadline: Option<Deadline>) -> ReplyBody {
+        let deadline = deadline.map(|deadline| (Box::pin(tokio::time::sleep_until(deadline.at)), deadline));
         let mut body = ReplyBody {
             kind: ReplyKind::Incoming(body),
             messages: grpc.then(Messages::default),
@@ -97,6 +107,24 @@ impl ReplyBody {
         }
     }
 
+    /// Ends it before its end: of gRPC between two messages with a status, as the server would have, or else with an error.
+    fn too_late(&mut self, trailers: bool) -> Result<Frame<Bytes>, BoxError> {
+        let outcome = Outcome::Request(RequestFailure::TimedOut);
+        let trailers = self.messages.as_ref().filter(|messages| trailers && !messages.is_amid()).map(|_| {
+            let status = outcome.grpc_status();
+            let mut trailers = HeaderMap::new();
+            reply::grpc_status(&mut trailers, status, &outcome.to_string());
+            (status, trailers)
+        });
+        // The server is told that nobody waits for the rest.
+        self.kind = ReplyKind::Whole(None);
+        if let Some(mut ongoing) = self.ongoing.take() {
+            ongoing.record.line.grpc_status = trailers.as_ref().map(|(status, _)| *status).or(ongoing.record.line.grpc_status);
+            ongoing.end(Some(outcome));
+        }
+        trailers.map(|(_, trailers)| Frame::trailers(trailers)).ok_or_else(|| "the response took too long".into())
+    }
+
     fn count(&mut self, bytes: &[u8]) {
         let Some(ongoing) = &mut self.ongoing else { return };
         ongoing.record.totals.response_bytes += bytes.len() as u64;
@@ -123,11 +151,10 @@ impl Body for ReplyBody {
             ReplyKind::Incoming(body) => match Pin::new(body).poll_frame(cx) {
                 Poll::Ready(frame) => frame,
                 Poll::Pending => {
-                    ready!(this.deadline.as_mut().map_or(Poll::Pending, |deadline| deadline.as_mut().poll(cx)));
-                    if let Some(ongoing) = this.ongoing.take() {
-                        ongoing.end(Some(Outcome::Request(RequestFailure::TimedOut)));
-                    }
-                    return Poll::Ready(Some(Err("the response took too long".into())));
+                    let Some((timer, deadline)) = &mut this.deadline else { return Poll::Pending };
+                    ready!(timer.as_mut().poll(cx));
+                    let trailers = deadline.trailers;
+                    return Poll::Ready(Some(this.too_late(trailers)));
                 }
             },
         };

@@ -14,7 +14,7 @@ struct Calls {
 }
 
 /// Services; the last three have a server each, the others have `one` and `two`.
-const SERVICES: [&str; 9] = ["kinds", "status", "cancel", "balanced", "retried", "routed", "one", "two", "locked"];
+const SERVICES: [&str; 10] = ["kinds", "status", "cancel", "balanced", "retried", "routed", "hasty", "one", "two", "locked"];
 
 static CALLS: LazyLock<Calls> = LazyLock::new(|| {
     let ground = ground(
@@ -34,7 +34,7 @@ static CALLS: LazyLock<Calls> = LazyLock::new(|| {
         let backend = if *name == "kinds" || *name == "cancel" { "one" } else { *name };
         service["spec"]["selector"] = if several && backend == *name { json!({ "kind": "calls" }) } else { json!({ "app": backend }) };
         objects.push(service);
-        if *name != "routed" {
+        if *name != "routed" && *name != "hasty" {
             objects.push(grpc_route(name, &json!([{ "backendRefs": [to(name)] }])));
         }
     }
@@ -61,7 +61,7 @@ fn grpc_route(name: &str, rules: &Value) -> Value {
 }
 
 /// What single tests are about. All is there from the start, so that no test waits for what another has changed.
-fn rules() -> [Value; 3] {
+fn rules() -> [Value; 4] {
     let balanced = json!({
         "apiVersion": "networking.istio.io/v1",
         "kind": "DestinationRule",
@@ -74,7 +74,13 @@ fn rules() -> [Value; 3] {
         { "matches": [{ "method": { "type": "RegularExpression", "service": "nodemesh[.]lab[.].*", "method": "Una.*" } }], "backendRefs": [to("one")] },
     ]);
     let allow = json!([{ "to": [{ "operation": { "paths": ["/nodemesh.lab.v1.Calls/Unary"] } }] }]);
-    [balanced, grpc_route("routed", &routed), authorization_policy("shop", "locked", &[("app", "locked")], "ALLOW", &allow)]
+    let hasty = json!({
+        "apiVersion": "networking.istio.io/v1",
+        "kind": "VirtualService",
+        "metadata": { "namespace": "shop", "name": "hasty" },
+        "spec": { "hosts": ["hasty"], "http": [{ "timeout": "900ms", "route": [{ "destination": { "host": "hasty" } }] }] },
+    });
+    [balanced, hasty, grpc_route("routed", &routed), authorization_policy("shop", "locked", &[("app", "locked")], "ALLOW", &allow)]
 }
 
 fn service_url(service: &str) -> String {
@@ -145,6 +151,16 @@ fn a_deadline_is_the_clients_and_the_meshs() {
     let line = CALLS.cluster.access("n1", &[("direction", "outbound"), ("path", "/late.Service/Late")]);
     let told = (text(&line, "outcome"), text(&line, "grpc_status"), text(&line, "flags"));
     assert_eq!(told, ("request_timeout", "4", "UT"), "{line}");
+}
+
+#[test]
+fn a_stream_of_answers_that_takes_too_long_ends_with_a_status() {
+    let report = one_call("hasty", &["--kind", "spread", "--answers", "1000", "--delay", "50", "--text", "too-long"]);
+    assert_eq!((report.code, report.message.as_str()), (4, "the request took too long"), "{report:?}");
+    assert!(!report.texts.is_empty() && report.texts.len() < 19, "{report:?}");
+    let line = CALLS.cluster.access("n1", &[("direction", "outbound"), ("route", "VirtualService shop/hasty rule 0")]);
+    let told = (text(&line, "outcome"), text(&line, "status"), text(&line, "grpc_status"), text(&line, "flags"));
+    assert_eq!(told, ("request_timeout", "200", "4", "UT"), "{line}");
 }
 
 #[test]
