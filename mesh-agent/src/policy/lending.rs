@@ -149,5 +149,11 @@ pub fn part(per: Duration, burst: u32, parts: u32) -> (Duration, u32) {
     (per, u32::try_from(whole).unwrap_or(u32::MAX).clamp(1, burst.max(1)))
 }
 
+/// Room beyond a share's burst (see [`Bucket::recast`](crate::route::limit::Bucket::recast)): half of one where the share of a larger burst
+/// is one. What comes a little unevenly would be refused else, although it is no more than the share.
+pub fn beyond(burst: u32, part: u32) -> u32 {
+    if part == 1 && burst > 1 { 500 } else { 0 }
+}
+
 #[cfg(test)]
 mod tests;

@@ -22,7 +22,7 @@ use mesh_model::workload::WorkloadUid;
 use parking_lot::Mutex;
 
 use super::carried::{Carried, CarriedName, Handed};
-use super::lending::{Holding, Lent, Meter, part};
+use super::lending::{Holding, Lent, Meter, beyond, part};
 use crate::ops::metrics::{Kind, Metrics};
 use crate::route::limit::{Bucket, Buckets, Exceeded, Remaining};
 
@@ -149,7 +149,7 @@ impl Budget {
         if let (Some(lending), Shape::One(bucket)) = (&self.lending, &self.buckets) {
             let mut lending = lending.lock();
             let (per, burst) = part(self.limit.per, self.limit.burst, lending.0.parts(now));
-            bucket.recast(now, per, burst);
+            bucket.recast(now, per, burst, beyond(self.limit.burst, burst));
             self.burst.store(burst, Ordering::Relaxed);
         }
     }

@@ -39,11 +39,18 @@ struct Rate {
     /// Nanoseconds in which `limit` is refilled: what one costs, in nanoseconds times the limit.
     cost: u128,
     burst: u32,
+    /// Thousandths of one beyond the burst.
+    beyond: u32,
 }
 
 impl Rate {
     fn new(limit: u32, per: Duration, burst: u32) -> Rate {
-        Rate { limit: limit.into(), cost: per.as_nanos(), burst: burst.max(1) }
+        Rate { limit: limit.into(), cost: per.as_nanos(), burst: burst.max(1), beyond: 0 }
+    }
+
+    /// What the bucket holds when it is full, as `full` is counted.
+    fn depth(&self) -> u128 {
+        self.cost.saturating_mul(self.burst.into()).saturating_add(self.cost.saturating_mul(self.beyond.into()) / 1000)
     }
 
     /// `full`: when the bucket is full, in nanoseconds times the limit, as `now` is counted.
@@ -53,7 +60,7 @@ impl Rate {
         if n > self.burst || self.limit == 0 && n > 0 {
             return Err(Exceeded { retry_after: Duration::MAX, reset });
         }
-        let depth = self.cost.saturating_mul(self.burst.into());
+        let depth = self.depth();
         let then = (*full).max(now).saturating_add(self.cost.saturating_mul(n.into()));
         let ahead = then.saturating_sub(now);
         if ahead > depth {
@@ -70,19 +77,19 @@ impl Rate {
     }
 
     /// Of another time and burst. The limit, which is the unit of the stored time, stays.
-    fn reshaped(&self, per: Duration, burst: u32) -> Rate {
-        Rate { limit: self.limit, cost: per.as_nanos(), burst: burst.max(1) }
+    fn reshaped(&self, per: Duration, burst: u32, beyond: u32) -> Rate {
+        Rate { limit: self.limit, cost: per.as_nanos(), burst: burst.max(1), beyond: beyond.min(999) }
     }
 
     /// When a bucket of another rate is full that holds as much as this one does, or as much of it as there is room for. `now` is counted as
     /// `full` is.
     fn carried(&self, to: &Rate, full: u128, now: u128) -> u128 {
-        let depth = self.cost.saturating_mul(self.burst.into());
+        let depth = self.depth();
         let level = depth.saturating_sub(full.saturating_sub(now));
         let (Some(whole), Some(rest)) = (level.checked_div(self.cost), level.checked_rem(self.cost)) else { return now };
         // Too large to multiply exactly; what is lost is less than a thousandth of one.
         let rest = (rest as f64 / self.cost as f64 * to.cost as f64) as u128;
-        let depth = to.cost.saturating_mul(to.burst.into());
+        let depth = to.depth();
         let level = whole.saturating_mul(to.cost).saturating_add(rest).min(depth);
         now.saturating_add(depth - level)
     }
@@ -141,14 +148,15 @@ impl Bucket {
     /// stays.
     pub fn reshape(&self, per: Duration, burst: u32) {
         let state = &mut *self.state.lock();
-        state.rate = state.rate.reshaped(per, burst);
+        state.rate = state.rate.reshaped(per, burst, 0);
     }
 
     /// From now on `limit` is got in another time, and there is room for another burst. What the bucket holds stays, as far as there is room:
-    /// of buckets that share a rate, all together hold no more after a part of it went from one to another.
-    pub fn recast(&self, now: Instant, per: Duration, burst: u32) {
+    /// of buckets that share a rate, all together hold no more after a part of it went from one to another. There is also room for `beyond`
+    /// thousandths of one, fewer than a thousand: no more can be taken at once, but what comes a little early finds that much refilled.
+    pub fn recast(&self, now: Instant, per: Duration, burst: u32, beyond: u32) {
         let state = &mut *self.state.lock();
-        let to = state.rate.reshaped(per, burst);
+        let to = state.rate.reshaped(per, burst, beyond);
         if to != state.rate {
             let now = state.scaled(now);
             state.full = state.rate.carried(&to, state.full, now);
@@ -160,7 +168,7 @@ impl Bucket {
     pub fn empty(&self, now: Instant) -> u64 {
         let state = &mut *self.state.lock();
         let now = state.scaled(now);
-        let depth = state.rate.cost.saturating_mul(state.rate.burst.into());
+        let depth = state.rate.depth();
         let level = depth.saturating_sub(state.full.saturating_sub(now));
         state.full = now.saturating_add(depth);
         let millionths = level.saturating_mul(1_000_000).checked_div(state.rate.cost);
@@ -171,7 +179,7 @@ impl Bucket {
     pub fn fill(&self, now: Instant, millionths: u64) {
         let state = &mut *self.state.lock();
         let now = state.scaled(now);
-        let depth = state.rate.cost.saturating_mul(state.rate.burst.into());
+        let depth = state.rate.depth();
         let level = state.rate.cost.saturating_mul(millionths.into()) / 1_000_000;
         state.full = now.saturating_add(depth.saturating_sub(level));
     }
@@ -250,7 +258,7 @@ impl<K: Clone + Eq + Hash> Buckets<K> {
     /// As [`Bucket::reshape`], for every key.
     pub fn reshape(&self, per: Duration, burst: u32) {
         let state = &mut *self.state.lock();
-        state.rate = state.rate.reshaped(per, burst);
+        state.rate = state.rate.reshaped(per, burst, 0);
     }
 
     /// How many keys are known.

@@ -102,7 +102,7 @@ impl World {
                     agent.holding.lend(Lent::answered(loan.parts, now, now, LIFETIME, LOOK));
                 }
                 let (per, burst) = part(SECOND, self.requests, agent.holding.parts(now));
-                agent.bucket.recast(now, per, burst);
+                agent.bucket.recast(now, per, burst, beyond(self.requests, burst));
             }
             let all: u64 = self.agents.iter_mut().map(|agent| u64::from(agent.holding.parts(now))).sum();
             assert!(all <= u64::from(WHOLE), "together they hold {all}");

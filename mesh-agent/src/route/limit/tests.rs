@@ -103,19 +103,40 @@ fn another_shape_is_no_new_budget() {
 fn a_share_that_moves_takes_what_it_holds_along_and_gets_no_more() {
     let (bucket, start) = (Bucket::new(10, SECOND, 10), Instant::now());
     assert!(bucket.take(start, 4).is_ok());
-    bucket.recast(start, SECOND * 2, 5);
+    bucket.recast(start, SECOND * 2, 5, 0);
     assert_eq!(bucket.take(start, 1).unwrap().left, 4, "of six there is room for five");
-    bucket.recast(start, SECOND, 10);
+    bucket.recast(start, SECOND, 10, 0);
     assert_eq!(bucket.take(start, 1).unwrap().left, 3, "nothing comes with a larger share");
     assert_eq!(bucket.take(start + SECOND / 2, 1).unwrap().left, 7, "but its rate");
-    bucket.recast(start + SECOND / 2, SECOND * 1000, 1);
+    bucket.recast(start + SECOND / 2, SECOND * 1000, 1, 0);
     assert!(bucket.take(start + SECOND / 2, 1).is_ok());
     assert!(bucket.take(start + SECOND, 1).is_err());
     // Half of one that is on its way stays half of one.
-    bucket.recast(start + SECOND * 51, SECOND * 10, 1);
+    bucket.recast(start + SECOND * 51, SECOND * 10, 1, 0);
     assert!(bucket.take(start + SECOND * 51 + SECOND * 4 / 10, 1).is_err());
     assert!(bucket.take(start + SECOND * 51 + SECOND * 6 / 10, 1).is_ok());
     assert_eq!(bucket.asked(), 11, "what was refused counts too");
+}
+
+#[test]
+fn room_beyond_the_burst_is_for_what_comes_unevenly_and_not_for_more_at_once() {
+    let millis = Duration::from_millis;
+    // A fifth of 40 a second: one in 125 ms.
+    let passed = |beyond: u32| {
+        let start = Instant::now();
+        let bucket = Bucket::new(40, SECOND * 5, 1);
+        bucket.recast(start, SECOND * 5, 1, beyond);
+        let moments = (0..100_u64).map(|turn| start + millis(turn * 125 + turn % 3 * 30));
+        moments.filter(|moment| bucket.take(*moment, 1).is_ok()).count()
+    };
+    assert_eq!((passed(500), passed(0)), (100, 67));
+    let (start, bucket) = (Instant::now(), Bucket::new(40, SECOND * 5, 1));
+    bucket.recast(start, SECOND * 5, 1, 500);
+    let full = start + SECOND * 60;
+    assert_eq!(bucket.take(full, 1).map(|remaining| remaining.left), Ok(0));
+    assert_eq!(bucket.take(full, 1).map_err(|exceeded| exceeded.retry_after), Err(millis(125) / 2));
+    assert!(bucket.take(full + millis(63), 1).is_ok());
+    assert!(bucket.take(full + millis(125), 1).is_err(), "what came early is missing later");
 }
 
 #[test]
