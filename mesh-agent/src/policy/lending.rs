@@ -96,8 +96,11 @@ const OVER: (Duration, Duration) = (Duration::from_millis(700), Duration::from_s
 /// Requests in that time that are too few to tell a pause from an end by it, and how much longer they are measured over.
 const FEW: f64 = 5.0;
 const LONGER: f64 = 4.0;
-/// What is asked for beyond a few.
+/// What is asked for beyond a few, and in parts of these few beyond what is just more, as far as it is not much more.
 const ROOM: f64 = 1.25;
+const LESS_ROOM: f64 = 0.05;
+/// Standard deviations of a number of requests that come by chance, within which it is taken for what it always is.
+const CHANCE: f64 = 2.0;
 
 impl Meter {
     /// For a limit of so many in a time: over the time in which ten are let through, so that one that lets few through is not shared by
@@ -123,9 +126,13 @@ impl Meter {
 
     /// What is asked for in the time of a limit, in parts of what it lets through.
     pub fn demand(&self, requests: u32, per: Duration) -> u64 {
+        let over = self.over.as_secs_f64();
+        // What differs by chance alone is no change: a share that followed it would be on its way for nothing, where nobody can use it.
+        let noise = CHANCE * (self.steady / (2.0 * over)).sqrt();
+        let rate = if (self.rate - self.steady).abs() <= noise { self.steady } else { self.rate };
         // Of a few the time between them is not their absence, and they do not come evenly: with just their number some would come too early.
-        let few = FEW / self.over.as_secs_f64();
-        let rate = if self.rate < few { (self.rate.max(self.steady) * ROOM).min(few) } else { self.rate };
+        let few = FEW / over;
+        let rate = if rate < few { (rate.max(self.steady) * ROOM).min(few) } else { rate + LESS_ROOM * few * few / rate };
         let parts = rate * per.as_secs_f64() / f64::from(requests.max(1)) * f64::from(WHOLE);
         // A cast from float saturates.
         parts.round() as u64
