@@ -237,7 +237,7 @@ impl Control {
     /// Puts a configuration in force, as far as user space goes. True if anything changed for the pods of this node.
     fn take(&mut self, snapshot: &Arc<Snapshot>) -> bool {
         self.shared.snapshot.store(snapshot.clone());
-        self.shared.names.want(crate::names::wanted(snapshot, &self.config.node));
+        self.shared.names.want(&crate::names::wanted(snapshot, &self.config.node));
         self.secrets.ensure(self.pods.identities(snapshot));
         let secrets = self.secrets.clone();
         let (gone, changed) = self.pods.reconcile(snapshot, &mut self.kernel, |identity| secrets.watch(identity));

@@ -4,7 +4,7 @@
 //! [`table`] decides when which name is asked for and what of an answer counts; [`resolver`] asks.
 
 use std::borrow::Cow;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,7 +20,7 @@ use crate::ops::metrics::{Kind, Metrics};
 pub mod resolver;
 pub mod table;
 
-/// Names that are looked up at once, at most; what is more is not looked up at all.
+/// Names that are looked up at once, at most; what is more is not looked up at all. Namespaces get their places in turn.
 pub const MOST: usize = 1024;
 
 /// What the names stand for at one moment.
@@ -48,7 +48,7 @@ pub struct Names {
     wanted: watch::Sender<Arc<BTreeSet<Arc<str>>>>,
     /// Counts up with each answer, and with each name that is found to have none, for those who wait.
     news: watch::Sender<u64>,
-    left_out: AtomicU64,
+    left_out: ArcSwap<LeftOut>,
     answered: AtomicU64,
     failed: AtomicU64,
 }
@@ -61,24 +61,66 @@ impl Default for Names {
             answers: ArcSwap::default(),
             wanted,
             news,
-            left_out: AtomicU64::new(0),
+            left_out: ArcSwap::default(),
             answered: AtomicU64::new(0),
             failed: AtomicU64::new(0),
         }
     }
 }
 
+/// Names by the namespace of the entries that have them.
+pub type Wanted = BTreeMap<Arc<str>, BTreeSet<Arc<str>>>;
+
 /// The names that the pods of a node may come to need: those of the entries that the namespace of one of them knows.
-pub fn wanted(snapshot: &Snapshot, node: &str) -> BTreeSet<Arc<str>> {
+pub fn wanted(snapshot: &Snapshot, node: &str) -> Wanted {
     let local = snapshot.workloads().filter(|workload| workload.enrolled && *workload.node == *node);
     let namespaces: HashSet<&str> = local.map(|workload| &*workload.namespace).collect();
     let known = snapshot.entries().filter(|entry| namespaces.iter().any(|namespace| entry.is_known_to(namespace)));
-    let discoveries = known.flat_map(|entry| &entry.ports).map(|port| &port.discovery);
-    let names = discoveries.filter_map(|discovery| match discovery {
-        Discovery::Dns { names, .. } => Some(names),
-        Discovery::Named | Discovery::Dialled { .. } => None,
-    });
-    names.flat_map(|names| names.iter()).map(|name| name.host.clone()).collect()
+    let mut all = Wanted::new();
+    for entry in known {
+        let names: Vec<_> = entry.ports.iter().filter_map(|port| port.discovery.names()).collect();
+        if !names.is_empty() {
+            let own = all.entry(entry.name.namespace.clone()).or_default();
+            own.extend(names.iter().flat_map(|names| names.iter()).map(|name| name.host.clone()));
+        }
+    }
+    all
+}
+
+/// So many of the names at most, taken from each namespace in turn, so that none with many of them leaves another without. Of one namespace
+/// those come first that `in_use` says yes to: one that more is wanted of does not lose what it has.
+fn shared_out(wanted: &Wanted, most: usize, in_use: impl Fn(&str) -> bool) -> BTreeSet<Arc<str>> {
+    let in_order = |names: &BTreeSet<Arc<str>>| {
+        let (first, others): (Vec<_>, Vec<_>) = names.iter().cloned().partition(|name| in_use(name));
+        first.into_iter().chain(others)
+    };
+    let mut queues: Vec<_> = wanted.values().map(in_order).collect();
+    let mut chosen = BTreeSet::new();
+    while !queues.is_empty() && chosen.len() < most {
+        queues.retain_mut(|queue| {
+            // One that has its place through another namespace needs none of this one's.
+            let next = queue.find(|name| !chosen.contains(name));
+            next.is_some_and(|name| chosen.len() < most && chosen.insert(name))
+        });
+    }
+    chosen
+}
+
+/// Names that there was no place for.
+#[derive(Default)]
+struct LeftOut {
+    count: usize,
+    /// One that several namespaces have counts for each of them.
+    by_namespace: BTreeMap<Arc<str>, usize>,
+}
+
+impl LeftOut {
+    fn of(wanted: &Wanted, chosen: &BTreeSet<Arc<str>>) -> LeftOut {
+        let without = |names: &BTreeSet<Arc<str>>| names.difference(chosen).count();
+        let all: BTreeSet<&Arc<str>> = wanted.values().flat_map(|names| names.difference(chosen)).collect();
+        let by_namespace = wanted.iter().map(|(namespace, names)| (namespace.clone(), without(names))).filter(|(_, count)| *count > 0);
+        LeftOut { count: all.len(), by_namespace: by_namespace.collect() }
+    }
 }
 
 /// How long the first answer about a name is waited for.
@@ -86,18 +128,18 @@ pub const FIRST_ANSWER: Duration = Duration::from_secs(2);
 
 impl Names {
     /// Says which names are to be looked up from now on.
-    pub fn want(&self, mut names: BTreeSet<Arc<str>>) {
-        let left_out = names.len().saturating_sub(MOST);
-        if self.left_out.swap(left_out as u64, Ordering::Relaxed) == 0 && left_out > 0 {
+    pub fn want(&self, wanted: &Wanted) {
+        let answers = self.answers.load();
+        let names = shared_out(wanted, MOST, |name| answers.by_name.get(name).is_some_and(|known| !known.addresses.is_empty()));
+        let left_out = LeftOut::of(wanted, &names);
+        let before = self.left_out.load();
+        for (namespace, left_out) in left_out.by_namespace.iter().filter(|(namespace, _)| !before.by_namespace.contains_key(*namespace)) {
             tracing::warn!(
-                left_out,
-                most = MOST,
+                %namespace, left_out, most = MOST,
                 "ServiceEntries have more names than are looked up: hosts of the others have no endpoint"
             );
         }
-        if let Some(first) = names.iter().nth(MOST).cloned() {
-            drop(names.split_off(&first));
-        }
+        self.left_out.store(Arc::new(left_out));
         self.wanted.send_if_modified(|now| {
             let differs = **now != names;
             if differs {
@@ -192,7 +234,7 @@ impl Names {
     pub fn collect(self: &Arc<Self>, metrics: &Metrics) {
         let names = self.clone();
         metrics.collect(move |samples| {
-            let answers = names.answers.load();
+            let (answers, left_out) = (names.answers.load(), names.left_out.load());
             let (wanted, now) = (names.wanted.borrow().clone(), Instant::now());
             let known = wanted.iter().filter_map(|name| answers.by_name.get(name));
             let oldest = known.clone().map(|known| now.saturating_duration_since(known.since)).max().unwrap_or_default();
@@ -204,7 +246,12 @@ impl Names {
             );
             all.sample(&[("state", "resolved")], with as f64);
             all.sample(&[("state", "unresolved")], wanted.len().saturating_sub(with) as f64);
-            all.sample(&[("state", "left_out")], names.left_out.load(Ordering::Relaxed) as f64);
+            all.sample(&[("state", "left_out")], left_out.count as f64);
+            let help = "Names of ServiceEntries that are not looked up because there are too many, by the entries' namespace.";
+            let mut without = samples.family("nodemesh_dns_names_left_out", help, Kind::Gauge);
+            for (namespace, count) in &left_out.by_namespace {
+                without.sample(&[("namespace", namespace)], *count as f64);
+            }
             let mut lookups = samples.family("nodemesh_dns_lookups", "Lookups of such names, by result.", Kind::Counter);
             lookups.sample(&[("result", "answered")], names.answered.load(Ordering::Relaxed) as f64);
             lookups.sample(&[("result", "failed")], names.failed.load(Ordering::Relaxed) as f64);

@@ -50,11 +50,17 @@ fn endpoints(names: &Names, snapshot: &Snapshot, host: &str) -> Vec<String> {
     names.endpoints(snapshot, port(snapshot, host)).iter().map(|endpoint| endpoint.address.to_string()).collect()
 }
 
+/// Whosever they are.
+fn all(wanted: Wanted) -> BTreeSet<Arc<str>> {
+    wanted.into_values().flatten().collect()
+}
+
 #[test]
 fn names_of_entries_that_pods_of_the_node_know_are_wanted() {
     let snapshot = snapshot();
-    let all: Vec<_> = wanted(&snapshot, "n1").iter().map(ToString::to_string).collect();
-    assert_eq!(all, ["a.example.com", "c.example.com"]);
+    let by_namespace = wanted(&snapshot, "n1");
+    assert_eq!(by_namespace.keys().map(|namespace| &**namespace).collect::<Vec<_>>(), ["other", "shop"]);
+    assert_eq!(all(by_namespace).iter().map(ToString::to_string).collect::<Vec<_>>(), ["a.example.com", "c.example.com"]);
     assert!(wanted(&snapshot, "n2").is_empty());
 }
 
@@ -63,7 +69,7 @@ fn endpoints_are_what_the_names_stand_for() {
     let (names, snapshot, now) = (Names::default(), snapshot(), Instant::now());
     assert_eq!(endpoints(&names, &snapshot, "a.example.com"), Vec::<String>::new());
     let mut table = Table::default();
-    table.want(now, &wanted(&snapshot, "n1"));
+    table.want(now, &all(wanted(&snapshot, "n1")));
     let ips: Vec<IpAddr> = ["192.0.2.2", "192.0.2.1", "2001:db8::1", "10.1.0.1"].map(|ip| ip.parse().unwrap()).to_vec();
     for name in ["a.example.com", "c.example.com"] {
         table.heard(now, name, Reply::Addresses(ips.clone(), Duration::from_secs(60)));
@@ -84,11 +90,59 @@ fn endpoints_are_what_the_names_stand_for() {
     assert_eq!(names.generation(), now_known, "nothing is another");
 }
 
+fn many(prefix: &str, count: usize) -> BTreeSet<Arc<str>> {
+    (0..count).map(|number| format!("{prefix}{number:05}.example.com").into()).collect()
+}
+
+/// How many names have no place, and of which namespaces they are.
+fn left_out(names: &Names) -> (usize, Vec<(String, usize)>) {
+    let left_out = names.left_out.load();
+    (left_out.count, left_out.by_namespace.iter().map(|(namespace, count)| (namespace.to_string(), *count)).collect())
+}
+
 #[test]
 fn more_names_than_are_looked_up_are_left_out() {
     let names = Names::default();
-    names.want((0..MOST + 3).map(|number| format!("h{number}.example.com").into()).collect());
-    assert_eq!((names.wanted.borrow().len(), names.left_out.load(Ordering::Relaxed)), (MOST, 3));
+    names.want(&[("shop".into(), many("h", MOST))].into());
+    assert_eq!((names.wanted.borrow().len(), left_out(&names)), (MOST, (0, vec![])));
+    names.want(&[("shop".into(), many("h", MOST + 3))].into());
+    assert_eq!((names.wanted.borrow().len(), left_out(&names)), (MOST, (3, vec![("shop".into(), 3)])));
+    names.want(&Wanted::new());
+    assert_eq!((names.wanted.borrow().len(), left_out(&names)), (0, (0, vec![])));
+}
+
+#[test]
+fn no_namespace_s_names_crowd_out_another_s() {
+    let names = Arc::new(Names::default());
+    let of = |prefix: &str| names.wanted.borrow().iter().filter(|name| name.starts_with(prefix)).count();
+    // Two have some names in common, which are the last of the first that has them.
+    let wanted: Wanted = [
+        ("greedy".into(), &many("0", MOST * 2) | &many("common", 3)),
+        ("shop".into(), &many("s", 10) | &many("common", 3)),
+        ("third".into(), many("t", MOST)),
+    ]
+    .into();
+    names.want(&wanted);
+    assert_eq!((of("s"), of("common"), names.wanted.borrow().len()), (10, 3, MOST));
+    assert!(of("0").abs_diff(of("t")) <= 3, "{} {}", of("0"), of("t"));
+    let without = [("greedy".into(), MOST * 2 - of("0")), ("third".into(), MOST - of("t"))];
+    assert_eq!(left_out(&names), (2 * MOST + 13, without.into()));
+
+    let metrics = Metrics::new(crate::ops::metrics::MetricsConfig::default());
+    names.collect(&metrics);
+    let text = metrics.expose(crate::ops::metrics::Format::OpenMetrics, Instant::now()).unwrap();
+    assert!(text.contains(&format!("nodemesh_dns_names_left_out{{namespace=\"greedy\"}} {}", MOST * 2 - of("0"))), "{text}");
+    assert!(!text.contains("namespace=\"shop\""), "{text}");
+}
+
+#[test]
+fn what_is_in_use_stays_when_its_namespace_wants_more() {
+    let names = Names::default();
+    let known = Known { addresses: ["192.0.2.1".parse().unwrap()].into(), since: Instant::now() };
+    let last = many("t", MOST + 1).pop_last().unwrap();
+    names.publish([(last.clone(), known)].into(), [last.clone()].into());
+    names.want(&[("shop".into(), many("s", 1)), ("third".into(), many("t", MOST + 1))].into());
+    assert!(names.wanted.borrow().contains(&last) && names.wanted.borrow().len() == MOST);
 }
 
 #[tokio::test(start_paused = true)]
@@ -107,7 +161,7 @@ async fn the_first_answer_is_waited_for() {
     });
     tokio::task::yield_now().await;
     let mut table = Table::default();
-    table.want(now, &wanted(&snapshot, "n1"));
+    table.want(now, &all(wanted(&snapshot, "n1")));
     table.heard(now, "a.example.com", Reply::Addresses(Vec::new(), Duration::from_secs(60)));
     names.publish(table.known(), table.asked());
     waiting.await.unwrap();
