@@ -11,7 +11,7 @@ use http::{HeaderMap, Method, Request, Uri, Version};
 use libfuzzer_sys::fuzz_target;
 use mesh_agent::ops::trace::TraceParent;
 use mesh_agent::route::filter::strip_hop;
-use mesh_agent::route::request::{grpc_timeout, settle, strip};
+use mesh_agent::route::request::{grpc_timeout, settle, take_upgrade, trim};
 use regex::Regex;
 
 /// W3C Trace Context, 3.2: of a later version more may follow.
@@ -87,7 +87,11 @@ fuzz_target!(|bytes: &[u8]| {
     assert!(!(parts.headers.contains_key(header::CONTENT_LENGTH) && parts.headers.contains_key(header::TRANSFER_ENCODING)));
     let host = hosts.first().map(|host| (*host).clone());
     let length = parts.headers.get(header::CONTENT_LENGTH).cloned();
-    strip(&mut parts.headers);
+    trim(&mut parts.headers);
+    let trimmed = parts.headers.clone();
+    trim(&mut parts.headers);
+    assert_eq!(trimmed, parts.headers);
+    take_upgrade(&mut parts.headers);
     for name in [header::CONNECTION, header::UPGRADE, header::TRANSFER_ENCODING, header::EXPECT, header::PROXY_AUTHORIZATION] {
         assert!(!parts.headers.contains_key(&name), "{name} goes on");
     }

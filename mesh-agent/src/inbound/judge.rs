@@ -16,7 +16,7 @@ use crate::policy::{Denial, DenialReason, Peer, Permit, Transport, WorkloadPolic
 use crate::route::request;
 
 /// Judges a request at `now`, in seconds since 1970. What it has seen is what is forwarded: the path is brought into its normal form here,
-/// and tokens and what only this agent may say are taken out of the headers.
+/// and what is of one hop, tokens and what only this agent may say are taken out of the headers. What the request asks to switch to stays.
 ///
 /// # Errors
 /// How the request ends.
@@ -30,6 +30,7 @@ pub fn request(
 ) -> Result<Permit, Outcome> {
     let bad = |detail: String| Outcome::Request(RequestFailure::BadRequest { detail: detail.into() });
     request::settle(parts)?;
+    request::trim(&mut parts.headers);
     let path = NormalPath::of(parts.uri.path().as_bytes()).map_err(|error| bad(error.to_string()))?.into_owned();
     if path.as_str() != parts.uri.path() {
         let target = match parts.uri.query() {

@@ -163,22 +163,13 @@ impl Service for Requests {
         let seen = Seen::new(grpc);
         let mut standing = None;
         let mut protocol = None;
-        let mut head = None;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        // What is of one hop goes first: what is judged, and what is added then, is what the application gets.
-        let admitted = request::settle(&mut parts).and_then(|()| {
-            protocol = request::strip(&mut parts.headers);
-            // Policies may ask what is to be switched to.
-            if let Some(protocol) = &protocol {
-                parts.headers.insert(http::header::UPGRADE, protocol.clone());
-                parts.headers.insert(http::header::CONNECTION, http::HeaderValue::from_static("upgrade"));
-                // To be judged again by, once the connection is switched.
-                head = Some(parts.clone());
-            }
-            let permit = self.judge(&mut parts, &mut record, now);
-            parts.headers.remove(http::header::UPGRADE);
-            parts.headers.remove(http::header::CONNECTION);
-            let permit = permit?;
+        let asked = filter::upgrade_of(&parts.headers);
+        // To be judged again by, once the connection is switched.
+        let head = asked.as_ref().map(|_| parts.clone());
+        let admitted = self.judge(&mut parts, &mut record, now).and_then(|permit| {
+            // What policy adds makes it no other.
+            protocol = request::take_upgrade(&mut parts.headers).filter(|to| Some(to) == asked.as_ref());
             standing = self.count(&parts, &record)?;
             Ok(permit)
         });

@@ -153,7 +153,10 @@ impl Exchange {
     async fn run(mut self, client: &Rc<Client>, body: Incoming) -> Response<ReplyBody> {
         let plan = client.plan();
         let routed = match request::settle(&mut self.parts) {
-            Ok(()) => self.route(client, &plan).await,
+            Ok(()) => {
+                request::trim(&mut self.parts.headers);
+                self.route(client, &plan).await
+            }
             Err(outcome) => Err(outcome),
         };
         match routed {
@@ -250,7 +253,9 @@ impl Exchange {
         if let Some(outcome) = upstream.cluster.refusal() {
             return self.refuse(outcome);
         }
-        let upgrade = request::strip(&mut self.parts.headers);
+        // A rule may have taken it out, but not made it another: that is what the client could make nothing of.
+        let asked = self.upgrade.as_ref().map(|(to, _)| to);
+        let upgrade = request::take_upgrade(&mut self.parts.headers).filter(|to| Some(to) == asked);
         if self.record.connection.labels.service.as_ref().is_none_or(|known| known.name != *service) {
             self.record.connection.labels.service = Some(client.worker.shared.service(service));
         }

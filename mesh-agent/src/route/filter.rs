@@ -1,6 +1,6 @@
 //! What is changed in a request and its response, and which requests are answered at once. Pure.
 
-use http::header::{HeaderName, HeaderValue};
+use http::header::{self, HeaderName, HeaderValue};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, Uri};
 use mesh_model::route::{HeaderEdit, PathMatch, PathRewrite, Redirect, RequestMatch, Rewrite};
@@ -120,28 +120,31 @@ pub fn location(redirect: &Redirect, uri: &Uri, headers: &HeaderMap, matched: &R
 
 /// Headers that are of one hop only (RFC 9110, 7.6.1), `TE: trailers` apart, which gRPC needs. What `Connection` names goes too.
 pub fn strip_hop(headers: &mut HeaderMap) {
-    const HOP: [HeaderName; 5] = [
-        http::header::CONNECTION,
-        http::header::PROXY_AUTHENTICATE,
-        http::header::PROXY_AUTHORIZATION,
-        http::header::TRANSFER_ENCODING,
-        http::header::UPGRADE,
-    ];
     let named: Vec<HeaderName> = headers
         .get_all(http::header::CONNECTION)
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok())
-        // Those that say where and how long: naming them takes nothing from the request.
-        .filter(|name| !matches!(*name, http::header::HOST | http::header::CONTENT_LENGTH | http::header::AUTHORIZATION))
+        // Those that say where and how long: naming them takes nothing from the request. `Connection` must name `TE` (RFC 9110, 10.1.4).
+        .filter(|name| !matches!(*name, header::HOST | header::CONTENT_LENGTH | header::AUTHORIZATION | header::TE))
         .collect();
-    // Looked at first: `Connection` must name it (RFC 9110, 10.1.4), and this end understands trailers.
+    for name in named {
+        headers.remove(name);
+    }
+    strip_own_hop(headers);
+}
+
+/// As [`strip_hop`], but for what `Connection` names: that is taken out when a message comes, and what is in it later is there to stay.
+pub fn strip_own_hop(headers: &mut HeaderMap) {
+    const HOP: [HeaderName; 5] =
+        [header::CONNECTION, header::PROXY_AUTHENTICATE, header::PROXY_AUTHORIZATION, header::TRANSFER_ENCODING, header::UPGRADE];
+    // This end understands trailers.
     let trailers = headers.get_all(http::header::TE).iter().any(|value| {
         let words = value.to_str().unwrap_or_default().split(',');
         words.map(str::trim).any(|word| word.eq_ignore_ascii_case("trailers"))
     });
-    for name in named.iter().chain(&HOP) {
+    for name in &HOP {
         headers.remove(name);
     }
     headers.remove("keep-alive");

@@ -5,7 +5,7 @@ use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, Method, Uri, Version};
 
-use super::filter::{strip_hop, upgrade_of};
+use super::filter::{strip_hop, strip_own_hop, upgrade_of};
 use crate::outcome::{Outcome, RequestFailure};
 
 /// Refuses what has no meaning or two (RFC 9112, 3.2 and 6.1), and settles the host: the target's, if it names one, is also the header's.
@@ -53,13 +53,29 @@ pub fn settle(parts: &mut Parts) -> Result<(), Outcome> {
     Ok(())
 }
 
-/// What a request asks to switch to, taken out of it with everything that is of one hop.
-pub fn strip(headers: &mut HeaderMap) -> Option<HeaderValue> {
+/// Takes out what is of one hop, before anybody looks at the request: what rules and policies see, and what is added then, is what is
+/// forwarded, whatever `Connection` named. What it asks to switch to, if it may, stays for them to see.
+pub fn trim(headers: &mut HeaderMap) {
     let upgrade = upgrade_of(headers);
     strip_hop(headers);
     // This agent has answered it: the body is asked for as it is read.
     headers.remove(header::EXPECT);
+    if let Some(upgrade) = upgrade {
+        ask_to_switch(headers, upgrade);
+    }
+}
+
+/// What a request that was trimmed asks to switch to, taken out of it; and what is of one hop, if somebody has added that since.
+pub fn take_upgrade(headers: &mut HeaderMap) -> Option<HeaderValue> {
+    let upgrade = upgrade_of(headers);
+    strip_own_hop(headers);
+    headers.remove(header::EXPECT);
     upgrade
+}
+
+fn ask_to_switch(headers: &mut HeaderMap, to: HeaderValue) {
+    headers.insert(header::UPGRADE, to);
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
 }
 
 /// Brings a request into the form of the version that its server is spoken to in; `secure`: in TLS that is begun here.
@@ -79,8 +95,7 @@ pub fn address(parts: &mut Parts, http2: bool, secure: bool, upgrade: Option<&He
     parts.uri = Uri::from(target);
     parts.version = Version::HTTP_11;
     if let Some(upgrade) = upgrade {
-        parts.headers.insert(header::UPGRADE, upgrade.clone());
-        parts.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        ask_to_switch(&mut parts.headers, upgrade.clone());
     }
     Ok(())
 }

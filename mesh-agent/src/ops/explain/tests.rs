@@ -292,6 +292,23 @@ fn unknown_names_are_answered_with_those_that_are_alike() {
     assert_eq!(asked(&snapshot, "from=shop/client&to=shop/web1")["destination"]["port"], 8080);
 }
 
+/// What `Connection` names is of the client's own hop: nobody looks at it and no server gets it.
+#[test]
+fn what_connection_names_counts_for_nothing() {
+    let allow = authorization("shop/role", "{rules: [{when: [{key: 'request.headers[x-role]', values: [admin]}]}]}");
+    let to_near = "{matches: [{headers: [{name: X-Role, value: admin}]}], backendRefs: [{name: near, port: 80}]}";
+    for (more, from, to, without) in [
+        (&allow, "10.9.9.9", "shop/web1:8080", "denied"),
+        (&allow, "shop/client", "shop/web", "denied"),
+        (&route("shop/web", to_near), "shop/client", "shop/web", "nowhere"),
+    ] {
+        let snapshot = mesh(std::slice::from_ref(more));
+        let verdict = |headers: &str| text(&asked(&snapshot, &format!("from={from}&to={to}{headers}"))["verdict"]).to_owned();
+        assert_eq!(verdict("&header=x-role:admin"), "allowed", "{from} {to}");
+        assert_eq!(verdict("&header=x-role:admin&header=connection:X-Role"), without, "{from} {to}");
+    }
+}
+
 /// The kernel hands over every connection to a Service that any client has a rule for; the agent brings it on by a tunnel or not at all.
 #[test]
 fn what_only_other_clients_have_a_rule_for_goes_by_the_agent() {

@@ -164,6 +164,7 @@ impl Way<'_> {
         if let Err(outcome) = request::settle(&mut parts) {
             return steps.push(Step::failed(At::Protocol, &outcome, true));
         }
+        request::trim(&mut parts.headers);
         let Some(RouteTable::Http { rules, .. }) = asked.table.as_deref() else {
             return backends.push(self.backend(&asked.own(), None, v4, Vec::new(), Some(parts)));
         };
@@ -323,7 +324,7 @@ const EXCLUDED: &str = "the Mesh excludes the port or the address, so it is left
 
 /// A request as its server's agent gets it.
 fn forwarded(mut parts: Parts) -> Result<Parts, Outcome> {
-    let upgrade = request::strip(&mut parts.headers);
+    let upgrade = request::take_upgrade(&mut parts.headers);
     request::address(&mut parts, false, false, upgrade.as_ref())?;
     Ok(parts)
 }

@@ -45,7 +45,12 @@ fn the_targets_host_is_the_headers() {
 fn an_upgrade_is_taken_out_and_put_back_for_its_server() {
     let mut request =
         parts(Version::HTTP_11, "GET", "/", &[("host", "a"), ("connection", "keep-alive, Upgrade"), ("upgrade", "websocket")]);
-    let upgrade = strip(&mut request.headers);
+    trim(&mut request.headers);
+    assert_eq!(
+        (&request.headers[header::UPGRADE], &request.headers[header::CONNECTION]),
+        (&"websocket".parse().unwrap(), &"upgrade".parse().unwrap())
+    );
+    let upgrade = take_upgrade(&mut request.headers);
     assert_eq!(upgrade.as_ref().unwrap(), "websocket");
     assert!(!request.headers.contains_key(header::UPGRADE));
     address(&mut request, false, false, upgrade.as_ref()).unwrap();
@@ -53,6 +58,32 @@ fn an_upgrade_is_taken_out_and_put_back_for_its_server() {
         (&request.headers[header::UPGRADE], &request.headers[header::CONNECTION]),
         (&"websocket".parse().unwrap(), &"upgrade".parse().unwrap())
     );
+}
+
+#[test]
+fn what_connection_names_is_taken_out_once() {
+    let named = [
+        ("host", "a"),
+        ("connection", "Upgrade, x-a, TE, http2-settings"),
+        ("upgrade", "h2c"),
+        ("x-a", "1"),
+        ("te", "trailers"),
+        ("expect", "100-continue"),
+    ];
+    let mut request = parts(Version::HTTP_11, "GET", "/", &named);
+    trim(&mut request.headers);
+    let names = |headers: &HeaderMap| {
+        let mut all: Vec<String> = headers.keys().map(ToString::to_string).collect();
+        all.sort_unstable();
+        all
+    };
+    assert_eq!(names(&request.headers), ["host", "te"]);
+    // What is added afterwards stays, whatever else is named.
+    for (name, value) in [("x-a", "2"), ("connection", "x-a"), ("keep-alive", "1")] {
+        request.headers.insert(name, HeaderValue::from_static(value));
+    }
+    assert_eq!(take_upgrade(&mut request.headers), None);
+    assert_eq!(names(&request.headers), ["host", "te", "x-a"]);
 }
 
 #[test]

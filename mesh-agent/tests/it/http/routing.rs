@@ -63,6 +63,10 @@ fn filters_change_requests_and_responses() {
         "filters",
         &json!([
             {
+                "matches": [{ "path": { "type": "PathPrefix", "value": "/rewrite" }, "headers": [{ "name": "X-Picked", "value": "1" }] }],
+                "backendRefs": [to("three")],
+            },
+            {
                 "matches": [{ "path": { "type": "PathPrefix", "value": "/rewrite" } }],
                 "filters": [
                     { "type": "RequestHeaderModifier", "requestHeaderModifier": headers("request") },
@@ -97,6 +101,11 @@ fn filters_change_requests_and_responses() {
     assert_eq!((seen.name.as_str(), seen.target.as_str(), seen.host.as_str()), ("v2", "/new/a?b=c", "inner.example"), "{answer:?}");
     assert_eq!((seen.all("x-set"), seen.all("x-add"), seen.all("x-gone")), (vec!["request"], vec!["client", "request"], vec![]));
     assert_eq!((answer.header("x-set"), answer.header("x-add")), ("response", "response"));
+    // What a client says is of its own hop is not looked at, and nothing else is taken out for it.
+    assert_eq!(client.curl(&["-H", "x-picked: 1", &url("filters", "/rewrite/a")]).unwrap().seen().name, "v3");
+    let named = ["-H", "x-picked: 1", "-H", "Connection: x-picked, x-set", &url("filters", "/rewrite/a")];
+    let seen = client.curl(&named).unwrap().seen();
+    assert_eq!((seen.name.as_str(), seen.all("x-picked"), seen.all("x-set")), ("v2", vec![], vec!["request"]));
     let answer = client.curl(&[&url("filters", "/redirect/x?q")]).unwrap();
     assert_eq!((answer.status, answer.header("location")), (301, "http://else.example/there?q"), "{answer:?}");
     let answer = client.curl(&["-H", "Host: shop.example:8080", &url("filters", "/secure/x")]).unwrap();
