@@ -182,12 +182,10 @@ impl Service for Requests {
                 let idle = self.judged.inbound.worker.shared.http_body_idle_timeout;
                 let original = Original::new(body, seen.clone(), self.http2, idle);
                 match self.send(&mut parts, &original, protocol.as_ref()).await {
-                    Ok((mut response, lease)) => {
-                        if let Some(standing) = &standing {
-                            reply::rate_limit(response.headers_mut(), standing);
-                        }
+                    Ok((response, lease)) => {
                         let switching = head.map(|head| (theirs, self.switched(head, now)));
-                        return self.respond(response, lease, record, seen, grpc, switching);
+                        let ongoing = Ongoing { record, seen, lease: Some(lease), on_end: None };
+                        return self.respond(response, standing.as_ref(), ongoing, grpc, switching);
                     }
                     Err(outcome) => outcome,
                 }
@@ -336,9 +334,8 @@ impl Requests {
     fn respond(
         &self,
         mut response: Response<Incoming>,
-        lease: Lease,
-        mut record: RequestRecorder,
-        seen: Rc<Seen>,
+        standing: Option<&Standing>,
+        mut ongoing: Ongoing,
         grpc: bool,
         switching: Option<(OnUpgrade, judge::Switched)>,
     ) -> Response<ReplyBody> {
@@ -346,10 +343,13 @@ impl Requests {
         let (mut parts, body) = response.into_parts();
         let protocol = parts.headers.get(http::header::UPGRADE).cloned();
         filter::strip_hop(&mut parts.headers);
-        record.line.status = parts.status.as_u16();
-        record.line.grpc_status = grpc_status(&parts.headers).filter(|_| grpc);
+        // After what the application's own `Connection` names.
+        if let Some(standing) = standing {
+            reply::rate_limit(&mut parts.headers, standing);
+        }
+        ongoing.record.line.status = parts.status.as_u16();
+        ongoing.record.line.grpc_status = grpc_status(&parts.headers).filter(|_| grpc);
         parts.version = Version::HTTP_11;
-        let ongoing = Ongoing { record, seen, lease: Some(lease), on_end: None };
         if let (Some(ours), Some((theirs, switched))) = (ours, switching) {
             parts.headers.insert(http::header::CONNECTION, http::HeaderValue::from_static("upgrade"));
             if let Some(protocol) = protocol {

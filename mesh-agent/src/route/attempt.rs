@@ -104,7 +104,7 @@ impl Attempts<'_> {
         let worker = &self.client.worker;
         let Upstream { cluster, bounds, .. } = self.upstream;
         let place = bounds.circuit.try_request().map_err(|_| overflow("http2MaxRequests"))?;
-        let standing = self.count(Instant::now())?;
+        let mut standing = self.count(Instant::now())?;
         let mut retries = RetryState::new(self.policy, self.deadlines.first());
         if let Some(budget) = &cluster.budget {
             budget.request(Instant::now());
@@ -140,7 +140,7 @@ impl Attempts<'_> {
                     );
                     let grpc = self.grpc.then(|| grpc_status(response.headers())).flatten();
                     let next = self.next(&mut retries, now, Failure::Status { status, grpc });
-                    match self.bounded(next, now, &mut retrying) {
+                    match self.bounded(next, now, &mut retrying, &mut standing) {
                         // The rule takes it for a failure and there is another attempt.
                         Ok(Some(at)) => at,
                         // What a budget does not let is an answer of its own (GEP-3388).
@@ -174,7 +174,7 @@ impl Attempts<'_> {
                         return Err(too_late(failed.outcome));
                     }
                     let next = failed.failure.map_or(Next::GiveUp, |failure| self.next(&mut retries, now, failure));
-                    match self.bounded(next, now, &mut retrying) {
+                    match self.bounded(next, now, &mut retrying, &mut standing) {
                         Ok(Some(at)) => at,
                         Err(RetryBound::Budget) => return Err(Outcome::Request(RequestFailure::RetryBudget)),
                         Ok(None) | Err(RetryBound::MaxRetries | RetryBound::RateLimit) => return Err(failed.outcome),
@@ -190,8 +190,14 @@ impl Attempts<'_> {
         }
     }
 
-    /// When to try again, if so and if the bounds on retries let it: which of them does not.
-    fn bounded(&self, next: Next, now: Instant, retrying: &mut Option<Guard>) -> Result<Option<Instant>, RetryBound> {
+    /// When to try again, if so and if the bounds on retries let it: which of them does not. `standing` is then as it stands after that one.
+    fn bounded(
+        &self,
+        next: Next,
+        now: Instant,
+        retrying: &mut Option<Guard>,
+        standing: &mut Option<Standing>,
+    ) -> Result<Option<Instant>, RetryBound> {
         let Next::Retry { at } = next else { return Ok(None) };
         let Upstream { cluster, bounds, .. } = self.upstream;
         // One that is under way already counts no more.
@@ -199,8 +205,8 @@ impl Attempts<'_> {
         let guard = bounds.circuit.try_retry().map_err(|_| RetryBound::MaxRetries);
         let within = |_: &Guard| cluster.budget.as_ref().is_none_or(|budget| budget.try_retry(now));
         let guard = guard.and_then(|guard| Some(guard).filter(within).ok_or(RetryBound::Budget));
-        match guard.and_then(|guard| self.count(now).map(|_| guard).map_err(|_| RetryBound::RateLimit)) {
-            Ok(guard) => *retrying = Some(guard),
+        match guard.and_then(|guard| self.count(now).map(|counted| (guard, counted)).map_err(|_| RetryBound::RateLimit)) {
+            Ok((guard, counted)) => (*retrying, *standing) = (Some(guard), counted),
             Err(bound) => {
                 self.client.worker.shared.requests.retry_refused(bound);
                 return Err(bound);

@@ -316,14 +316,15 @@ impl Exchange {
 
     fn respond(mut self, client: &Rc<Client>, done: attempt::Done) -> Response<ReplyBody> {
         let attempt::Done { mut response, lease, deadline, standing, on_end, .. } = done;
-        if let Some(standing) = &standing {
-            reply::rate_limit(response.headers_mut(), standing);
-        }
         let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         let theirs = switched.then(|| hyper::upgrade::on(&mut response));
         let (mut parts, body) = response.into_parts();
         let protocol = parts.headers.get(http::header::UPGRADE).cloned();
         filter::strip_hop(&mut parts.headers);
+        // After what the server's own `Connection` names.
+        if let Some(standing) = &standing {
+            reply::rate_limit(&mut parts.headers, standing);
+        }
         self.record.line.status = parts.status.as_u16();
         self.record.line.grpc_status = grpc_status(&parts.headers).filter(|_| self.grpc);
         self.change(&mut parts.headers);

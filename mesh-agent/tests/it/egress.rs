@@ -230,7 +230,7 @@ fn what_is_sent_to_a_host_is_limited_at_its_clients() {
     let statuses = |path: &str, count: usize| (0..count).map(|_| get(path).status).collect::<Vec<u16>>();
 
     put(limit("endpoint", json!([{ "requests": 1, "unit": "hour", "burst": 3 }])));
-    let first = get("/");
+    let first = get("/?connection=ratelimit-limit");
     assert_eq!((first.status, first.header("ratelimit-limit"), first.header("ratelimit-remaining")), (200, "3", "2"), "{first:?}");
     assert_eq!(statuses("/", 2), [200, 200]);
     let over = get("/");
@@ -242,7 +242,9 @@ fn what_is_sent_to_a_host_is_limited_at_its_clients() {
 
     // Each attempt is one more that the host sees; what it said is passed on when there may be no other.
     put(limit("endpoint", json!([{ "requests": 2, "unit": "hour", "burst": 3 }])));
-    assert_eq!(statuses("/?status=503", 2), [503, 429]);
+    let failed = get("/?status=503");
+    assert_eq!((failed.status, failed.header("ratelimit-remaining")), (503, "0"), "as it stands after the last: {failed:?}");
+    assert_eq!(get("/?status=503").status, 429);
     let seen = [("service", "limited.example"), ("status", "503"), ("direction", "outbound")];
     assert_eq!(text(&ANY.access("n1", &seen), "attempts"), "3");
     ANY.wait_sum("n1", "nodemesh_request_retry_refusals_total", &[("bound", "rateLimit")], 1.0);

@@ -161,6 +161,9 @@ async fn answer(state: Arc<State>, mut request: Request<Incoming>) -> Result<Res
     };
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
     response.headers_mut().insert("x-served-by", HeaderValue::from_str(&state.name).map_err(std::io::Error::other)?);
+    if let Some(named) = query.get("connection") {
+        response.headers_mut().insert("connection", HeaderValue::from_str(named).map_err(std::io::Error::other)?);
+    }
     Ok(response)
 }
 
