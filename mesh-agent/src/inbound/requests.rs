@@ -275,7 +275,7 @@ impl Requests {
             head.headers = if reused { parts.headers.clone() } else { std::mem::take(&mut parts.headers) };
             request::address(&mut head, self.http2, false, protocol)?;
             match lease.send(Request::from_parts(head, original.attempt())).await {
-                Ok(response) if protocol.is_none() && response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                Ok(response) if upgrade::is_unasked(&response, protocol) => {
                     return Err(RequestFailure::unasked_switch());
                 }
                 Ok(response) => {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use http::header::{HeaderName, HeaderValue};
 use http::request::Parts;
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response};
 use hyper::body::Incoming;
 use mesh_model::route::RetryPolicy;
 use mesh_model::traffic::HashKey;
@@ -21,7 +21,7 @@ use super::exchange::{Client, left};
 use super::plan::Upstream;
 use super::retry::{Failure, Next, RetryState, is_retriable};
 use super::stage::{Deadlines, Stage, too_late};
-use super::{request, session};
+use super::{request, session, upgrade};
 use crate::ops::{PeerInfo, RequestRecorder, Security};
 use crate::outcome::{Outcome, RequestFailure};
 use crate::policy::limits::{Refused, Standing};
@@ -258,9 +258,7 @@ impl Attempts<'_> {
             let began = Instant::now();
             stage.set(Stage::Sent);
             match lease.send(Request::from_parts(head, self.original.attempt())).await {
-                Ok(response) if self.upgrade.is_none() && response.status() == StatusCode::SWITCHING_PROTOCOLS => {
-                    Err(Failed::at_once(RequestFailure::unasked_switch()))
-                }
+                Ok(response) if upgrade::is_unasked(&response, self.upgrade) => Err(Failed::at_once(RequestFailure::unasked_switch())),
                 Ok(response) => Ok((response, lease, began)),
                 Err(failure) => Err(self.failed(failure, reused && may_be_stale)),
             }

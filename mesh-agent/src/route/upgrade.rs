@@ -1,11 +1,29 @@
 //! A connection that its client and server have switched to another protocol (RFC 9110, 7.8), such as WebSocket: copied until it ends.
 
+use http::header::{HeaderValue, UPGRADE};
+use http::{Response, StatusCode};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
 use super::body::Ongoing;
 use crate::ops::drain::DrainWatch;
 use crate::outcome::{Outcome, RequestFailure};
+
+/// Whether a server switches although it was not asked to, or to something else than it was asked to, or does not say to what: its client
+/// would read what follows as something that it is not. Of several that were asked for any will do; their names have no case.
+pub fn is_unasked<B>(response: &Response<B>, asked: Option<&HeaderValue>) -> bool {
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        return false;
+    }
+    let Some(asked) = asked else { return true };
+    let is_asked = |protocol: &[u8]| protocols(asked).any(|other| other.eq_ignore_ascii_case(protocol));
+    let mut named = response.headers().get_all(UPGRADE).iter().flat_map(protocols).peekable();
+    named.peek().is_none() || !named.all(is_asked)
+}
+
+fn protocols(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|protocol| !protocol.is_empty())
+}
 
 /// Copies between the two, once both have switched, until `ending` says how it ends.
 pub async fn join(ours: OnUpgrade, theirs: OnUpgrade, mut ongoing: Ongoing, mut drain: DrainWatch, ending: impl Future<Output = Outcome>) {
@@ -34,3 +52,6 @@ pub async fn join(ours: OnUpgrade, theirs: OnUpgrade, mut ongoing: Ongoing, mut 
     }
     ongoing.record.finish(outcome);
 }
+
+#[cfg(test)]
+mod tests;

@@ -222,6 +222,11 @@ fn what_two_readers_could_understand_differently_is_refused_on_either_side() {
             let wanted = if side == Side::Client { statuses[0] } else { statuses[1] };
             assert_eq!(thrown.status(), wanted, "{side:?} {what}: {}", thrown.text());
         }
+        for other in ["other", ""] {
+            let switched = format!("GET /open/x?switch={other} HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: any\r\n\r\n");
+            let thrown = scene.text(side, &switched);
+            assert_eq!(thrown.status(), 502, "{side:?}: a switch to {other:?}, which nobody asked for: {}", thrown.text());
+        }
         // Who asks to switch protocols is looked at no further: if nothing is switched, nothing more is read.
         let unguarded = "GET /open/first?upgrade=no HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: any\r\n\r\nGET /open/second HTTP/1.1\nHost: a\n\n";
         let thrown = scene.text(side, unguarded);

@@ -4,7 +4,8 @@ use super::*;
 
 #[test]
 fn websockets_are_carried_once_both_sides_have_switched() {
-    apply_route("upgrade", &json!([{ "backendRefs": [to("two")] }]));
+    let asking = json!([{ "path": { "type": "PathPrefix", "value": "/" }, "headers": [{ "name": "Upgrade", "value": "websocket" }] }]);
+    apply_route("upgrade", &json!([{ "matches": asking, "backendRefs": [to("two")] }]));
     let request = "GET /ws HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\r\nframes";
     let to = address("upgrade", 80).to_string();
     // The server sends back what comes for as long as it is there.
@@ -15,6 +16,13 @@ fn websockets_are_carried_once_both_sides_have_switched() {
     assert_eq!(rest, "frames", "{report:?}");
     let line = HTTP.access("n1", &[("path", "/ws"), ("status", "101")]);
     assert_eq!((number(&line, "bytes_received"), number(&line, "bytes_sent")), (6, 6), "{line}");
+    let status = |target: &str| {
+        let request = format!("GET {target} HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+        let report = HTTP.pod("client").peer(&["connect", &to, "--send", &request, "--timeout", "2"], LIMIT).unwrap();
+        report.received.split(' ').nth(1).unwrap_or_default().to_owned()
+    };
+    assert_eq!(status("/ws?switch=WebSocket"), "101", "a protocol's name has no case");
+    assert_eq!((status("/ws?switch=other"), status("/ws?switch=")), ("502".into(), "502".into()), "nobody asked for it");
 }
 
 #[test]

@@ -97,7 +97,14 @@ async fn answer(state: Arc<State>, mut request: Request<Incoming>) -> Result<Res
         });
         let mut response = Response::new(whole(Bytes::new()));
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-        response.headers_mut().insert(UPGRADE, upgrade);
+        // Another than was asked for, or none.
+        let protocol = match query.get("switch") {
+            Some(other) => HeaderValue::from_str(other).ok().filter(|other| !other.is_empty()),
+            None => Some(upgrade),
+        };
+        if let Some(protocol) = protocol {
+            response.headers_mut().insert(UPGRADE, protocol);
+        }
         response.headers_mut().insert("connection", HeaderValue::from_static("upgrade"));
         return Ok(response);
     }
