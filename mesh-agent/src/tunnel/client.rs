@@ -1,8 +1,10 @@
 //! The dialling side: a stream to an application behind a peer's agent.
 
+use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 
@@ -10,7 +12,7 @@ use super::error::TunnelError;
 use super::fast::relay::{self, ClientEnd, Prefix};
 use super::hbone;
 use super::hbone::client::HboneStream;
-use super::pool::{Connected, OwnConnection, PoolKey, Pools};
+use super::pool::{Connected, OwnConnection, PoolKey, Pools, Trust};
 use super::tls::handshake::Protocol;
 use super::wire::Open;
 use crate::conn::{ClientAddr, Meter};
@@ -40,6 +42,23 @@ pub struct TunnelStream {
     key: PoolKey,
     request: OpenRequest,
     kind: Kind,
+    /// Of the connection that carries it, which may be exchanged for another while it is not open yet.
+    trust: Rc<RefCell<Trust>>,
+}
+
+/// Whether more may begin on a stream, to be asked for as long as it is open: whoever sends one request after another over it would go on
+/// for ever on certificates that have expired, or of an authority that is trusted no more.
+pub struct Validity {
+    pools: Pools,
+    key: PoolKey,
+    trust: Rc<RefCell<Trust>>,
+}
+
+impl Validity {
+    /// Whether a stream could still be opened on the connection below.
+    pub fn holds(&self) -> bool {
+        self.pools.trusts(&self.key, &self.trust.borrow())
+    }
 }
 
 enum Kind {
@@ -52,18 +71,21 @@ impl Pools {
     /// connection, or (HBONE) a refusal. May be dropped at any time.
     pub async fn open(&self, key: PoolKey, request: OpenRequest) -> Result<TunnelStream, TunnelError> {
         self.counters().client.streams.add();
-        let kind = self.stream(&key, &request, false).await?;
-        Ok(TunnelStream { pools: self.clone(), key, request, kind })
+        let (kind, trust) = self.stream(&key, &request, false).await?;
+        Ok(TunnelStream { pools: self.clone(), key, request, kind, trust: Rc::new(RefCell::new(trust)) })
     }
 
     /// `fresh`: only a connection that is dialled for this will do.
-    async fn stream(&self, key: &PoolKey, request: &OpenRequest, mut fresh: bool) -> Result<Kind, TunnelError> {
+    async fn stream(&self, key: &PoolKey, request: &OpenRequest, mut fresh: bool) -> Result<(Kind, Trust), TunnelError> {
         let mut retried = false;
         loop {
             match self.acquire(key, fresh).await? {
-                Connected::Own(connection) => return Ok(Kind::Own(connection)),
-                Connected::Hbone(connection, place) => match connection.open(place, request, self.settings()).await {
-                    Ok(stream) => return Ok(Kind::Hbone(stream)),
+                Connected::Own(connection) => {
+                    let trust = connection.terms.trust.clone();
+                    return Ok((Kind::Own(connection), trust));
+                }
+                Connected::Hbone(connection, place, trust) => match connection.open(place, request, self.settings()).await {
+                    Ok(stream) => return Ok((Kind::Hbone(stream), trust)),
                     Err(failed) if failed.retry && !retried => {
                         self.counters().retried.add();
                         retried = true;
@@ -90,11 +112,16 @@ impl TunnelStream {
         }
     }
 
+    /// Tells, also while it is relayed, whether what it rests on still holds.
+    pub fn validity(&self) -> Validity {
+        Validity { pools: self.pools.clone(), key: self.key.clone(), trust: self.trust.clone() }
+    }
+
     /// Relays until both directions have ended. An error means that the stream was never open; the application's connection has been aborted
     /// then. `cancel` aborts both sides. Bytes are counted in `meter`, and no byte of the application was lost or sent twice if it ends
     /// with [`How::Eof`].
     pub async fn relay(self, app: impl Into<Socket>, meter: &Meter, cancel: impl Future<Output = ()>) -> Result<Ended, TunnelError> {
-        let TunnelStream { pools, key, request, mut kind } = self;
+        let TunnelStream { pools, key, request, mut kind, trust } = self;
         let mut cancel = pin!(cancel);
         let mut app: Socket = app.into();
         let mut prefix = Prefix::default();
@@ -134,7 +161,8 @@ impl TunnelStream {
                             .await
                         };
                         match fresh {
-                            Some(Ok(another)) => {
+                            Some(Ok((another, its))) => {
+                                *trust.borrow_mut() = its;
                                 (kind, app, prefix) = (another, stream, again);
                                 continue;
                             }

@@ -28,7 +28,7 @@ pub mod tls;
 pub mod verify;
 pub mod wire;
 
-pub use client::{OpenRequest, TunnelStream};
+pub use client::{OpenRequest, TunnelStream, Validity};
 pub use counters::TunnelCounters;
 pub use error::{HandshakeError, Refusal, TunnelError};
 pub use pool::{Dialer, PoolKey, Pools};

@@ -27,8 +27,10 @@ use super::wire::Frame;
 use crate::conn::TunnelAddr;
 
 mod idle;
+mod trust;
 
 use idle::Idle;
+pub use trust::Trust;
 
 /// How often idle connections are looked after.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -78,18 +80,9 @@ struct Inner {
 
 /// What must hold for a connection to be used again.
 pub struct Terms {
-    credentials: Arc<Credentials>,
-    /// When the first of the two certificates expires.
-    expires: SystemTime,
+    /// Why each end believes the other.
+    pub trust: Trust,
     _open: Box<dyn std::any::Any>,
-}
-
-impl Terms {
-    fn hold(&self, current: &Credentials, now: SystemTime) -> bool {
-        // A renewal brings roots of its own, usually the same ones.
-        now < self.expires
-            && (Arc::ptr_eq(self.credentials.roots(), current.roots()) || self.credentials.roots().roots == current.roots().roots)
-    }
 }
 
 /// A connection of our own protocol, ready for a stream.
@@ -107,7 +100,7 @@ pub enum Connected {
     /// For this stream alone.
     Own(OwnConnection),
     /// Shared.
-    Hbone(HboneConnection, Place),
+    Hbone(HboneConnection, Place, Trust),
 }
 
 struct Waiter {
@@ -192,8 +185,11 @@ impl Pools {
         waiting.await.unwrap_or_else(|_| Err(TunnelError::Lost("the worker is going away".into())))
     }
 
-    /// Takes a connection back whose stream has ended in order.
+    /// Takes a connection back whose stream has ended in order, if it is still good for another: somebody may wait for one.
     pub fn put_back(&self, key: &PoolKey, link: Link, terms: Terms) {
+        if !self.trusts(key, &terms.trust) {
+            return;
+        }
         let destination = self.destination(key);
         let mut state = destination.borrow_mut();
         let now = Instant::now();
@@ -225,6 +221,11 @@ impl Pools {
             self.0.counters.idle.sub();
         }
         state.shared.clear();
+    }
+
+    /// Whether a connection that was opened with this trust would still be used for another stream of `key`.
+    pub fn trusts(&self, key: &PoolKey, trust: &Trust) -> bool {
+        self.current(key).is_ok_and(|current| trust.holds(&current, SystemTime::now()))
     }
 
     fn current(&self, key: &PoolKey) -> Result<Arc<Credentials>, CredentialsUnavailable> {
@@ -259,15 +260,15 @@ impl Pools {
         let wall = SystemTime::now();
         while let Some(mut idle) = state.idle.pop_back() {
             self.0.counters.idle.sub();
-            if idle.terms.hold(current, wall) && idle.hear(now) {
+            if idle.terms.trust.holds(current, wall) && idle.hear(now) {
                 let doubtful = now.duration_since(idle.heard) > FRESH;
                 return Some(Connected::Own(OwnConnection { link: idle.link, terms: idle.terms, doubtful }));
             }
         }
-        state.shared.retain(|shared| shared.connection.is_open() && shared.terms.hold(current, wall));
+        state.shared.retain(|shared| shared.connection.is_open() && shared.terms.trust.holds(current, wall));
         let shared = state.shared.iter_mut().find(|shared| shared.connection.has_room(&self.0.settings))?;
         shared.used = now;
-        Some(Connected::Hbone(shared.connection.clone(), shared.connection.take_place()))
+        Some(Connected::Hbone(shared.connection.clone(), shared.connection.take_place(), shared.terms.trust.clone()))
     }
 
     /// To the first who waits, or to the idle ones. `dialed`: for this very purpose.
@@ -337,7 +338,7 @@ impl Pools {
                     let Some(waiter) = state.waiters.pop_front() else { break };
                     let place = connection.take_place();
                     // Who no longer waits gives its place back by dropping it.
-                    let _ = waiter.deliver.send(Ok(Connected::Hbone(connection.clone(), place)));
+                    let _ = waiter.deliver.send(Ok(Connected::Hbone(connection.clone(), place, terms.trust.clone())));
                 }
                 state.shared.push(Shared { connection, terms, used: Instant::now() });
             }
@@ -375,8 +376,7 @@ impl Pools {
             }
         };
         self.0.counters.client.handshakes.add();
-        let expires = credentials.not_after().min(peer_not_after);
-        Ok((dialled, Terms { credentials, expires, _open: open }))
+        Ok((dialled, Terms { trust: Trust::new(&credentials, peer_not_after), _open: open }))
     }
 
     /// Includes the peer's word that it accepts our certificate, where the protocol has one: TLS 1.3 ends the client's handshake before that.
@@ -432,7 +432,7 @@ impl Pools {
             let [new, old] = &mut state.opened;
             (*old, *new) = (*new, 0);
             let current = self.current(key).ok();
-            let holds = |terms: &Terms| current.as_ref().is_some_and(|current| terms.hold(current, wall));
+            let holds = |terms: &Terms| current.as_ref().is_some_and(|current| terms.trust.holds(current, wall));
             state.idle.retain_mut(|idle| {
                 let keep = holds(&idle.terms) && idle.look_after(now, settings, &self.0.counters);
                 if !keep {

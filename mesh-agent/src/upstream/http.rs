@@ -3,30 +3,28 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::conn::{ClientAddr, ServerAddr};
+use crate::conn::ClientAddr;
 use crate::outcome::{Outcome, RequestFailure};
 use crate::route::body::RequestBody;
 use crate::shared::Worker;
 use crate::upstream::bounds::{Bounds, Place};
 use crate::upstream::cluster::Clusters;
-use crate::upstream::originate::SecuredKey;
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper::{Request, Response};
-use mesh_model::identity::Identity;
-use mesh_model::service::NamespacedName;
-use mesh_model::workload::{Workload, WorkloadUid};
+use mesh_model::workload::WorkloadUid;
 
 mod handshake;
+mod key;
 mod open;
 mod yields;
 
 use handshake::{handshake, told};
+pub use key::{ConnectionKey, Server};
 pub use open::Dial;
 use yields::Yields;
 
@@ -56,48 +54,6 @@ impl<F: Future + 'static> hyper::rt::Executor<F> for Local {
     }
 }
 
-/// Which connections serve alike.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub struct ConnectionKey {
-    /// The pod that they come from.
-    pub client: WorkloadUid,
-    /// Where they lead.
-    pub server: SocketAddr,
-    /// The pod there, so that an address given to another pod is another server.
-    pub workload: Option<WorkloadUid>,
-    /// The identities between which a tunnel carries them; `None`: they go in the clear, or in TLS of their own alone. A pod that has
-    /// joined the mesh, or left it, is another server.
-    pub tunnel: Option<(Identity, Identity)>,
-    /// HTTP/2.
-    pub http2: bool,
-    /// The Service that it was opened for, which the tunnel names to the server's agent for its records.
-    pub service: Option<NamespacedName>,
-    /// TLS that was begun here.
-    pub tls: Option<SecuredKey>,
-}
-
-/// Whom to connect to.
-#[derive(Clone, Debug)]
-pub struct Server {
-    /// Its address.
-    pub address: ServerAddr,
-    /// Its workload, if it is one that is known.
-    pub workload: Option<Arc<Workload>>,
-}
-
-impl Server {
-    /// Whether it is reached through a tunnel.
-    pub fn is_meshed(&self) -> bool {
-        self.workload.as_ref().is_some_and(|workload| workload.enrolled)
-    }
-
-    /// Between which identities a client's tunnel to it is, if it is reached through one.
-    pub fn tunnel_from(&self, client: &Workload) -> Option<(Identity, Identity)> {
-        let server = self.workload.as_ref().filter(|workload| workload.enrolled)?;
-        Some((client.identity.clone(), server.identity.clone()))
-    }
-}
-
 /// For whom a connection is opened, as its peer is told.
 #[derive(Clone, Debug)]
 pub struct OnBehalf {
@@ -120,9 +76,14 @@ type Allowed = Rc<Cell<usize>>;
 /// How the connection under a sender ended, once it has.
 type Fate = Rc<RefCell<Option<Outcome>>>;
 
+/// Whether the tunnel below a connection is still good for another request.
+type Holds = Rc<dyn Fn() -> bool>;
+
 struct Connection {
     sender: Sender,
     fate: Fate,
+    /// `None` without a tunnel.
+    holds: Option<Holds>,
     served: u32,
     opened: Instant,
     /// Gives its place among the open ones back.
@@ -151,6 +112,7 @@ struct Shared {
     sender: http2::SendRequest<RequestBody>,
     allowed: Allowed,
     fate: Fate,
+    holds: Option<Holds>,
     served: u32,
     opened: Instant,
     used: Instant,
@@ -234,18 +196,23 @@ impl HttpPools {
                 for (service, endpoint) in clusters.returned(now) {
                     tracing::info!(%service, %endpoint, "an endpoint that was left out is used again");
                 }
-                pools.idle.borrow_mut().retain(|_, idle| {
-                    idle.retain(|idle| idle.until > now && !idle.connection.is_closed());
-                    !idle.is_empty()
-                });
-                pools.shared.borrow_mut().retain(|_, all| {
-                    all.retain(|shared| {
-                        let in_use = shared.streams.open.get() > 0;
-                        !shared.sender.is_closed() && (in_use || now.duration_since(shared.used) < shared.idle)
-                    });
-                    !all.is_empty()
-                });
+                pools.expire(now);
             }
+        });
+    }
+
+    /// Closes what is unused and has been for too long, or is good for no other request.
+    fn expire(&self, now: Instant) {
+        self.idle.borrow_mut().retain(|_, idle| {
+            idle.retain(|idle| idle.until > now && idle.connection.serves());
+            !idle.is_empty()
+        });
+        self.shared.borrow_mut().retain(|_, all| {
+            all.retain(|shared| {
+                let in_use = shared.streams.open.get() > 0;
+                shared.serves() && (in_use || now.duration_since(shared.used) < shared.idle)
+            });
+            !all.is_empty()
         });
     }
 
@@ -269,7 +236,7 @@ impl HttpPools {
         if key.http2 {
             let mut all = self.shared.borrow_mut();
             let there = all.get_mut(key)?;
-            there.retain(|shared| !shared.sender.is_closed() && !shared.used_up(&terms, now));
+            there.retain(|shared| shared.serves() && !shared.used_up(&terms, now));
             // The first that has room, so that the others may grow old.
             // What the server does not allow would wait inside of the library.
             let has_room = |shared: &&mut Shared| {
@@ -287,6 +254,7 @@ impl HttpPools {
             return Some(lease(Connection {
                 sender: Sender::Http2(shared.sender.clone(), shared.allowed.clone()),
                 fate: shared.fate.clone(),
+                holds: shared.holds.clone(),
                 served: shared.served,
                 opened: shared.opened,
                 place: shared.place.clone(),
@@ -297,7 +265,7 @@ impl HttpPools {
         let idle = all.get_mut(key)?;
         // The one that was used last: the others may then grow old.
         while let Some(Idle { connection, until }) = idle.pop() {
-            if until > now && !connection.is_closed() {
+            if until > now && connection.serves() {
                 return Some(lease(connection));
             }
         }
@@ -338,15 +306,17 @@ impl HttpPools {
         terms: Terms,
     ) -> Result<Lease, Outcome> {
         let sender = handshake(stream, key.http2, worker).await?;
-        Ok(self.lease(key, terms, sender, Fate::default(), None, None))
+        Ok(self.lease(key, terms, sender, Fate::default(), None, None, None))
     }
 
+    #[expect(clippy::too_many_arguments, reason = "two call sites; each is a thing of its own")]
     fn lease(
         self: &Rc<Self>,
         key: ConnectionKey,
         terms: Terms,
         sender: Sender,
         fate: Fate,
+        holds: Option<Holds>,
         place: Option<Place>,
         bounds: Option<Arc<Bounds>>,
     ) -> Lease {
@@ -359,18 +329,24 @@ impl HttpPools {
         {
             let streams = Rc::new(Streams { open: Cell::new(0), bounds });
             stream = Some(Stream::open(&streams));
-            let (sender, allowed, fate, place) = (sender.clone(), allowed.clone(), fate.clone(), place.clone());
+            let (sender, allowed, fate) = (sender.clone(), allowed.clone(), fate.clone());
+            let (holds, place) = (holds.clone(), place.clone());
             let bounds = place.as_ref().map(|place| place.bounds().clone());
-            let shared = Shared { sender, allowed, fate, served: 1, opened: now, used: now, idle: terms.idle, place, streams };
+            let shared = Shared { sender, allowed, fate, holds, served: 1, opened: now, used: now, idle: terms.idle, place, streams };
             self.shared.borrow_mut().entry(key.clone()).or_default().push(shared);
             self.may_yield(bounds);
         }
-        let connection = Connection { sender, fate, served: 0, opened: now, place, _stream: stream };
+        let connection = Connection { sender, fate, holds, served: 0, opened: now, place, _stream: stream };
         Lease { pools: self.clone(), key, terms, connection: Some(connection), reused: false }
     }
 }
 
 impl Shared {
+    /// Whether it is good for another request, as far as that does not depend on who asks.
+    fn serves(&self) -> bool {
+        !self.sender.is_closed() && holds(self.holds.as_ref())
+    }
+
     fn used_up(&self, terms: &Terms, now: Instant) -> bool {
         terms.max_requests.is_some_and(|most| self.served >= most) || terms.max_age.is_some_and(|age| now.duration_since(self.opened) > age)
     }
@@ -383,6 +359,16 @@ impl Connection {
             Sender::Http2(sender, _) => sender.is_closed(),
         }
     }
+
+    /// Whether it is good for another request.
+    fn serves(&self) -> bool {
+        !self.is_closed() && holds(self.holds.as_ref())
+    }
+}
+
+/// Whether nothing below a connection speaks against another request: without a tunnel nothing does.
+fn holds(below: Option<&Holds>) -> bool {
+    below.is_none_or(|holds| holds())
 }
 
 impl Lease {
@@ -470,3 +456,6 @@ fn failure(fate: &Fate, unsent: Option<Request<RequestBody>>, error: &hyper::Err
     let closed = !of_http2.is_some_and(h2::Error::is_reset) && !error.is_parse();
     SendFailure { unsent, outcome, refused, leaving, closed }
 }
+
+#[cfg(test)]
+mod tests;

@@ -406,6 +406,49 @@ fn certificates_are_renewed_under_traffic() {
 }
 
 #[test]
+fn requests_of_one_client_do_not_go_on_over_certificates_that_have_expired() {
+    let lifetime = Duration::from_secs(8);
+    let mut ground =
+        ground("outlived", &[("n1", PodSpec::new("shop", "client")), ("n2", PodSpec::new("shop", "server").service_account("server"))]);
+    ground.options.certificate_lifetime = Some(lifetime);
+    let route = |port: u16| {
+        json!({
+            "apiVersion": "gateway.networking.k8s.io/v1",
+            "kind": "HTTPRoute",
+            "metadata": { "namespace": "shop", "name": format!("web-{port}") },
+            "spec": {
+                "parentRefs": [{ "group": "", "kind": "Service", "name": "web", "port": port }],
+                "rules": [{ "backendRefs": [{ "name": "web", "port": port }] }],
+            },
+        })
+    };
+    let ports = [("http", 80, 8080), ("http2", 81, 8080)];
+    ground.put("web", &[service("shop", "web", &["10.97.5.1"], "server", &ports), route(80), route(81)]);
+    let cluster = ground.start();
+    let (client, server) = (cluster.pod("client"), cluster.pod("server"));
+    let _server = server.serve_http("web", 8080).unwrap();
+    let streams = || cluster.sum("n2", "nodemesh_tunnel_streams_total", &[("direction", "inbound")]);
+    // Servers of HTTP/1.1 and of HTTP/2. No pause is long enough for a connection of the agents to be closed as unused.
+    for port in [80, 81] {
+        let before = streams();
+        let count = 20 * (2 * lifetime.as_secs() + 2);
+        let url = format!("http://10.97.5.1:{port}/[1-{count}]");
+        let words = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code} %{num_connects}\\n", "--http1.1", "--rate", "20/s", &url];
+        let said = client.exec(&words, lifetime * 5).unwrap().stdout;
+        let answers: Vec<&str> = said.lines().collect();
+        assert_eq!(answers.len() as u64, count, "{said}");
+        assert!(answers.iter().all(|answer| answer.starts_with("200 ")), "{port}: {said}");
+        assert_eq!(answers.iter().filter(|answer| **answer != "200 0").count(), 1, "{port}: the client has one connection: {said}");
+        let opened = streams() - before;
+        assert!((2.0..=8.0).contains(&opened), "{port}: {opened} streams for two lifetimes and more of a certificate");
+    }
+    // Each of the requests is recorded with what carried it.
+    let lines = cluster.agent("n1").access_log();
+    let requests: Vec<_> = lines.iter().filter(|line| line.get("path").is_some()).collect();
+    assert!(!requests.is_empty() && requests.iter().all(|line| text(line, "security") == "mutual_tls"), "{:?}", requests.last());
+}
+
+#[test]
 fn silence_of_a_listener_for_plaintext_is_no_way_in() {
     let authority = Authority::new("the test's root");
     let cluster = under(&authority, "ports", &[("n1", PodSpec::new("shop", "caller")), ("n2", PodSpec::new("shop", "server"))]);

@@ -1,19 +1,24 @@
 //! Who is believed: each wrong certificate on either side, what each side is told, and that others are served meanwhile.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use mesh_model::identity::Identity;
 use rcgen::ExtendedKeyUsagePurpose;
 use rustls::pki_types::ServerName;
 use rustls::{AlertDescription, ClientConfig};
 use time::{Duration, OffsetDateTime};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::task::spawn_local;
 
 use super::world::*;
+use crate::conn::Meter;
 use crate::outcome::{HandshakeFailure, Outcome};
+use crate::tunnel::pool::Trust;
 use crate::tunnel::server::ServeError;
 use crate::tunnel::verify::VerifyError;
-use crate::tunnel::{Credentials, HandshakeError, Settings, TunnelError};
+use crate::tunnel::{Credentials, CredentialsUnavailable, HandshakeError, Settings, TunnelError};
 
 /// Dials with `client` credentials a server with `server` credentials; what each side says.
 async fn meet(
@@ -241,5 +246,91 @@ fn nothing_is_dialled_without_a_valid_certificate_of_our_own() {
         *client.credentials.borrow_mut() = Ok(ca.credentials_of(&expired));
         let (_, end) = client.dial().await.exchange(b"hi").await;
         assert!(matches!(end.unwrap_err(), TunnelError::Credentials(_)));
+    });
+}
+
+#[test]
+fn trust_ends_with_the_first_certificate_and_with_its_roots() {
+    let ca = Ca::new();
+    let (now, seconds) = (SystemTime::now(), std::time::Duration::from_secs);
+    let own = ca.credentials(&alice());
+    let renewed = ca.credentials(&alice());
+    // Its own certificate is valid for an hour.
+    for (peer, good, over) in [(60, 59, 60), (7200, 3500, 3600)] {
+        let trust = Trust::new(&own, now + seconds(peer));
+        assert!(trust.holds(&own, now + seconds(good)) && trust.holds(&renewed, now + seconds(good)), "{peer}");
+        assert!(!trust.holds(&renewed, now + seconds(over)), "{peer}");
+        assert!(!trust.holds(&Ca::new().credentials(&alice()), now), "another root is trusted now");
+    }
+}
+
+#[test]
+fn an_open_stream_says_when_nothing_more_may_begin_on_it() {
+    for settings in protocols() {
+        run(async {
+            let ca = Ca::new();
+            let app = App::at(echo().await);
+            let agent = Agent::start(&app, ca.credentials(&bob()), Settings::default()).await;
+            let client = Client::new(agent.address, ca.credentials(&alice()), &[bob()], settings);
+            let stream = client.pools.open(client.key.clone(), client.request()).await.unwrap();
+            let validity = stream.validity();
+            let (mut near, far) = pair().await;
+            spawn_local(async move { stream.relay(far, &Meter::default(), std::future::pending()).await.map(drop) });
+            let mut talks = async || {
+                near.write_all(b"x").await.unwrap();
+                near.read_exact(&mut [0; 1]).await.unwrap();
+            };
+            talks().await;
+            assert!(validity.holds());
+            *client.credentials.borrow_mut() = Ok(ca.credentials(&alice()));
+            assert!(validity.holds(), "a renewal changes nothing before the old certificate's end");
+            *client.credentials.borrow_mut() = Ok(Ca::new().credentials(&alice()));
+            assert!(!validity.holds(), "another root is trusted now");
+            *client.credentials.borrow_mut() = Err(CredentialsUnavailable("there is none".into()));
+            assert!(!validity.holds(), "there is no certificate");
+            // What is open already goes on.
+            talks().await;
+        });
+    }
+}
+
+#[test]
+fn what_an_open_stream_says_is_of_the_connection_that_carries_it() {
+    run(async {
+        let ca = Ca::new();
+        let app = App::at(echo().await);
+        let agent = Agent::start(&app, ca.credentials(&bob()), Settings::default()).await;
+        let client = Client::new(agent.address, ca.credentials(&alice()), &[bob()], Settings { warm: 0, ..Settings::default() });
+        client.dial().await.exchange(b"x").await.1.unwrap();
+        let stream = client.pools.open(client.key.clone(), client.request()).await.unwrap();
+        assert_eq!(client.dials.get(), 1, "the connection of before");
+        // The peer goes away, and one with a certificate of another authority, which is trusted from now on, takes its place.
+        agent.drain.cancel();
+        agent.accepting.abort();
+        tokio::task::yield_now().await;
+        let next = Ca::new();
+        let _agent = Agent::start_at(agent.address.0, &app, next.credentials(&bob()), Settings::default()).await;
+        *client.credentials.borrow_mut() = Ok(next.credentials(&alice()));
+        let validity = stream.validity();
+        assert!(!validity.holds());
+        let (mut near, far) = pair().await;
+        spawn_local(async move { stream.relay(far, &Meter::default(), std::future::pending()).await.map(drop) });
+        near.write_all(b"x").await.unwrap();
+        near.read_exact(&mut [0; 1]).await.unwrap();
+        assert_eq!(client.dials.get(), 2);
+        assert!(validity.holds());
+    });
+}
+
+#[test]
+fn a_connection_that_is_no_longer_good_is_not_given_to_who_waits_for_one() {
+    run(async {
+        let (_app, _agent, client) = two(echo().await, Settings { warm: 0, ..Settings::default() }).await;
+        let mut open = client.dial().await;
+        open.app.write_all(b"x").await.unwrap();
+        open.app.read_exact(&mut [0; 1]).await.unwrap();
+        *client.credentials.borrow_mut() = Ok(Ca::new().credentials(&alice()));
+        open.exchange(b"").await.1.unwrap();
+        assert_eq!(client.pools.idle(), 0, "its stream ended in order, and it is closed");
     });
 }

@@ -11,13 +11,13 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
 use super::handshake::{handshake, handshake_until, told};
-use super::{ConnectionKey, Fate, HttpPools, Lease, OnBehalf, Server, Terms};
+use super::{ConnectionKey, Fate, Holds, HttpPools, Lease, OnBehalf, Server, Terms};
 use crate::agent::pods::LocalPod;
 use crate::capture::accept;
 use crate::conn::{Meter, ServerAddr, TunnelAddr};
 use crate::outcome::{ConnectFailure, Outcome};
 use crate::shared::{Worker, outcome_of};
-use crate::tunnel::{OpenRequest, PoolKey};
+use crate::tunnel::{OpenRequest, PoolKey, Validity};
 use crate::upstream::bounds::{Bounds, Place};
 use crate::upstream::originate::{Offer, Secured};
 use crate::upstream::{connect, copy};
@@ -65,9 +65,12 @@ impl HttpPools {
         let local = pod.address(server.address.0.ip()).ok_or(Outcome::AddressFamily)?;
         let over = CancellationToken::new();
         let ends = over.clone().drop_guard();
+        let mut holds = None;
         let tunnel = match &server.workload {
             Some(workload) if workload.enrolled => {
-                Some(tunnel(worker, pod, workload, server.address, local, behalf, &fate, over.clone()).await?)
+                let (near, validity) = tunnel(worker, pod, workload, server.address, local, behalf, &fate, over.clone()).await?;
+                holds = Some(Rc::new(move || validity.holds()) as Holds);
+                Some(near)
             }
             _ => None,
         };
@@ -92,11 +95,11 @@ impl HttpPools {
             }
         };
         ends.disarm();
-        Ok(self.lease(key, terms, sender, fate, place, bounds))
+        Ok(self.lease(key, terms, sender, fate, holds, place, bounds))
     }
 }
 
-/// One end of a pipe, at whose other a stream of a tunnel to the server is relayed until `over`.
+/// One end of a pipe, at whose other a stream of a tunnel to the server is relayed until `over`, and whether more may begin on it.
 #[expect(clippy::too_many_arguments, reason = "one call site; each is a thing of its own")]
 async fn tunnel(
     worker: &Rc<Worker>,
@@ -107,7 +110,7 @@ async fn tunnel(
     behalf: OnBehalf,
     fate: &Fate,
     over: CancellationToken,
-) -> Result<copy::pipe::End, Outcome> {
+) -> Result<(copy::pipe::End, Validity), Outcome> {
     let key = PoolKey {
         client: pod.workload.uid.clone(),
         server: workload.uid.clone(),
@@ -124,6 +127,7 @@ async fn tunnel(
         traceparent: behalf.traceparent,
     };
     let stream = worker.pools.open(key, request).await.map_err(|error| error.outcome())?;
+    let validity = stream.validity();
     let (near, far) = copy::pipe::pair();
     let told = fate.clone();
     worker.connections.spawn_local(async move {
@@ -134,5 +138,5 @@ async fn tunnel(
             Err(error) => error.outcome(),
         });
     });
-    Ok(near)
+    Ok((near, validity))
 }
