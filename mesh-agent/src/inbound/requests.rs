@@ -29,9 +29,10 @@ use crate::route::body::{Ongoing, Original, ReplyBody, Seen, grpc_status};
 use crate::route::detect::Protocol;
 use crate::route::serve::{Service, serve};
 use crate::route::{filter, first, matches, reply, request, upgrade};
+use crate::upstream::bounds::Pending;
 use crate::upstream::copy;
 use crate::upstream::copy::pipe::End;
-use crate::upstream::http::{ConnectionKey, HttpPools, IDLE, Lease, STREAMS, Terms};
+use crate::upstream::http::{ConnectionKey, HttpPools, IDLE, Lease, Ready, STREAMS, Terms, Unready};
 
 /// For how long a client may be silent until it is taken for one whose server speaks first.
 const SILENCE: Duration = Duration::from_secs(1);
@@ -310,13 +311,17 @@ impl Requests {
             service: None,
             tls: None,
         };
-        let opening = match self.kept.taken_or_opening(&key, TERMS).await? {
-            Ok(lease) => return Ok(lease),
-            Err(opening) => opening,
+        let opening = match self.kept.ready(&key, TERMS, &mut Pending::default()).await {
+            Ok(Ready::Taken(lease)) => return Ok(lease),
+            Ok(Ready::Open(opening)) => opening,
+            // What is spoken here is not agreed on with anybody, and nothing bounds who waits.
+            Ok(Ready::OpenHttp1) => None,
+            Err(Unready::Overflow) => return Err(Outcome::internal("too many wait where any number may")),
+            Err(Unready::Failed(outcome)) => return Err(outcome),
         };
         let opened = self.open(key, *client, *server).await;
         if let Some(opening) = opening {
-            opening.done(opened.as_ref().map(|_| ()).map_err(Outcome::clone));
+            opening.done(opened.as_ref());
         }
         opened
     }

@@ -27,10 +27,11 @@ use crate::outcome::{Outcome, RequestFailure};
 use crate::policy::limits::{Refused, Standing};
 use crate::shared::Worker;
 use crate::upstream::balance::hash as table;
+use crate::upstream::bounds::Pending;
 use crate::upstream::circuit::Guard;
 use crate::upstream::cluster::{Chosen, Cluster, Wish};
 use crate::upstream::health::{Event, Observation};
-use crate::upstream::http::{ConnectionKey, Dial, IDLE, Lease, OnBehalf, STREAMS, SendFailure, Server, Terms};
+use crate::upstream::http::{ConnectionKey, Dial, IDLE, Lease, OnBehalf, Ready, STREAMS, SendFailure, Server, Terms, Unready};
 use crate::upstream::originate::Offer;
 
 /// Connections of the pool that may turn out to be closed before a new one is opened.
@@ -95,6 +96,24 @@ impl Failed {
     /// Another attempt would come to the same, and the endpoint is not to blame.
     fn at_once(outcome: Outcome) -> Failed {
         Failed { outcome, failure: None, observation: None, stale: false }
+    }
+
+    /// There was no connection to be had. Another server may have one.
+    fn to_connect(outcome: Outcome, observation: Option<Observation>) -> Failed {
+        match outcome.is_denial() {
+            true => Failed::at_once(outcome),
+            false => Failed { outcome, failure: Some(Failure::Connect), observation, stale: false },
+        }
+    }
+}
+
+impl From<Unready> for Failed {
+    fn from(why: Unready) -> Failed {
+        match why {
+            Unready::Overflow => Failed::at_once(overflow("http1MaxPendingRequests")),
+            // Who dialled tells of it: the endpoint failed once, however many waited.
+            Unready::Failed(outcome) => Failed::to_connect(outcome, None),
+        }
     }
 }
 
@@ -340,7 +359,7 @@ pub(super) async fn lease(
     let pool = &cluster.policy.pool;
     let host = worker.shared.service(&cluster.name.service).host;
     let originator = cluster.originator(&pod.workload.namespace, &worker.shared.credentials);
-    let tls = match &originator {
+    let mut tls = match &originator {
         Some(originator) => {
             let now = Instant::now();
             let authority = headers.get(http::header::HOST).and_then(|host| host.to_str().ok());
@@ -351,8 +370,8 @@ pub(super) async fn lease(
         None => None,
     };
     // Where HTTP/2 would be no use to offer, HTTP/1.1 is spoken.
-    let http2 = http2 && tls.as_ref().is_none_or(|(_, offer)| *offer != Offer::Http1);
-    let key = ConnectionKey {
+    let mut http2 = http2 && tls.as_ref().is_none_or(|(_, offer)| *offer != Offer::Http1);
+    let mut key = ConnectionKey {
         client: pod.workload.uid.clone(),
         server: server.address.0,
         workload: server.workload.as_ref().map(|workload| workload.uid.clone()),
@@ -367,21 +386,25 @@ pub(super) async fn lease(
         max_age: pool.max_connection_duration,
         max_streams: pool.max_concurrent_streams.or(Some(STREAMS)),
     };
-    let failed = |outcome: Outcome| match outcome.is_denial() {
-        true => Failed::at_once(outcome),
-        false => Failed { outcome, failure: Some(Failure::Connect), observation: Some(Observation::LocalFailure), stale: false },
-    };
-    let opening = match worker.http.taken_or_opening(&key, terms).await.map_err(failed)? {
-        Ok(lease) => return Ok(lease),
-        Err(opening) => opening,
+    let mut pending = Pending::under(bounds);
+    let opening = match worker.http.ready(&key, terms, &mut pending).await? {
+        Ready::Taken(lease) => return Ok(lease),
+        Ready::Open(opening) => opening,
+        Ready::OpenHttp1 => {
+            (http2, key.http2) = (false, false);
+            if let Some((_, offer)) = &mut tls {
+                *offer = Offer::Http1;
+            }
+            None
+        }
     };
     // A bounded number of connections is shared by all workers; one for HTTP/2 each of them may always have.
     let spare = || http2 && !worker.http.shares(&key);
-    let place = match bounds.place(spare, || worker.http.take(&key, terms)).await {
-        Ok(Ok(lease)) => return Ok(lease),
-        Ok(Err(place)) => place,
-        Err(()) => return Err(Failed::at_once(overflow("http1MaxPendingRequests"))),
+    let place = match bounds.place(&mut pending, spare, || worker.http.take(&key, terms)).await.map_err(Unready::from)? {
+        Ok(lease) => return Ok(lease),
+        Err(place) => place,
     };
+    drop(pending);
     let traceparent = headers.get("traceparent").and_then(|value| value.to_str().ok()).map(Arc::from);
     let dial = Dial {
         worker,
@@ -398,14 +421,14 @@ pub(super) async fn lease(
     };
     stage.set(Stage::Dialling);
     let opened = worker.http.open(dial).await;
-    if let Some(opening) = opening {
-        opening.done(opened.as_ref().map(|_| ()).map_err(Outcome::clone));
-    }
-    let lease = opened.map_err(failed)?;
-    if let Some(originator) = originator.filter(|_| http2 && !lease.http2()) {
+    // Before others are told that it is over: what they open is to be what the server speaks.
+    if let Some(originator) = originator.filter(|_| http2 && opened.as_ref().is_ok_and(|lease| !lease.http2())) {
         originator.chose_http1(Instant::now());
     }
-    Ok(lease)
+    if let Some(opening) = opening {
+        opening.done(opened.as_ref());
+    }
+    opened.map_err(|outcome| Failed::to_connect(outcome, Some(Observation::LocalFailure)))
 }
 
 /// Whether the server can have seen nothing of it, whatever was written.
@@ -463,3 +486,6 @@ pub fn hash(cluster: &Cluster, parts: &Parts, client: IpAddr, cookies: &mut Vec<
         },
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,7 @@ use mesh_model::traffic::ConnectionPool;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
-use super::circuit::{Circuit, Guard, Resource};
+use super::circuit::{Circuit, Guard, Overflow, Resource};
 
 /// See the module.
 pub struct Bounds {
@@ -18,6 +18,8 @@ pub struct Bounds {
     freed: Notify,
     /// Somebody waits for a place that an unused connection may hold.
     hungry: Notify,
+    /// How many wait for a place: not all who wait for a connection do.
+    seeking: AtomicU64,
     /// Unused connections that are being closed for those who wait.
     yielding: AtomicU64,
 }
@@ -28,6 +30,47 @@ pub struct Place {
     bounds: Arc<Bounds>,
 }
 
+/// A request without a connection: from when it first waits for one it counts among those that do, whatever it waits for.
+#[derive(Default)]
+pub struct Pending {
+    bounds: Option<Arc<Bounds>>,
+    guard: Option<Guard>,
+}
+
+impl Pending {
+    /// One that counts under bounds. By default it counts nowhere, and may always wait.
+    pub fn under(bounds: &Arc<Bounds>) -> Pending {
+        Pending { bounds: Some(bounds.clone()), guard: None }
+    }
+
+    /// To be called before it waits.
+    ///
+    /// # Errors
+    /// Too many wait already.
+    pub fn begin(&mut self) -> Result<(), Overflow> {
+        if let (Some(bounds), None) = (&self.bounds, &self.guard) {
+            self.guard = Some(bounds.circuit.try_pending()?);
+        }
+        Ok(())
+    }
+}
+
+/// One who waits for a place.
+struct Seeking<'a>(&'a AtomicU64);
+
+impl<'a> Seeking<'a> {
+    fn begin(all: &'a AtomicU64) -> Self {
+        all.fetch_add(1, Ordering::AcqRel);
+        Seeking(all)
+    }
+}
+
+impl Drop for Seeking<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 impl Bounds {
     /// With nothing open.
     pub fn new(pool: &ConnectionPool) -> Arc<Bounds> {
@@ -36,6 +79,7 @@ impl Bounds {
             bounded: pool.max_connections.is_some(),
             freed: Notify::new(),
             hungry: Notify::new(),
+            seeking: AtomicU64::new(0),
             yielding: AtomicU64::new(0),
         })
     }
@@ -63,7 +107,7 @@ impl Bounds {
 
     /// Whether an unused connection is to be closed, so that somebody who waits gets its place: only as many as wait, whoever else is asked.
     pub fn should_yield(self: &Arc<Self>) -> Option<Yielding> {
-        let waiting = self.circuit.count(Resource::Pending);
+        let waiting = self.seeking.load(Ordering::Acquire);
         let one_more = |yielding: u64| (yielding < waiting && self.circuit.is_full(Resource::Connections)).then(|| yielding + 1);
         self.yielding.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more).ok()?;
         Some(Yielding(self.clone()))
@@ -73,10 +117,11 @@ impl Bounds {
     /// place beyond the bound.
     pub async fn place<T>(
         self: &Arc<Self>,
+        pending: &mut Pending,
         spare: impl Fn() -> bool,
         mut take: impl FnMut() -> Option<T>,
-    ) -> Result<Result<T, Option<Place>>, ()> {
-        let mut waiting = None;
+    ) -> Result<Result<T, Option<Place>>, Overflow> {
+        let mut seeking = None;
         loop {
             // Made before the look, so that what is freed between the look and the wait is not missed.
             let mut freed = std::pin::pin!(self.freed.notified());
@@ -89,9 +134,8 @@ impl Bounds {
                 Err(_) if spare() => return Ok(Err(None)),
                 Err(_) => {}
             }
-            if waiting.is_none() {
-                waiting = Some(self.circuit.try_pending().map_err(drop)?);
-            }
+            pending.begin()?;
+            seeking.get_or_insert_with(|| Seeking::begin(&self.seeking));
             self.hungry.notify_waiters();
             freed.await;
         }

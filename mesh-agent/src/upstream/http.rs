@@ -11,7 +11,7 @@ use crate::conn::ClientAddr;
 use crate::outcome::{Outcome, RequestFailure};
 use crate::route::body::RequestBody;
 use crate::shared::Worker;
-use crate::upstream::bounds::{Bounds, Place};
+use crate::upstream::bounds::{Bounds, Pending, Place};
 use crate::upstream::cluster::Clusters;
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
@@ -30,8 +30,8 @@ use yields::Yields;
 
 pub mod opening;
 
-pub use opening::Opening;
 use opening::{Openings, Turn};
+pub use opening::{Ready, Unready};
 
 /// How long an unused connection is kept where no DestinationRule says otherwise: less than servers usually do.
 pub const IDLE: Duration = Duration::from_secs(55);
@@ -276,18 +276,20 @@ impl HttpPools {
     /// it, and of such a one the others wait for it.
     ///
     /// # Errors
-    /// What the one failed with who opened it.
-    pub async fn taken_or_opening(self: &Rc<Self>, key: &ConnectionKey, terms: Terms) -> Result<Result<Lease, Option<Opening>>, Outcome> {
+    /// What the one failed with who opened it, or too many wait already.
+    pub async fn ready(self: &Rc<Self>, key: &ConnectionKey, terms: Terms, pending: &mut Pending) -> Result<Ready, Unready> {
         loop {
             if let Some(lease) = self.take(key, terms) {
-                return Ok(Ok(lease));
+                return Ok(Ready::Taken(lease));
             }
             // One that is soon used up is not worth waiting for.
             if !key.http2 || terms.max_requests.is_some() || self.closed.get() {
-                return Ok(Err(None));
+                return Ok(Ready::Open(None));
             }
-            if let Turn::Mine(opening) = self.openings.turn(key).await? {
-                return Ok(Err(Some(opening)));
+            match self.openings.turn(key, pending).await? {
+                Turn::Mine(opening) => return Ok(Ready::Open(Some(opening))),
+                Turn::Http1 => return Ok(Ready::OpenHttp1),
+                Turn::Over => {}
             }
         }
     }

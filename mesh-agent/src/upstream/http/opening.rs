@@ -7,11 +7,13 @@ use std::rc::Rc;
 
 use tokio::sync::watch;
 
-use super::ConnectionKey;
+use super::{ConnectionKey, Lease};
 use crate::outcome::Outcome;
+use crate::upstream::bounds::Pending;
+use crate::upstream::circuit::Overflow;
 
-/// How it ended for the one who opens; `None` as long as it has not, or if that one was given up by its client.
-type Told = Option<Result<(), Outcome>>;
+/// How it ended for the one who opens, as in [`Opening::done`]; `None` as long as it has not, or if that one was given up by its client.
+type Told = Option<Result<bool, Outcome>>;
 
 /// See the module.
 #[derive(Default)]
@@ -24,6 +26,33 @@ pub enum Turn {
     Mine(Opening),
     /// Another's, who has succeeded, or has been given up: look for its connection again.
     Over,
+    /// Another's, with whom the server agreed on HTTP/1.1: there is nothing to share.
+    Http1,
+}
+
+/// What there is for a request.
+pub enum Ready {
+    /// A connection.
+    Taken(Lease),
+    /// Nothing; the caller opens one, for which others may wait.
+    Open(Option<Opening>),
+    /// Nothing; the caller opens one for itself, in HTTP/1.1, as its server has just agreed on with another.
+    OpenHttp1,
+}
+
+/// Why there is nothing.
+#[derive(Clone, Debug)]
+pub enum Unready {
+    /// Too many wait already.
+    Overflow,
+    /// Another's attempt to open one failed, with this. It is for that other to say so of the server: there was one attempt.
+    Failed(Outcome),
+}
+
+impl From<Overflow> for Unready {
+    fn from(_: Overflow) -> Unready {
+        Unready::Overflow
+    }
 }
 
 /// The right to open a connection that others wait for. Dropping it lets the next of them.
@@ -37,24 +66,30 @@ impl Openings {
     /// Waits for the one who opens such a connection, or makes the caller that one.
     ///
     /// # Errors
-    /// The other's attempt failed: with that.
-    pub async fn turn(self: &Rc<Self>, key: &ConnectionKey) -> Result<Turn, Outcome> {
+    /// The other's attempt failed, or too many wait already.
+    pub async fn turn(self: &Rc<Self>, key: &ConnectionKey, pending: &mut Pending) -> Result<Turn, Unready> {
         let others = self.0.borrow().get(key).cloned();
         let Some(mut waiting) = others else {
             let (told, receiver) = watch::channel(None);
             self.0.borrow_mut().insert(key.clone(), receiver);
             return Ok(Turn::Mine(Opening { openings: self.clone(), key: key.clone(), told }));
         };
+        pending.begin()?;
         match waiting.wait_for(Option::is_some).await.ok().and_then(|told| told.clone()) {
-            Some(Err(outcome)) => Err(outcome),
-            Some(Ok(())) | None => Ok(Turn::Over),
+            Some(Err(outcome)) => Err(Unready::Failed(outcome)),
+            Some(Ok(false)) => Ok(Turn::Http1),
+            Some(Ok(true)) | None => Ok(Turn::Over),
         }
     }
 }
 
 impl Opening {
-    /// Tells the others how it ended.
-    pub fn done(self, how: Result<(), Outcome>) {
+    /// Tells the others how it ended: whether HTTP/2 was agreed on, if there is a connection.
+    pub fn done(self, opened: Result<&Lease, &Outcome>) {
+        self.tell(opened.map(Lease::http2).map_err(Outcome::clone));
+    }
+
+    fn tell(self, how: Result<bool, Outcome>) {
         self.told.send_replace(Some(how));
     }
 }

@@ -1,5 +1,6 @@
 use std::path::Path;
 
+use futures_util::FutureExt as _;
 use hyper_util::rt::TokioIo;
 use mesh_model::document::parse_documents;
 use mesh_model::service::NamespacedName;
@@ -120,4 +121,29 @@ fn without_a_tunnel_a_connection_serves_as_long_as_it_is_open() {
             assert!(pools.take(&key, TERMS).is_none(), "HTTP/2: {http2}");
         });
     }
+}
+
+#[test]
+fn who_waited_for_a_server_that_speaks_http_1_opens_its_own() {
+    run(async {
+        let pools: Rc<HttpPools> = Rc::default();
+        let key = key(true);
+        let Ok(Ready::Open(Some(opening))) = pools.ready(&key, TERMS, &mut Pending::default()).await else { panic!("nobody else opens") };
+        let mut pending = [Pending::default(), Pending::default()];
+        let mut waiting = pending.each_mut().map(|pending| Box::pin(pools.ready(&key, TERMS, pending)));
+        assert!(waiting.iter_mut().all(|one| one.as_mut().now_or_never().is_none()));
+        let (lease, _far) = open(&pools, &ConnectionKey { http2: false, ..key.clone() }, None).await;
+        opening.done(Ok(&lease));
+        for one in waiting {
+            assert!(matches!(one.now_or_never(), Some(Ok(Ready::OpenHttp1))));
+        }
+        // One of HTTP/2 they would have shared.
+        let Ok(Ready::Open(Some(opening))) = pools.ready(&key, TERMS, &mut Pending::default()).await else { panic!("nobody else opens") };
+        let mut pending = Pending::default();
+        let mut waiting = Box::pin(pools.ready(&key, TERMS, &mut pending));
+        assert!(waiting.as_mut().now_or_never().is_none());
+        let (lease, _far) = open(&pools, &key, None).await;
+        opening.done(Ok(&lease));
+        assert!(matches!(waiting.now_or_never(), Some(Ok(Ready::Taken(_)))));
+    });
 }

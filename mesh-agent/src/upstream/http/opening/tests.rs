@@ -1,7 +1,10 @@
 use futures_util::FutureExt as _;
+use mesh_model::traffic::ConnectionPool;
 use mesh_model::workload::WorkloadUid;
 
 use super::*;
+use crate::upstream::bounds::Bounds;
+use crate::upstream::circuit::Resource;
 
 fn key() -> ConnectionKey {
     let client = WorkloadUid("client".into());
@@ -9,7 +12,7 @@ fn key() -> ConnectionKey {
 }
 
 fn mine(openings: &Rc<Openings>) -> Opening {
-    match openings.turn(&key()).now_or_never() {
+    match openings.turn(&key(), &mut Pending::default()).now_or_never() {
         Some(Ok(Turn::Mine(opening))) => opening,
         _ => panic!("nobody else opens"),
     }
@@ -19,11 +22,15 @@ fn mine(openings: &Rc<Openings>) -> Opening {
 fn others_wait_for_the_one_who_opens() {
     let openings = Rc::new(Openings::default());
     let (opening, key) = (mine(&openings), key());
-    let mut other = std::pin::pin!(openings.turn(&key));
+    let mut pending = Pending::default();
+    let mut other = std::pin::pin!(openings.turn(&key, &mut pending));
     assert!(other.as_mut().now_or_never().is_none());
     let elsewhere = ConnectionKey { server: "10.0.0.2:80".parse().unwrap(), ..key.clone() };
-    assert!(matches!(openings.turn(&elsewhere).now_or_never(), Some(Ok(Turn::Mine(_)))), "another server is another matter");
-    opening.done(Ok(()));
+    assert!(
+        matches!(openings.turn(&elsewhere, &mut Pending::default()).now_or_never(), Some(Ok(Turn::Mine(_)))),
+        "another server is another matter"
+    );
+    opening.tell(Ok(true));
     assert!(matches!(other.now_or_never(), Some(Ok(Turn::Over))));
     drop(mine(&openings));
 }
@@ -32,11 +39,12 @@ fn others_wait_for_the_one_who_opens() {
 fn a_failure_is_the_failure_of_all_who_waited_and_of_nobody_later() {
     let openings = Rc::new(Openings::default());
     let (opening, key) = (mine(&openings), key());
-    let mut waiting = [Box::pin(openings.turn(&key)), Box::pin(openings.turn(&key))];
+    let mut pending = [Pending::default(), Pending::default()];
+    let mut waiting = pending.each_mut().map(|pending| Box::pin(openings.turn(&key, pending)));
     assert!(waiting.iter_mut().all(|one| one.as_mut().now_or_never().is_none()));
-    opening.done(Err(Outcome::NoEndpoint));
+    opening.tell(Err(Outcome::NoEndpoint));
     for one in waiting {
-        assert!(matches!(one.now_or_never(), Some(Err(Outcome::NoEndpoint))));
+        assert!(matches!(one.now_or_never(), Some(Err(Unready::Failed(Outcome::NoEndpoint)))));
     }
     drop(mine(&openings));
 }
@@ -45,11 +53,57 @@ fn a_failure_is_the_failure_of_all_who_waited_and_of_nobody_later() {
 fn one_who_is_given_up_hands_the_turn_on() {
     let openings = Rc::new(Openings::default());
     let (opening, key) = (mine(&openings), key());
-    let mut other = std::pin::pin!(openings.turn(&key));
+    let mut pending = Pending::default();
+    let mut other = std::pin::pin!(openings.turn(&key, &mut pending));
     assert!(other.as_mut().now_or_never().is_none());
     drop(opening);
     assert!(matches!(other.now_or_never(), Some(Ok(Turn::Over))));
     drop(mine(&openings));
+}
+
+#[test]
+fn a_server_of_http_1_has_all_who_waited_open_their_own_at_once() {
+    let openings = Rc::new(Openings::default());
+    let (opening, key) = (mine(&openings), key());
+    let mut pending = [Pending::default(), Pending::default()];
+    let mut waiting = pending.each_mut().map(|pending| Box::pin(openings.turn(&key, pending)));
+    assert!(waiting.iter_mut().all(|one| one.as_mut().now_or_never().is_none()));
+    opening.tell(Ok(false));
+    for one in waiting {
+        assert!(matches!(one.now_or_never(), Some(Ok(Turn::Http1))));
+    }
+    drop(mine(&openings));
+}
+
+#[test]
+fn who_waits_counts_as_such_and_not_too_many_may() {
+    let bounds = Bounds::new(&ConnectionPool { max_pending_requests: Some(1), ..ConnectionPool::default() });
+    let waiting = || bounds.circuit.count(Resource::Pending);
+    let openings = Rc::new(Openings::default());
+    let key = key();
+    let mut pending = [(); 3].map(|()| Pending::under(&bounds));
+    let [first, second, third] = pending.each_mut();
+    let Some(Ok(Turn::Mine(opening))) = openings.turn(&key, first).now_or_never() else { panic!("nobody else opens") };
+    assert_eq!(waiting(), 0, "who opens does not wait");
+    {
+        let mut other = std::pin::pin!(openings.turn(&key, second));
+        assert!(other.as_mut().now_or_never().is_none());
+        assert_eq!(waiting(), 1);
+        assert!(matches!(openings.turn(&key, third).now_or_never(), Some(Err(Unready::Overflow))));
+        drop(opening);
+        assert!(matches!(other.now_or_never(), Some(Ok(Turn::Over))));
+    }
+    // Whoever had to wait before does not lose its standing when it has to again, for whatever.
+    let [first, second, third] = pending.each_mut();
+    let Some(Ok(Turn::Mine(opening))) = openings.turn(&key, first).now_or_never() else { panic!("nobody else opens") };
+    {
+        let mut other = std::pin::pin!(openings.turn(&key, second));
+        assert!(other.as_mut().now_or_never().is_none());
+        assert_eq!(waiting(), 1);
+        assert!(matches!(openings.turn(&key, third).now_or_never(), Some(Err(Unready::Overflow))));
+    }
+    drop((opening, pending));
+    assert_eq!(waiting(), 0);
 }
 
 #[test]
