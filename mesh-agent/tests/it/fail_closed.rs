@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use mesh_lab::manifests::{authorization_policy, peer_authentication, pod, service_account};
+use mesh_lab::manifests::{authorization_policy, peer_authentication, pod, service, service_account};
 use mesh_lab::peer::{End, Report};
 use mesh_lab::process::wait_until;
 use mesh_lab::{Agent, Control, MeshOptions, Place, Pod, PodSpec, http_get};
@@ -15,6 +15,8 @@ use crate::world::*;
 
 /// Nothing of what a client sends may be seen on the link in the clear.
 const NEEDLE: &str = "a needle that must not be found";
+/// Says whether a pod is in the mesh.
+const LABEL: &str = "nodemesh.dev/mesh";
 
 fn refused(client: &Pod, to: SocketAddr) -> Report {
     let report = client.peer(&["connect", &to.to_string(), "--send", NEEDLE, "--half-close", "--timeout", "3"], LIMIT).unwrap();
@@ -243,6 +245,70 @@ fn unknown_pods_are_refused_unless_they_are_to_pass() {
         assert_eq!((report.end, report.received_bytes), (End::Reset, 0), "{place:?}: {report:?}");
     }
     assert_eq!(servers[0].accepted(), 2);
+}
+
+#[test]
+fn requests_are_sent_as_their_server_is_reached_now_on_connections_of_whatever_age() {
+    let pods = [
+        ("n1", PodSpec::new("shop", "client").service_account("client")),
+        ("n2", PodSpec::new("shop", "server").service_account("server").label(LABEL, "disabled")),
+    ];
+    let ground = ground("joining", &pods);
+    let route = |port: u16| {
+        json!({
+            "apiVersion": "gateway.networking.k8s.io/v1",
+            "kind": "HTTPRoute",
+            "metadata": { "namespace": "shop", "name": format!("late-{port}") },
+            "spec": {
+                "parentRefs": [{ "group": "", "kind": "Service", "name": "late", "port": port }],
+                "rules": [{ "backendRefs": [{ "name": "late", "port": port }] }],
+            },
+        })
+    };
+    let ports = [("http", 80, 8080), ("http2", 81, 8080)];
+    ground.put("late", &[service("shop", "late", &["10.97.5.1"], "server", &ports), route(80), route(81)]);
+    let mesh = ground.start();
+    let [client, server] = ["client", "server"].map(|name| mesh.pod(name));
+    let _server = server.serve_http("late", 8080).unwrap();
+    // To a server of HTTP/1.1 and to one of HTTP/2, each on one connection: one worker has all its requests and never lets its own connection
+    // to the server rest.
+    let _clients = [("one", 80), ("two", 81)].map(|(path, port)| {
+        let url = format!("http://10.97.5.1:{port}/{path}/[1-3000]");
+        let needle = format!("x-needle: {NEEDLE}");
+        client.spawn(&["curl", "-s", "-o", "/dev/null", "--http1.1", "--rate", "20/s", "-H", &needle, &url]).unwrap()
+    });
+    // So many of both that were answered more, and were recorded as sent so.
+    let sent = |security: &str| {
+        let count = |path: &str| {
+            let lines = mesh.agent("n1").access_log();
+            let ours = |line: &&Value| text(line, "path").starts_with(path) && text(line, "status") == "200";
+            lines.iter().filter(ours).filter(|line| text(line, "security") == security).count()
+        };
+        let [one, two] = ["/one/", "/two/"].map(count);
+        wait_until(security, LIMIT, || count("/one/") > one + 10 && count("/two/") > two + 10)
+            .unwrap_or_else(|error| panic!("{error}: {:?}", mesh.agent("n1").access_log().last()));
+    };
+    let label = |word: &str| {
+        let mut object = pod(&server);
+        object["metadata"]["labels"][LABEL] = json!(word);
+        mesh.apply("pod-shop-server", &[service_account("shop", "server"), object]);
+    };
+    let seen = |name: &str, security: &str| {
+        let capture = mesh.world.capture_fabric(name).unwrap();
+        sent(security);
+        capture.finish(Duration::from_millis(100)).unwrap().contains(NEEDLE.as_bytes())
+    };
+    assert!(seen("before", "none"), "the same search finds it where it may be");
+
+    label("enabled");
+    mesh.wait_served(&server);
+    // The first of them by the tunnel; requests that were under way before are over.
+    sent("mutual_tls");
+    assert!(!seen("joined", "mutual_tls"));
+
+    label("disabled");
+    sent("none");
+    assert!(seen("left", "none"));
 }
 
 /// The agent's own check of its node, with flags; by way of another program where `through` names one.
