@@ -8,7 +8,7 @@ use http::{Method, Request, Version};
 use mesh_lab::manifests::{authorization_policy, service};
 use mesh_lab::peer::End;
 use mesh_lab::process::wait_until;
-use mesh_lab::{Pod, PodSpec};
+use mesh_lab::{Control, MeshOptions, Pod, PodSpec};
 use mesh_proto::ca::IstioCertificateRequest;
 use mesh_proto::ca::istio_certificate_service_client::IstioCertificateServiceClient;
 use rcgen::{CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, KeyPair, SanType};
@@ -18,7 +18,7 @@ use tonic::Code;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 
 use crate::foreign::{Authority, Leaf, Shown, Tunnel, connect, drown, inside, inside_namespace, refusal, throw, tls, uris};
-use crate::world::{Cluster, LIMIT, SOON, at, at6, canonical, ground, number, text};
+use crate::world::{Cluster, Ground, LIMIT, SOON, at, at6, canonical, ground, number, text};
 
 #[test]
 fn only_tls_crosses_the_link_and_both_sides_are_named() {
@@ -405,12 +405,8 @@ fn certificates_are_renewed_under_traffic() {
     wait_until("more rounds", LIMIT, || ticking.ticks() > ticks).unwrap();
 }
 
-#[test]
-fn requests_of_one_client_do_not_go_on_over_certificates_that_have_expired() {
-    let lifetime = Duration::from_secs(8);
-    let mut ground =
-        ground("outlived", &[("n1", PodSpec::new("shop", "client")), ("n2", PodSpec::new("shop", "server").service_account("server"))]);
-    ground.options.certificate_lifetime = Some(lifetime);
+/// Servers of HTTP/1.1 and of HTTP/2, at ports 80 and 81 of a Service whose requests are parsed.
+fn put_web(ground: &Ground) {
     let route = |port: u16| {
         json!({
             "apiVersion": "gateway.networking.k8s.io/v1",
@@ -424,11 +420,20 @@ fn requests_of_one_client_do_not_go_on_over_certificates_that_have_expired() {
     };
     let ports = [("http", 80, 8080), ("http2", 81, 8080)];
     ground.put("web", &[service("shop", "web", &["10.97.5.1"], "server", &ports), route(80), route(81)]);
+}
+
+#[test]
+fn requests_of_one_client_do_not_go_on_over_certificates_that_have_expired() {
+    let lifetime = Duration::from_secs(8);
+    let mut ground =
+        ground("outlived", &[("n1", PodSpec::new("shop", "client")), ("n2", PodSpec::new("shop", "server").service_account("server"))]);
+    ground.options.certificate_lifetime = Some(lifetime);
+    put_web(&ground);
     let cluster = ground.start();
     let (client, server) = (cluster.pod("client"), cluster.pod("server"));
     let _server = server.serve_http("web", 8080).unwrap();
     let streams = || cluster.sum("n2", "nodemesh_tunnel_streams_total", &[("direction", "inbound")]);
-    // Servers of HTTP/1.1 and of HTTP/2. No pause is long enough for a connection of the agents to be closed as unused.
+    // No pause is long enough for a connection of the agents to be closed as unused.
     for port in [80, 81] {
         let before = streams();
         let count = 20 * (2 * lifetime.as_secs() + 2);
@@ -446,6 +451,67 @@ fn requests_of_one_client_do_not_go_on_over_certificates_that_have_expired() {
     let lines = cluster.agent("n1").access_log();
     let requests: Vec<_> = lines.iter().filter(|line| line.get("path").is_some()).collect();
     assert!(!requests.is_empty() && requests.iter().all(|line| text(line, "security") == "mutual_tls"), "{:?}", requests.last());
+}
+
+#[test]
+fn requests_of_one_client_do_not_go_on_under_roots_that_are_trusted_no_more() {
+    let mut ground =
+        ground("uprooted", &[("n1", PodSpec::new("shop", "client")), ("n2", PodSpec::new("shop", "server").service_account("server"))]);
+    let flags = ground.options.control_flags.clone();
+    ground.options.control_flags.extend(Authority::new("the first root").flags(&ground.world));
+    put_web(&ground);
+    let mut cluster = ground.start();
+    let (client, server) = (cluster.pod("client"), cluster.pod("server"));
+    let _server = server.serve_http("web", 8080).unwrap();
+    let _echo = server.serve("echo", 7000).unwrap();
+    let ticking = client.spawn_peer(&["tick", &at(&server, 7000).to_string(), "--interval", "20"]).unwrap();
+    let _clients = [80, 81].map(|port| {
+        let url = format!("http://10.97.5.1:{port}/{port}/[1-3000]");
+        client.spawn(&["curl", "-s", "-o", "/dev/null", "--http1.1", "--rate", "20/s", &url]).unwrap()
+    });
+    // By port and by how they ended.
+    let count = |cluster: &Cluster, port: u16, good: bool| {
+        let path = format!("/{port}/");
+        let lines = cluster.agent("n1").access_log();
+        lines.iter().filter(|line| text(line, "path").starts_with(&path) && (text(line, "status") == "200") == good).count()
+    };
+    let more = |cluster: &Cluster| {
+        for port in [80, 81] {
+            let before = count(cluster, port, true);
+            let said = || format!("{port}: {:?}", cluster.agent("n1").access_log().last());
+            wait_until("answers", LIMIT, || count(cluster, port, true) > before + 10).unwrap_or_else(|error| panic!("{error}: {}", said()));
+        }
+    };
+    // Of the connections that carry requests, those that have ended.
+    let ended = |cluster: &Cluster| {
+        let lines = cluster.agent("n2").access_log();
+        lines.iter().filter(|line| text(line, "direction") == "inbound" && text(line, "server").ends_with(":8080")).count()
+    };
+    more(&cluster);
+    assert_eq!(ended(&cluster), 0, "the connections of the beginning");
+
+    let handshaken = handshakes(&cluster, "n2", "inbound", "ok");
+    let next = Authority::new("the second root");
+    drop(cluster.mesh.control.take());
+    let options = MeshOptions { control_flags: [flags, next.flags(&cluster.world)].concat(), ..cluster.options.clone() };
+    let issued = ["n1", "n2"].map(|node| cluster.sum(node, "nodemesh_certificate_renewals_total", &[("result", "issued")]));
+    cluster.mesh.control = Some(Control::start(&cluster.world, &options).unwrap());
+    for (node, before) in ["n1", "n2"].into_iter().zip(issued) {
+        let renewed = || cluster.sum(node, "nodemesh_certificate_renewals_total", &[("result", "issued")]) > before;
+        wait_until("certificates under the second root", LIMIT, renewed).unwrap_or_else(|error| panic!("{error}: {node}"));
+    }
+    more(&cluster);
+    // What carried them before carries none any more; there were handshakes under the new root instead.
+    wait_until("the connections of the beginning end", LIMIT, || ended(&cluster) >= 2).unwrap();
+    assert!(handshakes(&cluster, "n2", "inbound", "ok") > handshaken, "{}", cluster.lines("n2", "nodemesh_tunnel"));
+    // Where one agent knew of the change before the other, requests failed, and say why.
+    let lines = cluster.agent("n1").access_log();
+    for line in lines.iter().filter(|line| !text(line, "path").is_empty() && text(line, "status") != "200") {
+        assert!(text(line, "outcome").contains("handshake") || text(line, "outcome").contains("tunnel"), "{line}");
+    }
+    // The connection that is merely relayed lives on.
+    let ticks = ticking.ticks();
+    wait_until("more rounds", LIMIT, || ticking.ticks() > ticks).unwrap();
 }
 
 #[test]
