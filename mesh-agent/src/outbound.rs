@@ -20,7 +20,7 @@ use crate::ops::metrics::Refused;
 use crate::ops::record::Connection;
 use crate::ops::{ConnectionLabels, PeerInfo, Reporter, Security, trace};
 use crate::outcome::Outcome;
-use crate::shared::{Worker, outcome_of, reset};
+use crate::shared::{Worker, outcome_of_tunnelled, reset};
 use crate::tunnel::{OpenRequest, PoolKey};
 use crate::upstream::resolve::{Target, resolve};
 
@@ -105,11 +105,7 @@ async fn tunnel(worker: &Worker, pod: &LocalPod, application: TcpStream, client:
         *told.borrow_mut() = Some(recorder.live().closed().await);
     };
     let ended = stream.relay(application, recorder.meter(), ending).await;
-    let outcome = match ended {
-        Ok(ended) => outcome_of(ended.how, told.take()),
-        Err(error) => error.outcome(),
-    };
-    recorder.finish(outcome);
+    recorder.finish(outcome_of_tunnelled(ended, told.take()));
 }
 
 /// What is known of it, for those who look.

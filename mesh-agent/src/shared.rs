@@ -34,10 +34,10 @@ use crate::route::counters::RequestCounters;
 use crate::route::serve::Manners;
 use crate::route::tables::Tables;
 use crate::tunnel::pool::LocalFuture;
-use crate::tunnel::{self, Credentials, CredentialsUnavailable, Dialer, PoolKey, Pools};
+use crate::tunnel::{self, Credentials, CredentialsUnavailable, Dialer, PoolKey, Pools, TunnelError};
 use crate::upstream::cluster::{Cluster, Clusters};
 use crate::upstream::connect;
-use crate::upstream::copy::How;
+use crate::upstream::copy::{Ended, How};
 use crate::upstream::http::HttpPools;
 use crate::upstream::originate::Credentials as OriginationCredentials;
 
@@ -359,6 +359,16 @@ impl Dialer for FromPods {
 pub fn reset(stream: TcpStream) {
     // If even that fails the connection is closed in order, which is all that is left.
     let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+}
+
+/// How a connection ended that a tunnel carried, or was to carry; `told` is what ended it if it was cancelled, also before the peer had
+/// accepted it.
+pub fn outcome_of_tunnelled(ended: Result<Ended, TunnelError>, told: Option<Outcome>) -> Outcome {
+    match (ended, told) {
+        (Ok(ended), told) => outcome_of(ended.how, told),
+        (Err(TunnelError::Abandoned), Some(told)) => told,
+        (Err(error), _) => error.outcome(),
+    }
 }
 
 /// How a relayed connection ended; `told` is what ended it if it was cancelled.

@@ -21,7 +21,7 @@ use crate::ops::{PeerInfo, Security, trace};
 use crate::outcome::{ConnectFailure, Outcome, RequestFailure, UpstreamFailure};
 use crate::shared::{Worker, outcome_of, reset};
 use crate::tunnel::client::TunnelStream;
-use crate::tunnel::{OpenRequest, PoolKey};
+use crate::tunnel::{OpenRequest, PoolKey, TunnelError};
 use crate::upstream::cluster::{Chosen, Cluster};
 use crate::upstream::copy::pipe::{End, pair};
 use crate::upstream::health::Observation;
@@ -148,6 +148,8 @@ impl Relay<'_> {
                 let relayed = stream.relay(application, recorder.meter(), ending);
                 match self.settle(settled, relayed).await {
                     Ok(ended) => ended,
+                    // It is not the endpoint's fault that somebody ended it before it stood.
+                    Err(TunnelError::Abandoned) => return Ok(told.take().unwrap_or(Outcome::ClientReset)),
                     Err(error) => return Err(error.outcome()),
                 }
             }

@@ -67,7 +67,8 @@ impl Relay<'_> {
                 abort(link);
                 not_opened(TunnelError::ResponseTimeout(settings.response_timeout), None, None)
             }
-            Stop::Done | Stop::AppReset | Stop::PeerAborted | Stop::Cancelled | Stop::Idle => {
+            Stop::PeerAborted => not_opened(TunnelError::Lost("the peer aborted it".into()), None, None),
+            Stop::Done | Stop::AppReset | Stop::Cancelled | Stop::Idle => {
                 abort(link);
                 not_opened(TunnelError::Abandoned, None, None)
             }
