@@ -15,6 +15,8 @@ use hyper::upgrade::OnUpgrade;
 use mesh_model::identity::Identity;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 use super::{Inbound, denied, dry_run, judge, revoked};
 use crate::conn::{ClientAddr, Meter, ServerAddr};
@@ -137,9 +139,19 @@ struct Requests {
     /// The connection that was opened before anything was known.
     first: Cell<Option<TcpStream>>,
     kept: Rc<HttpPools>,
+    /// What became of the connection, if it was switched to another protocol.
+    joined: Cell<Option<Joined>>,
 }
 
-/// Serves a connection of which the first bytes are HTTP.
+/// A connection that goes on as another protocol.
+struct Joined {
+    /// Until it ends.
+    task: JoinHandle<()>,
+    /// Ends it.
+    end: oneshot::Sender<Outcome>,
+}
+
+/// Serves a connection of which the first bytes are HTTP, also as what it is switched to, until it ends.
 pub async fn serve_requests<T>(stream: T, protocol: Protocol, mut judged: Judged, ending: impl Future<Output = Outcome>) -> Option<Outcome>
 where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -148,10 +160,21 @@ where
     let manners = judged.inbound.worker.shared.manners();
     let http2 = protocol == Protocol::Http2;
     let first = Cell::new(judged.application.take());
-    let requests = Rc::new(Requests { judged, http2, first, kept: Rc::default() });
-    let kept = requests.kept.clone();
-    let told = serve(stream, http2, requests, manners, drain, ending).await;
-    kept.close();
+    let requests = Rc::new(Requests { judged, http2, first, kept: Rc::default(), joined: Cell::default() });
+    let mut ending = std::pin::pin!(ending);
+    let told = serve(stream, http2, requests.clone(), manners, drain, ending.as_mut()).await;
+    requests.kept.close();
+    if let (None, Some(Joined { mut task, end })) = (&told, requests.joined.take()) {
+        tokio::select! {
+            biased;
+            _ = &mut task => {}
+            outcome = ending => {
+                let _ = end.send(outcome.clone());
+                let _ = task.await;
+                return Some(outcome);
+            }
+        }
+    }
     told
 }
 
@@ -361,7 +384,15 @@ impl Requests {
                 parts.headers.insert(HeaderName::from_static("upgrade"), protocol);
             }
             let worker = &self.judged.inbound.worker;
-            worker.connections.spawn_local(upgrade::join(theirs, ours, ongoing, worker.drain_watch(), switched.revoked()));
+            let (end, ended) = oneshot::channel();
+            let ending = async move {
+                tokio::select! {
+                    outcome = switched.revoked() => outcome,
+                    Ok(outcome) = ended => outcome,
+                }
+            };
+            let task = worker.connections.spawn_local(upgrade::join(theirs, ours, ongoing, worker.drain_watch(), ending));
+            self.joined.set(Some(Joined { task, end }));
             return Response::from_parts(parts, ReplyBody::unrecorded(Bytes::new()));
         }
         Response::from_parts(parts, ReplyBody::incoming(body, ongoing, grpc, None))
