@@ -1,9 +1,12 @@
 //! A connection that its client and server have switched to another protocol (RFC 9110, 7.8), such as WebSocket: copied until it ends.
 
+use std::cell::Cell;
+
 use http::header::{HeaderValue, UPGRADE};
 use http::{Response, StatusCode};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use tokio_util::io::InspectReader;
 
 use super::body::Ongoing;
 use crate::ops::drain::DrainWatch;
@@ -29,23 +32,25 @@ fn protocols(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
 pub async fn join(ours: OnUpgrade, theirs: OnUpgrade, mut ongoing: Ongoing, mut drain: DrainWatch, ending: impl Future<Output = Outcome>) {
     // The connection is no longer HTTP's and serves no other request, but has its place among the open ones until it ends.
     let lease = ongoing.lease.take();
+    // Counted as they are read, since it may be ended in the middle.
+    let (up, down) = (Cell::new(0), Cell::new(0));
+    let count = |count: &Cell<u64>, bytes: &[u8]| count.set(count.get() + bytes.len() as u64);
     let copied = async {
         let (ours, theirs) = tokio::try_join!(ours, theirs).map_err(|error| error.to_string())?;
-        let (mut ours, mut theirs) = (TokioIo::new(ours), TokioIo::new(theirs));
+        let mut ours = InspectReader::new(TokioIo::new(ours), |bytes: &[u8]| count(&up, bytes));
+        let mut theirs = InspectReader::new(TokioIo::new(theirs), |bytes: &[u8]| count(&down, bytes));
         tokio::io::copy_bidirectional(&mut ours, &mut theirs).await.map_err(|error| error.to_string())
     };
     let outcome = tokio::select! {
         copied = copied => match copied {
-            Ok((up, down)) => {
-                ongoing.record.totals.request_bytes = up;
-                ongoing.record.totals.response_bytes = down;
-                Outcome::Completed
-            }
+            Ok(_) => Outcome::Completed,
             Err(detail) => Outcome::Request(RequestFailure::UpstreamClosed { detail: detail.into() }),
         },
         () = drain.ending() => Outcome::Drained,
         outcome = ending => outcome,
     };
+    ongoing.record.totals.request_bytes = up.get();
+    ongoing.record.totals.response_bytes = down.get();
     drop(lease);
     if let Some(on_end) = ongoing.on_end.take() {
         on_end(true);

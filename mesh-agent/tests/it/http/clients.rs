@@ -246,6 +246,8 @@ fn a_web_socket_ends_with_the_policy_that_allowed_it() {
     deny("/ended");
     let line = CLIENTS.cluster.access("n2", &[("direction", "inbound"), ("path", "/ended"), ("status", "101")]);
     assert_eq!((text(&line, "outcome"), text(&line, "policy")), ("policy_revoked", "shop/no-sockets"), "{line}");
+    let bytes = ["bytes_received", "bytes_sent"].map(|field| line[field].as_u64().unwrap_or_default());
+    assert!(bytes.iter().all(|bytes| *bytes > 5), "what it carried until then: {line}");
     assert!(held.process.wait(SOON).unwrap().is_some(), "its client waits on");
     CLIENTS.cluster.withdraw("no-sockets");
 }
