@@ -174,7 +174,14 @@ impl Attempts<'_> {
                             let presumed = presumed.map(Outcome::Request);
                             let server = chosen.server.address.0;
                             self.original.answered();
-                            let on_end = Box::new(move |_| drop((chosen, place, retrying)));
+                            let original = self.original.clone();
+                            let on_end = Box::new(move |whole: bool| {
+                                drop((chosen, place, retrying));
+                                if !whole {
+                                    // A server whose answer is given up gets no more of the request either.
+                                    original.supersede();
+                                }
+                            });
                             return Ok(Done { response, lease, deadline: deadlines.first(), server, standing, presumed, on_end });
                         }
                     }
@@ -263,7 +270,8 @@ impl Attempts<'_> {
         may_be_stale: bool,
         tls_name: &mut Option<Arc<str>>,
     ) -> Result<(Response<Incoming>, Lease, Instant), Failed> {
-        if deadlines.first().is_some_and(|deadline| left(deadline).is_zero()) {
+        // Of the request, whatever an attempt may take.
+        if self.deadlines.first().is_some_and(|deadline| left(deadline).is_zero()) {
             return Err(Failed::at_once(Outcome::Request(RequestFailure::TimedOut)));
         }
         let http2 = self.upstream.cluster.http2(self.client.http2) && self.upgrade.is_none();

@@ -131,7 +131,8 @@ impl Source {
     }
 }
 
-/// The body of a request, from which one attempt after the other is made.
+/// The body of a request, from which one attempt after the other is made. Clones are the same.
+#[derive(Clone)]
 pub struct Original(Rc<RefCell<Source>>);
 
 impl Original {

@@ -110,7 +110,9 @@ impl ReplyBody {
     /// Ends it before its end: of gRPC between two messages with a status, as the server would have, or else with an error.
     fn too_late(&mut self, trailers: bool) -> Result<Frame<Bytes>, BoxError> {
         let outcome = Outcome::Request(RequestFailure::TimedOut);
-        let trailers = self.messages.as_ref().filter(|messages| trailers && !messages.is_amid()).map(|_| {
+        // One of a declared length would be malformed without the rest.
+        let may = trailers && self.size_hint().exact().is_none();
+        let trailers = self.messages.as_ref().filter(|messages| may && !messages.is_amid()).map(|_| {
             let status = outcome.grpc_status();
             let mut trailers = HeaderMap::new();
             reply::grpc_status(&mut trailers, status, &outcome.to_string());
