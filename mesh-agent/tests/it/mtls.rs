@@ -439,13 +439,16 @@ fn requests_of_one_client_do_not_go_on_over_certificates_that_have_expired() {
         let count = 20 * (2 * lifetime.as_secs() + 2);
         let url = format!("http://10.97.5.1:{port}/[1-{count}]");
         let words = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code} %{num_connects}\\n", "--http1.1", "--rate", "20/s", &url];
+        let begun = std::time::Instant::now();
         let said = client.exec(&words, lifetime * 5).unwrap().stdout;
         let answers: Vec<&str> = said.lines().collect();
         assert_eq!(answers.len() as u64, count, "{said}");
         assert!(answers.iter().all(|answer| answer.starts_with("200 ")), "{port}: {said}");
         assert_eq!(answers.iter().filter(|answer| **answer != "200 0").count(), 1, "{port}: the client has one connection: {said}");
         let opened = streams() - before;
-        assert!((2.0..=8.0).contains(&opened), "{port}: {opened} streams for two lifetimes and more of a certificate");
+        // However long it took: one for each certificate, which is renewed at about half of its lifetime, and not one for each request.
+        let most = begun.elapsed().div_duration_f64(lifetime / 2) + 3.0;
+        assert!((2.0..=most).contains(&opened), "{port}: {opened} streams for two lifetimes and more of a certificate, {most}");
     }
     // Each of the requests is recorded with what carried it.
     let lines = cluster.agent("n1").access_log();
