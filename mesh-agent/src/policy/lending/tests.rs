@@ -179,6 +179,19 @@ fn whoever_asks_for_less_than_its_share_gets_all_of_it() {
 }
 
 #[test]
+fn whoever_begins_to_ask_for_little_has_it_within_two_seconds() {
+    for (requests, rate) in [(20, 2.0), (40, 8.0)] {
+        let mut world = World::new(requests, &[1, 1]);
+        (world.even, world.burst) = (true, 4);
+        let much = f64::from(requests) * 3.0;
+        world.run(TEN * 2, &[much, 0.0]);
+        world.agents[1].begun = world.now;
+        let passed = world.run(TEN, &[much, rate])[1];
+        assert!(passed as f64 >= rate * 8.0, "{passed} of {}", rate * 10.0);
+    }
+}
+
+#[test]
 fn load_that_turns_round_is_followed_within_seconds() {
     let mut world = World::new(100, &[1, 1]);
     for turn in 0..4 {
