@@ -21,6 +21,7 @@ static CLIENTS: LazyLock<Clients> = LazyLock::new(|| {
         "clients",
         &[
             ("n1", PodSpec::new("shop", "client")),
+            ("n1", PodSpec::new(OUTSIDE, "stranger")),
             ("n2", PodSpec::new("shop", "web")),
             ("n2", PodSpec::new("shop", "sockets")),
             ("n2", PodSpec::new("shop", "plain")),
@@ -250,4 +251,23 @@ fn a_web_socket_ends_with_the_policy_that_allowed_it() {
     assert!(bytes.iter().all(|bytes| *bytes > 5), "what it carried until then: {line}");
     assert!(held.process.wait(SOON).unwrap().is_some(), "its client waits on");
     CLIENTS.cluster.withdraw("no-sockets");
+}
+
+#[test]
+fn a_web_socket_in_the_clear_is_a_connection_of_its_pod_as_long_as_it_lives() {
+    let server = CLIENTS.cluster.pod("sockets");
+    let words = ["ws-call", &at(&server, 8080).to_string(), "--path", "/clear", "--text", "hello"];
+    let mut held = CLIENTS.cluster.pod("stranger").spawn_peer(&words).unwrap();
+    held.process.wait_for_log("texts came back", LIMIT).unwrap();
+    let clear = || {
+        let shown = CLIENTS.cluster.admin("n2", "/connections?workload=shop/sockets");
+        let all = shown["connections"].as_array().cloned().unwrap_or_default();
+        all.iter().filter(|one| text(one, "security") == "none").count()
+    };
+    assert_eq!(clear(), 1, "it is switched, and open");
+    let rules = json!([{ "to": [{ "operation": { "paths": ["/clear"] } }] }]);
+    CLIENTS.cluster.apply("no-strangers", &[authorization_policy("shop", "no-strangers", &[("app", "sockets")], "DENY", &rules)]);
+    assert!(held.process.wait(SOON).unwrap().is_some(), "its client waits on");
+    wait_until("its place is free", SOON, || clear() == 0).unwrap();
+    CLIENTS.cluster.withdraw("no-strangers");
 }
