@@ -1,8 +1,9 @@
-//! Whoever calls is judged by a call's head. Of a call that is not let in nothing of the body is read, and so nothing of it is kept.
+//! Whoever calls is judged by a call's head. Of a call that is not let in nothing of the body is kept: a little of it is read and thrown away.
 
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{Request, Response};
 use http_body_util::BodyExt as _;
@@ -41,6 +42,29 @@ pub trait Guard: Send + Sync + 'static {
     }
 }
 
+/// How much of the body of a call that is refused is read, and for how long.
+const MOST_DISCARDED: usize = 64 << 10;
+const DISCARDING: Duration = Duration::from_secs(1);
+
+/// Reads a body to its end, if that is near. With the rest of a request under way its answer is followed by RST_STREAM (NO_ERROR: RFC 9113,
+/// 8.1), and not every client looks at the answer then.
+async fn discard<B>(body: B)
+where
+    B: hyper::body::Body,
+    B::Data: bytes::Buf,
+{
+    let mut body = std::pin::pin!(body);
+    let read = async {
+        let mut left = MOST_DISCARDED;
+        while let Some(Ok(frame)) = body.frame().await {
+            let data = frame.data_ref().map_or(0, bytes::Buf::remaining);
+            let Some(rest) = left.checked_sub(data) else { break };
+            left = rest;
+        }
+    };
+    let _ = tokio::time::timeout(DISCARDING, read).await;
+}
+
 /// A service behind a guard.
 pub(super) struct Guarded<S> {
     pub(super) guard: Arc<dyn Guard>,
@@ -59,7 +83,10 @@ where
             let head = Head::from_parts(MetadataMap::from_headers(parts.headers.clone()), parts.extensions.clone(), ());
             let Entered { caller, place } = match guard.let_in(&head).await {
                 Ok(entered) => entered,
-                Err(status) => return Ok(status.into_http()),
+                Err(status) => {
+                    discard(body).await;
+                    return Ok(status.into_http());
+                }
             };
             drop(head);
             parts.extensions.insert(caller);
@@ -82,3 +109,6 @@ where
         })
     }
 }
+
+#[cfg(test)]
+mod tests;
