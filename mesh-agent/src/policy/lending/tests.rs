@@ -256,6 +256,22 @@ fn demand_is_measured_over_the_time_of_ten() {
 }
 
 #[test]
+fn who_asks_for_a_little_more_is_taken_to_need_a_little_more() {
+    let start = Instant::now();
+    let demand = |rate: u64| {
+        let mut meter = Meter::new(40, SECOND);
+        for tens in 0..=6 {
+            meter.read(start + TEN * tens, u64::from(tens) * rate);
+        }
+        meter.demand(40, SECOND)
+    };
+    let demands: Vec<u64> = (1..400).map(demand).collect();
+    let steps = demands.windows(2).map(|pair| pair[1] as i64 - pair[0] as i64);
+    // A tenth of one a second is 2500 parts of 40 a second.
+    assert!(steps.clone().all(|step| (0..=4000).contains(&step)), "{:?}", steps.collect::<Vec<_>>());
+}
+
+#[test]
 fn a_loan_that_lapses_gives_back_before_it_takes() {
     let (fair, now) = (Fair { here: 1, of: 2 }, Instant::now());
     let lend = |parts| {
