@@ -190,13 +190,17 @@ impl Trust {
     }
 }
 
-struct Deliver(SocketAddr);
+struct Deliver(SocketAddr, Arc<RootCertStore>);
 
 impl Handler for Deliver {
     async fn connect(&self, _: Incoming) -> Result<Accepted, Refusal> {
         let app = TcpStream::connect(self.0).await.map_err(|e| Refusal::new(http::StatusCode::SERVICE_UNAVAILABLE, e.to_string()))?;
         let _ = app.set_nodelay(true);
         Ok(Accepted { app: app.into(), meter: Arc::default(), cancel: CancellationToken::new(), baggage: None, on_end: Box::new(|_| {}) })
+    }
+
+    fn trusted(&self) -> Option<Arc<RootCertStore>> {
+        Some(self.1.clone())
     }
 
     fn rejected(&self, rejected: Rejected<'_>) {
@@ -220,7 +224,7 @@ fn agents(application: SocketAddr, trust: &Trust, own_protocol: bool) -> Fallibl
     let serving = settings.clone();
     let far = serve_on("server-agent", move |listener| async move {
         let Ok(local) = listener.local_addr() else { return };
-        let agent = Server::new(Deliver(application), serving, Arc::default());
+        let agent = Server::new(Deliver(application, server.roots().clone()), serving, Arc::default());
         accept(listener, move |tcp| {
             let (agent, server) = (agent.clone(), server.clone());
             async move {

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use mesh_model::identity::Identity;
+use rustls::RootCertStore;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
@@ -207,6 +208,10 @@ impl Handler for Inbound {
                 Err(refusal)
             }
         }
+    }
+
+    fn trusted(&self) -> Option<Arc<RootCertStore>> {
+        self.worker.credentials(&self.pod.workload.identity).ok().map(|credentials| credentials.roots().clone())
     }
 
     fn rejected(&self, rejected: Rejected<'_>) {

@@ -132,7 +132,8 @@ impl Meter {
         let rate = if (self.rate - self.steady).abs() <= noise { self.steady } else { self.rate };
         // Of a few the time between them is not their absence, and they do not come evenly: with just their number some would come too early.
         let few = FEW / over;
-        let rate = if rate < few { (self.rate.max(self.steady) * ROOM).min(few * (1.0 + LESS_ROOM)) } else { rate + LESS_ROOM * few * few / rate };
+        let rate =
+            if rate < few { (self.rate.max(self.steady) * ROOM).min(few * (1.0 + LESS_ROOM)) } else { rate + LESS_ROOM * few * few / rate };
         let parts = rate * per.as_secs_f64() / f64::from(requests.max(1)) * f64::from(WHOLE);
         // A cast from float saturates.
         parts.round() as u64

@@ -7,7 +7,7 @@
 //!                          tls::channel (records sealed and opened where they lie) ─ TCP
 //! ```
 //!
-//! - [`tls`] and [`verify`]: who may talk to whom, the handshake, and the records.
+//! - [`tls`], [`verify`] and [`trust`]: who may talk to whom and for how long, the handshake, and the records.
 //! - [`wire`]: the bytes of the protocol of our own, pure.
 //! - [`client`] and [`pool`]: a connection to the peer's agent, at best one that is there already.
 //! - [`server`]: what a peer's agent asks for, bounded in every way and answered only after the caller's judgement.
@@ -25,6 +25,7 @@ pub mod queue;
 pub mod server;
 pub mod settings;
 pub mod tls;
+pub mod trust;
 pub mod verify;
 pub mod wire;
 

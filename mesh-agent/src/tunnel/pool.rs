@@ -23,14 +23,13 @@ use super::server::{OnDrop, prepare};
 use super::settings::Settings;
 use super::tls::handshake::{self, Protocol, Secured};
 use super::tls::{CredentialSource, Credentials, CredentialsUnavailable};
+use super::trust::{Proof, Trust};
 use super::wire::Frame;
 use crate::conn::TunnelAddr;
 
 mod idle;
-mod trust;
 
 use idle::Idle;
-pub use trust::Trust;
 
 /// How often idle connections are looked after.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -365,8 +364,8 @@ impl Pools {
         let counters = self.0.counters.clone();
         let open = Box::new(OnDrop(move || counters.client.open.sub()));
         prepare(&tcp, settings).map_err(|e| TunnelError::dial(&e))?;
-        let shaken = tokio::time::timeout(settings.client_handshake_timeout, self.handshake(tcp, config, key));
-        let (dialled, peer_not_after) = match shaken.await.unwrap_or(Err(HandshakeError::TimedOut.into())) {
+        let shaken = tokio::time::timeout(settings.client_handshake_timeout, self.handshake(tcp, config, &credentials, key));
+        let (dialled, peer) = match shaken.await.unwrap_or(Err(HandshakeError::TimedOut.into())) {
             Ok(done) => done,
             Err(error) => {
                 if let TunnelError::Handshake(error) = &error {
@@ -376,7 +375,7 @@ impl Pools {
             }
         };
         self.0.counters.client.handshakes.add();
-        Ok((dialled, Terms { trust: Trust::new(&credentials, peer_not_after), _open: open }))
+        Ok((dialled, Terms { trust: Trust::new(&credentials, peer), _open: open }))
     }
 
     /// Includes the peer's word that it accepts our certificate, where the protocol has one: TLS 1.3 ends the client's handshake before that.
@@ -384,9 +383,10 @@ impl Pools {
         &self,
         tcp: TcpStream,
         config: Arc<rustls::ClientConfig>,
+        credentials: &Credentials,
         key: &PoolKey,
-    ) -> Result<(Dialled, SystemTime), TunnelError> {
-        let Secured { channel, protocol, peer_not_after, .. } = handshake::connect(tcp, config, key.destination.0.ip()).await?;
+    ) -> Result<(Dialled, Proof), TunnelError> {
+        let Secured { channel, protocol, proof, .. } = handshake::connect(tcp, config, credentials.roots(), key.destination.0.ip()).await?;
         let dialled = match protocol {
             Protocol::Own => {
                 let mut link = Link::new(channel);
@@ -401,7 +401,7 @@ impl Pools {
                 Dialled::Hbone(HboneConnection::start(channel, self.0.settings.clone(), self.0.counters.clone(), || {}).await?)
             }
         };
-        Ok((dialled, peer_not_after))
+        Ok((dialled, proof))
     }
 
     fn start_sweeping(&self) {

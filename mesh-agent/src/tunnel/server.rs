@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
 use mesh_model::identity::Identity;
+use rustls::RootCertStore;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
@@ -20,6 +21,7 @@ use super::queue::Queue;
 use super::settings::Settings;
 use super::tls::Credentials;
 use super::tls::handshake::{self, Protocol, Secured};
+use super::trust::Proof;
 use super::wire::Open;
 use super::{OWN_PORTS, fast, hbone};
 use crate::conn::{ClientAddr, Meter, ServerAddr, TunnelAddr};
@@ -83,6 +85,9 @@ pub trait Handler: 'static {
     /// time. The future is dropped if the peer gives up.
     fn connect(&self, incoming: Incoming) -> impl Future<Output = Result<Accepted, Refusal>>;
 
+    /// The roots that are trusted now; `None` if this pod has no certificate any more: then nobody is believed.
+    fn trusted(&self) -> Option<Arc<RootCertStore>>;
+
     /// Hears of a request that could not be put to [`connect`](Self::connect).
     fn rejected(&self, rejected: Rejected<'_>);
 }
@@ -112,7 +117,7 @@ pub struct Server<H> {
 #[derive(Clone)]
 pub struct Connection {
     peer: Identity,
-    peer_not_after: SystemTime,
+    proof: Proof,
     tcp_peer: SocketAddr,
     local: TunnelAddr,
     number: u64,
@@ -156,10 +161,10 @@ impl<H: Handler> Server<H> {
         };
         // Nothing of it is needed any more, and it may be replaced long before the connection ends.
         drop(credentials);
-        let (Secured { channel, protocol, peer, peer_not_after }, tcp_peer) = secured;
+        let (Secured { channel, protocol, peer, proof }, tcp_peer) = secured;
         let number = self.connections.get() + 1;
         self.connections.set(number);
-        let connection = Connection { peer, peer_not_after, tcp_peer, local, number, protocol };
+        let connection = Connection { peer, proof, tcp_peer, local, number, protocol };
         match protocol {
             Protocol::Own => fast::serve::serve(self, Link::new(channel), connection, drain)
                 .await
@@ -178,7 +183,7 @@ impl<H: Handler> Server<H> {
         let (_place, crowded) = HANDSHAKES.with(|handshakes| handshakes.enter(self.settings.max_handshakes));
         tokio::select! {
             biased;
-            result = handshake::accept(tcp, config) => Ok((result?, tcp_peer)),
+            result = handshake::accept(tcp, config, credentials.roots()) => Ok((result?, tcp_peer)),
             _ = crowded_here => Err(HandshakeError::Crowded),
             _ = crowded => Err(HandshakeError::Crowded),
             () = tokio::time::sleep(self.settings.server_handshake_timeout) => Err(HandshakeError::TimedOut),
@@ -191,9 +196,9 @@ impl<H: Handler> Server<H> {
 }
 
 impl Connection {
-    /// Whether the peer's certificate is still valid: what it proved at the handshake.
-    pub fn is_valid(&self) -> bool {
-        SystemTime::now() < self.peer_not_after
+    /// Whether what the peer proved at the handshake still holds.
+    pub fn is_valid(&self, handler: &impl Handler) -> bool {
+        handler.trusted().is_some_and(|trusted| self.proof.holds(&trusted, SystemTime::now()))
     }
 
     /// This end.

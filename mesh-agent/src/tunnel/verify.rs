@@ -87,7 +87,7 @@ impl VerifyError {
         })
     }
 
-    fn from_webpki(error: webpki::Error) -> VerifyError {
+    pub(super) fn from_webpki(error: webpki::Error) -> VerifyError {
         match error {
             webpki::Error::CertExpired { .. } => VerifyError::Expired,
             webpki::Error::CertNotValidYet { .. } => VerifyError::NotYetValid,

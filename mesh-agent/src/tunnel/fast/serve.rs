@@ -35,7 +35,7 @@ pub async fn serve<H: Handler>(
     link.send(&Frame::Ready).await?;
     loop {
         let open = match next_stream(&mut link, drain.as_mut(), server.settings.server_idle_timeout).await {
-            Ok(Next::Open(open)) if connection.is_valid() => open,
+            Ok(Next::Open(open)) if connection.is_valid(&server.handler) => open,
             Ok(Next::Open(_) | Next::Drain | Next::Expired) => return go_away(link).await,
             Err(error) if error.is_closed() => return Ok(()),
             Err(error) => return Err(error),

@@ -86,7 +86,7 @@ pub async fn serve<H: Handler>(
         match event {
             Event::Request(asked) => {
                 let (request, respond) = *asked;
-                if !connection.is_valid() && !leaving {
+                if !connection.is_valid(&server.handler) && !leaving {
                     leaving = true;
                     http.graceful_shutdown();
                 }
@@ -116,10 +116,10 @@ async fn serve_stream<H: Handler>(
     mut respond: SendResponse<Bytes>,
 ) {
     server.counters.server.streams.add();
-    let judged = if connection.is_valid() {
+    let judged = if connection.is_valid(&server.handler) {
         judge(&connection, &request)
     } else {
-        Err(Refusal::new(http::StatusCode::UNAUTHORIZED, "the certificate of this connection has expired"))
+        Err(Refusal::new(http::StatusCode::UNAUTHORIZED, "the certificate of this connection has expired, or its root is trusted no more"))
     };
     let recv = request.into_body();
     let judged = match judged {

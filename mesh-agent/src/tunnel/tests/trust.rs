@@ -6,17 +6,18 @@ use std::time::SystemTime;
 use mesh_model::identity::Identity;
 use rcgen::ExtendedKeyUsagePurpose;
 use rustls::pki_types::ServerName;
-use rustls::{AlertDescription, ClientConfig};
+use rustls::{AlertDescription, ClientConfig, RootCertStore};
 use time::{Duration, OffsetDateTime};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::spawn_local;
+use webpki::KeyUsage;
 
 use super::world::*;
 use crate::conn::Meter;
 use crate::outcome::{HandshakeFailure, Outcome};
-use crate::tunnel::pool::Trust;
 use crate::tunnel::server::ServeError;
+use crate::tunnel::trust::{Proof, Trust};
 use crate::tunnel::verify::VerifyError;
 use crate::tunnel::{Credentials, CredentialsUnavailable, HandshakeError, Settings, TunnelError};
 
@@ -257,10 +258,61 @@ fn trust_ends_with_the_first_certificate_and_with_its_roots() {
     let renewed = ca.credentials(&alice());
     // Its own certificate is valid for an hour.
     for (peer, good, over) in [(60, 59, 60), (7200, 3500, 3600)] {
-        let trust = Trust::new(&own, now + seconds(peer));
+        let not_after = OffsetDateTime::from(now) + Duration::seconds(peer);
+        let chain = &ca.key(&Leaf { not_after, ..Leaf::of(&bob()) }).cert;
+        let (named, proof) = Proof::read(own.roots(), chain, KeyUsage::server_auth()).unwrap();
+        assert_eq!(named, bob());
+        let trust = Trust::new(&own, proof);
         assert!(trust.holds(&own, now + seconds(good)) && trust.holds(&renewed, now + seconds(good)), "{peer}");
         assert!(!trust.holds(&renewed, now + seconds(over)), "{peer}");
         assert!(!trust.holds(&Ca::new().credentials(&alice()), now), "another root is trusted now");
+    }
+}
+
+#[test]
+fn trust_outlives_the_roots_beside_its_own() {
+    let (old, new, now) = (Ca::new(), Ca::new(), SystemTime::now());
+    let both = old.roots_and(&new);
+    let proof =
+        |of: &Ca, roots: &Arc<RootCertStore>| Proof::read(roots, &of.key(&Leaf::of(&bob())).cert, KeyUsage::client_auth()).unwrap().1;
+    // The steps of a rotation: another root is trusted too, and then it alone.
+    let before = proof(&old, &old.roots());
+    assert!(before.holds(&old.roots(), now) && before.holds(&both, now) && !before.holds(&new.roots(), now));
+    let amid = [proof(&old, &both), proof(&new, &both)];
+    assert!(amid.iter().all(|proof| proof.holds(&both, now)));
+    assert!(!amid[0].holds(&new.roots(), now) && amid[1].holds(&new.roots(), now));
+    assert!(amid[0].holds(&old.roots(), now), "the rotation is given up");
+    let stranger = Ca::new().key(&Leaf::of(&bob()));
+    assert!(matches!(Proof::read(&both, &stranger.cert, KeyUsage::client_auth()), Err(VerifyError::UnknownIssuer)));
+}
+
+#[test]
+fn a_server_takes_nothing_more_from_a_peer_whose_root_it_trusts_no_more() {
+    for settings in protocols() {
+        run(async {
+            let (old, new) = (Ca::new(), Ca::new());
+            let both = old.roots_and(&new);
+            let app = App::at(echo().await);
+            let agent = Agent::start(&app, new.credentials_trusting(&bob(), &both), Settings::default()).await;
+            // A client that goes on as it began: the certificate of the old root may be one that was stolen.
+            let settings = Settings { warm: 0, ..settings };
+            let client = Client::new(agent.address, old.credentials_trusting(&alice(), &both), &[bob()], settings);
+            for dialled in 1..=2 {
+                let (answer, _) = client.dial().await.exchange(b"hi").await;
+                assert_eq!(
+                    (answer.as_slice(), client.dials.get()),
+                    (&b"hi"[..], 1),
+                    "{dialled}: one connection serves one after the other"
+                );
+            }
+            app.trust(Some(new.roots()));
+            let (answer, end) = client.dial().await.exchange(b"hi").await;
+            assert!(answer.is_empty() && end.is_err(), "{end:?}");
+            assert_eq!(app.asked().len(), 2, "nobody may be asked for a peer that is not believed");
+            app.trust(None);
+            let (answer, _) = client.dial().await.exchange(b"hi").await;
+            assert!(answer.is_empty(), "without a certificate nobody is believed");
+        });
     }
 }
 

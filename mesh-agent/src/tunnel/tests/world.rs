@@ -102,6 +102,13 @@ impl Ca {
         Arc::new(roots)
     }
 
+    /// While this authority's root is exchanged for another's.
+    pub fn roots_and(&self, other: &Ca) -> Arc<RootCertStore> {
+        let mut roots = RootCertStore::clone(&self.roots());
+        roots.add(other.root.clone()).unwrap();
+        Arc::new(roots)
+    }
+
     pub fn key(&self, leaf: &Leaf) -> Arc<CertifiedKey> {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(vec![]).unwrap();
@@ -127,6 +134,11 @@ impl Ca {
         Arc::new(Credentials::new(self.key(leaf), self.roots(), &[]).unwrap())
     }
 
+    /// With a certificate of this authority, trusting these.
+    pub fn credentials_trusting(&self, identity: &Identity, roots: &Arc<RootCertStore>) -> Arc<Credentials> {
+        Arc::new(Credentials::new(self.key(&Leaf::of(identity)), roots.clone(), &[]).unwrap())
+    }
+
     pub fn credentials_with(&self, identity: &Identity, aliases: &[&str]) -> Arc<Credentials> {
         let aliases: Vec<TrustDomain> = aliases.iter().map(|alias| alias.parse().unwrap()).collect();
         Arc::new(Credentials::new(self.key(&Leaf::of(identity)), self.roots(), &aliases).unwrap())
@@ -143,6 +155,7 @@ pub struct App {
 
 struct AppInner {
     target: SocketAddr,
+    trusted: RefCell<Option<Arc<RootCertStore>>>,
     judge: RefCell<Judge>,
     delay: Cell<Duration>,
     pub asked: RefCell<Vec<Incoming>>,
@@ -156,6 +169,7 @@ impl App {
         App {
             inner: Rc::new(AppInner {
                 target,
+                trusted: RefCell::default(),
                 judge: RefCell::new(Box::new(|_| Ok(()))),
                 delay: Cell::default(),
                 asked: RefCell::default(),
@@ -168,6 +182,11 @@ impl App {
 
     pub fn judge(&self, judge: impl Fn(&Incoming) -> Result<(), Refusal> + 'static) {
         *self.inner.judge.borrow_mut() = Box::new(judge);
+    }
+
+    /// Those of the agent's credentials until this is called.
+    pub fn trust(&self, roots: Option<Arc<RootCertStore>>) {
+        *self.inner.trusted.borrow_mut() = roots;
     }
 
     pub fn delay(&self, delay: Duration) {
@@ -216,6 +235,10 @@ impl Handler for App {
         })
     }
 
+    fn trusted(&self) -> Option<Arc<RootCertStore>> {
+        self.inner.trusted.borrow().clone()
+    }
+
     fn rejected(&self, rejected: Rejected<'_>) {
         self.inner.rejected.borrow_mut().push(rejected.refusal.clone());
     }
@@ -248,6 +271,7 @@ impl Agent {
     }
 
     pub async fn start_at(at: SocketAddr, app: &App, credentials: Arc<Credentials>, settings: Settings) -> Agent {
+        app.trust(Some(credentials.roots().clone()));
         let socket = tokio::net::TcpSocket::new_v4().unwrap();
         socket.set_reuseaddr(true).unwrap();
         socket.bind(at).unwrap();

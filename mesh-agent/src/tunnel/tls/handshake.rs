@@ -6,20 +6,21 @@ use std::io::{IoSlice, IoSliceMut};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use mesh_model::identity::Identity;
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::pki_types::ServerName;
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus};
-use rustls::{ClientConfig, CommonState, ServerConfig};
+use rustls::{ClientConfig, CommonState, RootCertStore, ServerConfig};
 use tokio::net::TcpStream;
+use webpki::KeyUsage;
 
 use super::channel::{Keys, TlsChannel};
-use super::{ALPN_HBONE, ALPN_OWN, system_time};
+use super::{ALPN_HBONE, ALPN_OWN};
 use crate::tunnel::error::HandshakeError;
-use crate::tunnel::verify::{VerifyError, identity_of};
+use crate::tunnel::trust::Proof;
 use crate::upstream::copy::socket::Socket;
 
 /// A peer's certificates and signatures fit well below; more is an attack.
@@ -46,45 +47,50 @@ pub struct Secured {
     pub protocol: Protocol,
     /// Who the peer is.
     pub peer: Identity,
-    /// Until when its certificate is valid.
-    pub peer_not_after: SystemTime,
+    /// What its certificate proves.
+    pub proof: Proof,
 }
 
 /// The handshake of the dialling side. `destination` is not sent: it only stands in for a server's name, of which there is none.
-pub async fn connect(tcp: TcpStream, config: Arc<ClientConfig>, destination: IpAddr) -> Result<Secured, HandshakeError> {
+/// The roots are those of the configuration.
+pub async fn connect(
+    tcp: TcpStream,
+    config: Arc<ClientConfig>,
+    roots: &Arc<RootCertStore>,
+    destination: IpAddr,
+) -> Result<Secured, HandshakeError> {
     let mut engine = UnbufferedClientConnection::new(config, ServerName::from(destination)).map_err(|e| HandshakeError::from_tls(&e))?;
     let mut socket = Socket::new(tcp);
     let leftover = drive(&mut engine, &mut socket).await?;
-    let (protocol, peer, peer_not_after) = result(&engine)?;
+    let (protocol, peer, proof) = result(&engine, roots, KeyUsage::server_auth())?;
     let (secrets, keys) = engine.dangerous_into_kernel_connection().map_err(|e| HandshakeError::from_tls(&e))?;
     let channel =
         TlsChannel::new(socket, &secrets, Keys::Client(keys), &leftover).map_err(|e| HandshakeError::Protocol(e.to_string().into()))?;
-    Ok(Secured { channel, protocol, peer, peer_not_after })
+    Ok(Secured { channel, protocol, peer, proof })
 }
 
-/// The handshake of the serving side.
-pub async fn accept(tcp: TcpStream, config: Arc<ServerConfig>) -> Result<Secured, HandshakeError> {
+/// The handshake of the serving side. The roots are those of the configuration.
+pub async fn accept(tcp: TcpStream, config: Arc<ServerConfig>, roots: &Arc<RootCertStore>) -> Result<Secured, HandshakeError> {
     let mut engine = UnbufferedServerConnection::new(config).map_err(|e| HandshakeError::from_tls(&e))?;
     let mut socket = Socket::new(tcp);
     let leftover = drive(&mut engine, &mut socket).await?;
-    let (protocol, peer, peer_not_after) = result(&engine)?;
+    let (protocol, peer, proof) = result(&engine, roots, KeyUsage::client_auth())?;
     let (secrets, keys) = engine.dangerous_into_kernel_connection().map_err(|e| HandshakeError::from_tls(&e))?;
     let channel =
         TlsChannel::new(socket, &secrets, Keys::Server(keys), &leftover).map_err(|e| HandshakeError::Protocol(e.to_string().into()))?;
-    Ok(Secured { channel, protocol, peer, peer_not_after })
+    Ok(Secured { channel, protocol, peer, proof })
 }
 
 /// What was agreed on. The certificate has been judged already; this only reads it again.
-fn result(state: &CommonState) -> Result<(Protocol, Identity, SystemTime), HandshakeError> {
+fn result(state: &CommonState, roots: &Arc<RootCertStore>, usage: KeyUsage) -> Result<(Protocol, Identity, Proof), HandshakeError> {
     let protocol = match state.alpn_protocol() {
         Some(ALPN_OWN) => Protocol::Own,
         // A client of HTTP/2 with prior knowledge may name no protocol.
         Some(ALPN_HBONE) | None => Protocol::Hbone,
         Some(other) => return Err(HandshakeError::Protocol(format!("the peer chose the protocol {other:?}").into())),
     };
-    let leaf = state.peer_certificates().and_then(|chain| chain.first()).ok_or(VerifyError::Missing)?;
-    let (peer, not_after) = identity_of(leaf)?;
-    Ok((protocol, peer, system_time(not_after)))
+    let (peer, proof) = Proof::read(roots, state.peer_certificates().unwrap_or_default(), usage)?;
+    Ok((protocol, peer, proof))
 }
 
 /// Either role's engine.
