@@ -59,6 +59,12 @@ pub struct Deadline {
     pub trailers: bool,
 }
 
+impl Deadline {
+    fn is_over(&self) -> bool {
+        Instant::now() >= self.at
+    }
+}
+
 /// A response's body towards a client.
 pub struct ReplyBody {
     kind: ReplyKind,
@@ -108,7 +114,8 @@ impl ReplyBody {
     }
 
     /// Ends it before its end: of gRPC between two messages with a status, as the server would have, or else with an error.
-    fn too_late(&mut self, trailers: bool) -> Result<Frame<Bytes>, BoxError> {
+    fn too_late(&mut self) -> Result<Frame<Bytes>, BoxError> {
+        let trailers = self.deadline.take().is_some_and(|(_, deadline)| deadline.trailers);
         let outcome = Outcome::Request(RequestFailure::TimedOut);
         // One of a declared length would be malformed without the rest.
         let may = trailers && self.size_hint().exact().is_none();
@@ -150,13 +157,18 @@ impl Body for ReplyBody {
         let this = &mut *self;
         let frame = match &mut this.kind {
             ReplyKind::Whole(bytes) => bytes.take().map(|bytes| Ok(Frame::data(bytes))),
-            ReplyKind::Incoming(body) => match Pin::new(body).poll_frame(cx) {
+            ReplyKind::Incoming(body) => match Pin::new(&mut *body).poll_frame(cx) {
+                // Of a server that always has more the timer would never be asked. What is the end has come, late or not.
+                Poll::Ready(Some(Ok(_)))
+                    if !body.is_end_stream() && this.deadline.as_ref().is_some_and(|(_, deadline)| deadline.is_over()) =>
+                {
+                    return Poll::Ready(Some(this.too_late()));
+                }
                 Poll::Ready(frame) => frame,
                 Poll::Pending => {
-                    let Some((timer, deadline)) = &mut this.deadline else { return Poll::Pending };
+                    let Some((timer, _)) = &mut this.deadline else { return Poll::Pending };
                     ready!(timer.as_mut().poll(cx));
-                    let trailers = deadline.trailers;
-                    return Poll::Ready(Some(this.too_late(trailers)));
+                    return Poll::Ready(Some(this.too_late()));
                 }
             },
         };
@@ -218,3 +230,6 @@ impl Drop for ReplyBody {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
