@@ -69,6 +69,8 @@ pub struct Entry {
     pub export_to: Vec<Arc<str>>,
     /// Ranges of more than one address that stand for it; single addresses are the Service's.
     pub ranges: Vec<IpNet>,
+    /// Names of which a server's certificate must have one where a DestinationRule has TLS begun and says none.
+    pub alt_names: Vec<Arc<str>>,
 }
 
 impl Service {

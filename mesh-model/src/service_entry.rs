@@ -29,6 +29,8 @@ pub struct ServiceEntry {
     pub selector: BTreeMap<String, String>,
     /// Namespaces whose clients know the hosts (`exportTo`); empty for all. `.` is written out.
     pub export_to: Vec<Arc<str>>,
+    /// Names of which a server's certificate must have one where a DestinationRule has TLS begun and says none (`subjectAltNames`).
+    pub alt_names: Vec<Arc<str>>,
 }
 
 /// A port of a ServiceEntry.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use mesh_model::backend::BackendTrafficPolicy;
 use mesh_model::service::{Discovery, NamespacedName, Service, ServiceEndpoint, ServicePort};
 use mesh_model::snapshot::Snapshot;
-use mesh_model::traffic::{Balancer, TlsMode, TrafficPolicy};
+use mesh_model::traffic::{Balancer, TlsMode, TrafficPolicy, Trust};
 use mesh_model::workload::{Workload, WorkloadUid};
 use parking_lot::{Mutex, RwLock};
 
@@ -59,6 +59,8 @@ pub struct Cluster {
     picker: Picker,
     health: Option<Arc<Health<SocketAddr>>>,
     bounds: Arc<Mutex<HashMap<WorkloadUid, Arc<Bounds>>>>,
+    /// Names of which a server's certificate must have one where the policy says none: what a ServiceEntry has for it.
+    alt_names: Vec<Arc<str>>,
     /// Of each namespace of clients.
     originators: Arc<Mutex<HashMap<Arc<str>, Arc<Originator>>>>,
 }
@@ -86,7 +88,7 @@ pub struct Wish<'a> {
 
 impl Cluster {
     fn build(snapshot: &Snapshot, spec: &Spec<'_>, previous: Option<&Cluster>, now: Instant) -> Cluster {
-        let Spec { name, port, endpoints, policy, backend, budget, labels, from } = spec;
+        let Spec { name, service, port, endpoints, policy, backend, budget, labels, from } = spec;
         let known = |address: &SocketAddr| previous.and_then(|previous| previous.members.iter().find(|m| m.server.address.0 == *address));
         let mut members = Vec::new();
         let mut candidates = Vec::new();
@@ -122,6 +124,8 @@ impl Cluster {
             });
         }
         let same_policy = previous.filter(|previous| *previous.policy == ***policy);
+        let alt_names = service.entry.as_ref().map(|entry| entry.alt_names.clone()).unwrap_or_default();
+        let same_tls = same_policy.filter(|previous| previous.alt_names == alt_names);
         let health = match same_policy.and_then(|previous| previous.health.clone()) {
             Some(health) => Some(health),
             None => policy.outlier.clone().map(|settings| Arc::new(Health::new(settings))),
@@ -145,7 +149,8 @@ impl Cluster {
             picker,
             health,
             bounds: same_policy.map(|previous| previous.bounds.clone()).unwrap_or_default(),
-            originators: same_policy.map(|previous| previous.originators.clone()).unwrap_or_default(),
+            alt_names,
+            originators: same_tls.map(|previous| previous.originators.clone()).unwrap_or_default(),
         }
     }
 
@@ -203,7 +208,11 @@ impl Cluster {
         if let Some(known) = all.get(namespace) {
             return Some(known.clone());
         }
-        let new = Arc::new(Originator::new(settings.clone(), namespace.clone(), credentials.clone(), Instant::now()));
+        let mut settings = settings.clone();
+        if settings.subject_alt_names.is_empty() && settings.trust != Trust::Anybody {
+            settings.subject_alt_names.clone_from(&self.alt_names);
+        }
+        let new = Arc::new(Originator::new(settings, namespace.clone(), credentials.clone(), Instant::now()));
         all.insert(namespace.clone(), new.clone());
         Some(new)
     }
@@ -298,6 +307,7 @@ impl Drop for Chosen {
 
 struct Spec<'a> {
     name: &'a ClusterName,
+    service: &'a Service,
     port: &'a ServicePort,
     endpoints: &'a [ServiceEndpoint],
     policy: &'a Arc<TrafficPolicy>,
@@ -380,7 +390,7 @@ impl Clusters {
             return Ok(slot.cluster.clone());
         }
         let (backend, budget) = (snapshot.backend_policy(&name.service), self.budget(snapshot, &name.service, Instant::now()));
-        let spec = Spec { name, port, endpoints: &endpoints, policy: &policy, backend, budget, labels, from: &from };
+        let spec = Spec { name, service, port, endpoints: &endpoints, policy: &policy, backend, budget, labels, from: &from };
         // A policy that was read anew is another pointer and says the same: what was learnt under it goes on. Under another policy at least
         // the endpoints are known.
         let named = || slots.iter().filter(|((other, ..), _)| other == name).map(|(_, slot)| &slot.cluster);

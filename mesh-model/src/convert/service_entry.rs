@@ -10,7 +10,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::fields::{Fields, spec};
-use super::host::export_to;
+use super::host::{alt_names, export_to};
 use super::{Input, Reading};
 use crate::object::Object;
 use crate::problem::FieldPath;
@@ -44,10 +44,11 @@ pub(super) fn convert(input: &mut Input<'_>) -> Reading {
     let endpoints: Vec<_> = spec.maps(input, "endpoints").into_iter().filter_map(|map| endpoint(input, map, &ports, resolution)).collect();
     let selector = selector(input, &mut spec);
     let export_to = export_to(input, &mut spec);
-    let names = "is not supported: the names of a server's certificate are those that a DestinationRule's tls.subjectAltNames says";
-    spec.unsupported(input, "subjectAltNames", names);
+    let (alt_names, wrong) = alt_names(input, &mut spec);
+    wrong.into_iter().for_each(|(at, message)| input.error(at, message));
     spec.rest(input);
-    let entry = ServiceEntry { name: input.name.clone(), created, hosts, addresses, ports, resolution, endpoints, selector, export_to };
+    let entry =
+        ServiceEntry { name: input.name.clone(), created, hosts, addresses, ports, resolution, endpoints, selector, export_to, alt_names };
     contradictions(input, &entry);
     let good = !input.failed();
     let object = Object::ServiceEntry(Arc::new(entry));

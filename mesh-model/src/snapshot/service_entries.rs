@@ -227,12 +227,15 @@ fn host(
     let mut addresses: Vec<IpAddr> = Vec::new();
     let mut entry = Entry::default();
     for (number, (origin, from)) in entries.iter().enumerate() {
-        match (number, entry.export_to == from.export_to) {
-            (0, _) => entry.export_to = from.export_to.clone(),
-            (_, true) => {}
-            (_, false) => {
+        if number == 0 {
+            (entry.export_to, entry.alt_names) = (from.export_to.clone(), from.alt_names.clone());
+        }
+        for (same, field) in
+            [(entry.export_to == from.export_to, "spec.exportTo"), (entry.alt_names == from.alt_names, "spec.subjectAltNames")]
+        {
+            if !same {
                 let message = format!("is not what the older entry for {} says, which counts; write the same in both", name.name);
-                sorted.problem(Severity::Warn, origin, format!("ServiceEntry {}", from.name), "spec.exportTo", message);
+                sorted.problem(Severity::Warn, origin, format!("ServiceEntry {}", from.name), field, message);
             }
         }
         for net in &from.addresses {

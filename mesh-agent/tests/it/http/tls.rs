@@ -172,6 +172,35 @@ fn tls_towards_a_server_outside_the_mesh_is_verified_or_nothing_is_sent() {
         wait_until("the server sees the end", SOON, || established(&stranger, 8445) == 0).unwrap();
     });
 
+    // The names that a ServiceEntry says of its servers count where the rule says none.
+    let named = |names: Value, of_rule: Value| {
+        let spec = json!({
+            "hosts": ["named.example"], "addresses": ["10.97.2.99"], "resolution": "STATIC", "exportTo": ["."], "subjectAltNames": names,
+            "ports": [{ "number": 80, "name": "http", "protocol": "HTTP", "targetPort": 8443 }],
+            "endpoints": [{ "address": HTTP.pod("stranger").ipv4().to_string() }],
+        });
+        let metadata = json!({ "name": "named", "namespace": "shop" });
+        let entry = json!({ "apiVersion": "networking.istio.io/v1", "kind": "ServiceEntry", "metadata": metadata, "spec": spec });
+        let mut rule = rule("named.example", &json!({ "mode": "SIMPLE", "caCertificates": ca, "subjectAltNames": of_rule }));
+        rule["metadata"]["name"] = json!("named");
+        HTTP.apply("named", &[entry, rule]);
+        ask(&["-H", "Host: named.example", "http://10.97.2.99/"])
+    };
+    for (names, of_rule, wanted) in [
+        (json!([]), json!([]), Err("named.example")),
+        (json!(["db.example"]), json!([]), Ok(())),
+        (json!(["x.example"]), json!([]), Err("x.example")),
+        (json!(["x.example"]), json!(["db.example"]), Ok(())),
+        (json!(["db.example"]), json!(["y.example"]), Err("y.example")),
+    ] {
+        let answer = named(names.clone(), of_rule.clone());
+        match wanted {
+            Ok(()) => assert_eq!(answer.status, 200, "{names} {of_rule} {answer:?}"),
+            Err(name) => assert!(answer.status == 503 && answer.body.contains(name), "{names} {of_rule} {answer:?}"),
+        }
+    }
+    HTTP.withdraw("named");
+
     // A certificate of the client's namespace, which is renewed.
     let mutual = json!({ "mode": "MUTUAL", "sni": "db.example", "credentialName": "db" });
     put("credentials/shop/db", &[("ca.crt", &roots)]);

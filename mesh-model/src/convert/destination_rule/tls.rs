@@ -1,10 +1,10 @@
 //! `tls`. What is asked for in a way that cannot be done is refused as a whole: any other TLS would be a weaker one.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::super::Input;
 use super::super::fields::Fields;
+use super::super::host::{alt_names, is_host};
 use crate::problem::{FieldPath, Severity};
 use crate::traffic::{ClientCertificate, Origination, TlsMode, Trust};
 
@@ -44,7 +44,7 @@ fn mode(input: &mut Input<'_>, mut map: Fields<'_>) -> TlsMode {
     let ca_at = at("caCertificates", &map);
     // `system` is what is taken without it.
     let ca = map.text(input, "caCertificates").filter(|file| *file != "system");
-    let names = map.texts(input, "subjectAltNames");
+    let (names, wrong) = alt_names(input, &mut map);
     let (skip_at, skip) = (at("insecureSkipVerify", &map), map.boolean(input, "insecureSkipVerify").unwrap_or(false));
     let credential_at = at("credentialName", &map);
     let credential = map.text(input, "credentialName");
@@ -88,17 +88,13 @@ fn mode(input: &mut Input<'_>, mut map: Fields<'_>) -> TlsMode {
             None => files(input, (certificate_at, certificate), (key_at, key)),
         };
     }
-    for (at, name) in names {
-        if !skip && !is_alt_name(name) {
-            input.error(at, format!("\"{name}\" is neither a host name, an IP address nor a URI, so no certificate can have it"));
-        }
-        origination.subject_alt_names.push(name.into());
-    }
-    if skip {
+    if !skip {
+        wrong.into_iter().for_each(|(at, message)| input.error(at, message));
+        origination.subject_alt_names = names;
+    } else {
         let message = "lets anybody who answers at the address read and change what is sent; write caCertificates with the server's roots";
         input.warn(skip_at, message);
         origination.trust = Trust::Anybody;
-        origination.subject_alt_names.clear();
     }
     TlsMode::Originate(origination)
 }
@@ -127,21 +123,10 @@ fn absolute(input: &mut Input<'_>, at: &FieldPath, file: &str) {
     }
 }
 
-fn is_host(name: &str) -> bool {
-    let fine = |label: &str| !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
-    name.len() <= 253 && name.split('.').all(fine)
-}
-
 /// Whether it is what Kubernetes lets an object be called. No path can be made of it.
 fn is_name(name: &str) -> bool {
     let fine = |label: &str| !label.is_empty() && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
     name.len() <= 253 && name.split('.').all(fine)
-}
-
-fn is_alt_name(name: &str) -> bool {
-    is_host(name)
-        || name.parse::<IpAddr>().is_ok()
-        || name.split_once("://").is_some_and(|(scheme, rest)| !scheme.is_empty() && !rest.is_empty())
 }
 
 fn needless(input: &mut Input<'_>, files: [(FieldPath, Option<&str>); 2]) {

@@ -55,7 +55,7 @@ fn a_mistake_costs_its_own_field() {
         "addresses": ["nonsense", "127.0.0.1", "192.0.2.1"],
         "ports": [{"number": 443, "name": "a", "protocol": "TLS"}, {"number": 443, "name": "b"}, {"number": 53, "name": "c", "protocol": "UDP"}, {"number": 9, "name": "d", "protocol": "odd"}],
         "resolution": "STATIC", "endpoints": [{"address": "name.example.com"}, {"address": "192.0.2.9", "network": "n"}, {}, {"address": "::1"}],
-        "subjectAltNames": ["spiffe://a"], "unknown": 1,
+        "subjectAltNames": ["spiffe://a", "a b"], "unknown": 1,
     }));
     use Severity::{Error, Warn};
     let expected = [
@@ -71,12 +71,13 @@ fn a_mistake_costs_its_own_field() {
         (Warn, "spec.endpoints[1].network"),
         (Error, "spec.endpoints[2].address"),
         (Error, "spec.endpoints[3].address"),
-        (Warn, "spec.subjectAltNames"),
+        (Error, "spec.subjectAltNames[1]"),
         (Warn, "spec.unknown"),
     ];
     assert_eq!(found(&converted), expected.map(|(severity, field)| (severity, field.to_owned())));
     assert!(matches!(converted.reading, Reading::Cautious(_)));
     assert_eq!((entry.hosts.len(), entry.addresses.len(), entry.ports.len(), entry.endpoints.len()), (1, 1, 2, 1));
+    assert_eq!(entry.alt_names.iter().map(|name| &**name).collect::<Vec<_>>(), ["spiffe://a", "a b"], "no server is let off the second");
     assert_eq!(&*entry.ports[1].protocol, "tcp", "what is not known is not looked into");
 }
 

@@ -132,12 +132,12 @@ fn two_entries_of_a_namespace_for_one_host_add_up_and_the_older_counts() {
             ),
         )
     };
-    let snapshot = snapshot(&[text("shop/a", 81, ""), text("shop/b", 82, "exportTo: [.]")].concat());
+    let snapshot = snapshot(&[text("shop/a", 81, ""), text("shop/b", 82, "exportTo: [.], subjectAltNames: [b.example]")].concat());
     let service = snapshot.entries().next().unwrap();
     assert_eq!(service.ports.iter().map(|port| port.port).collect::<Vec<_>>(), [80, 81, 82]);
     assert!(service.is_known_to("other") && service.is_by_name());
     let said = complaints(&snapshot);
-    assert!(said.len() == 2 && said.iter().all(|text| text.contains("shop/b")), "{said:?}");
+    assert!(said.len() == 3 && said.iter().all(|text| text.contains("shop/b")), "{said:?}");
 }
 
 #[test]
