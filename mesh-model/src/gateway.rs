@@ -10,6 +10,10 @@ use crate::route::{Filter, RequestMatch, RetryPolicy, Session};
 pub const CONTROLLER_NAME: &str = "nodemesh.dev/mesh";
 /// Group of the routes and, unless they say otherwise, of their parents.
 pub const GROUP: &str = "gateway.networking.k8s.io";
+/// Group of ServiceEntries, and of the hosts that routes name as backends.
+pub const ISTIO_GROUP: &str = "networking.istio.io";
+/// Kind of a backend that is a host by its name, of a Service or a ServiceEntry (Istio's).
+pub const HOSTNAME: &str = "Hostname";
 
 /// A HTTPRoute, GRPCRoute, TLSRoute or TCPRoute; which one, its key tells.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -46,10 +50,20 @@ pub struct ParentRef {
 }
 
 impl ParentRef {
-    /// Whether it is a Service, which is what the mesh serves; others are for other controllers.
-    pub fn is_service(&self) -> bool {
-        self.group.is_empty() && &*self.kind == "Service"
+    /// Whether it is what the mesh serves; others are for other controllers.
+    pub fn is_ours(&self) -> bool {
+        is_ours(&self.group, &self.kind)
     }
+
+    /// Whether it is a ServiceEntry (as in Istio), which stands for its hosts.
+    pub fn is_entry(&self) -> bool {
+        self.is_ours() && &*self.group == ISTIO_GROUP
+    }
+}
+
+/// Whether the mesh serves parents of this kind: Services and ServiceEntries.
+pub fn is_ours(group: &str, kind: &str) -> bool {
+    matches!((group, kind), ("" | "core", "Service") | (ISTIO_GROUP, "ServiceEntry"))
 }
 
 /// A route's rules.

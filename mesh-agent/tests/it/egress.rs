@@ -121,6 +121,40 @@ fn a_host_with_an_address_has_routes_as_a_service_has() {
 }
 
 #[test]
+fn a_gateway_route_has_a_host_as_its_parent_and_hosts_as_its_backends() {
+    let client = ANY.pod("client");
+    let of = |name: &str, address: &str, pod: &Pod| {
+        let spec = json!({
+            "hosts": [format!("{name}.example")], "addresses": [address], "resolution": "STATIC", "exportTo": ["."],
+            "ports": [{ "number": 80, "name": "http", "protocol": "HTTP" }],
+            "endpoints": [{ "address": pod.ipv4().to_string(), "ports": { "http": 8080 } }],
+        });
+        entry(name, spec)
+    };
+    let to = |host: &str| json!([{ "group": "networking.istio.io", "kind": "Hostname", "name": host, "port": 80 }]);
+    let route = json!({
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": { "namespace": "shop", "name": "gw" },
+        "spec": { "parentRefs": [{ "group": "networking.istio.io", "kind": "ServiceEntry", "name": "gw-one" }], "rules": [
+            { "matches": [{ "path": { "value": "/two" } }], "backendRefs": to("gw-two.example") },
+            { "filters": [{ "type": "RequestHeaderModifier", "requestHeaderModifier": { "set": [{ "name": "x-added", "value": "by-route" }] } }],
+              "backendRefs": to("gw-one.example") },
+        ] },
+    });
+    let entries = [of("gw-one", "10.97.9.7", &ANY.outside[0]), of("gw-two", "10.97.9.8", &ANY.outside[1])];
+    ANY.apply("gw", &[&entries[..], &[route]].concat());
+    let get = |path: &str| client.curl(&["-H", "Host: gw-one.example", &format!("http://10.97.9.7{path}")]).unwrap();
+    let answer = get("/one");
+    let seen = answer.seen();
+    assert_eq!((answer.status, seen.name.as_str(), seen.all("x-added")), (200, "one", vec!["by-route"]), "{answer:?}");
+    let line = ANY.access("n1", &[("service", "gw-one.example"), ("path", "/one")]);
+    assert!(text(&line, "route").starts_with("HTTPRoute shop/gw"), "{line}");
+    let answer = get("/two");
+    let seen = answer.seen();
+    assert_eq!((answer.status, seen.name.as_str(), seen.all("x-added").len()), (200, "two", 0), "{answer:?}");
+    ANY.withdraw("gw");
+}
+
+#[test]
 fn a_name_leads_to_the_endpoints_of_its_own_entry() {
     let (client, two) = (ANY.pod("client"), &ANY.outside[1]);
     // The client dials the second server, as if its own name server had said so, or as if it lied.

@@ -5,7 +5,7 @@
 use std::time::SystemTime;
 
 use mesh_model::convert::{Provenance, Reading, convert_from};
-use mesh_model::gateway::CONTROLLER_NAME;
+use mesh_model::gateway::{self, CONTROLLER_NAME};
 use mesh_model::object::{Kind, Object, ObjectKey};
 use mesh_model::problem::Severity;
 use mesh_model::route::{ConditionStatus, ParentStatus};
@@ -42,7 +42,7 @@ pub fn said(object: &Value, snapshot: &Snapshot) -> Option<Vec<Said>> {
     let converted = convert_from(object, Provenance::ApiServer);
     match converted.reading {
         Reading::Good(Object::Route(route)) => {
-            let ours = route.parents.iter().filter(|parent| parent.is_service()).count();
+            let ours = route.parents.iter().filter(|parent| parent.is_ours()).count();
             let known = of(snapshot, &route.key).iter().filter(|status| status.generation == route.generation);
             let said: Vec<Said> = known.map(Said::from).collect();
             (said.len() == ours).then_some(said)
@@ -54,7 +54,7 @@ pub fn said(object: &Value, snapshot: &Snapshot) -> Option<Vec<Said>> {
             let message = format!("{why}; the route stays in force as it was read before, if it was").into();
             let accepted = ConditionStatus { status: false, reason: "UnsupportedValue", message };
             let parents = object.pointer("/spec/parentRefs").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-            let ours = parents.iter().enumerate().filter(|(_, parent)| is_service(parent));
+            let ours = parents.iter().enumerate().filter(|(_, parent)| is_ours(parent));
             Some(ours.map(|(parent, _)| Said { parent, conditions: vec![("Accepted", accepted.clone())] }).collect())
         }
     }
@@ -68,10 +68,10 @@ fn of<'a>(snapshot: &'a Snapshot, key: &ObjectKey) -> &'a [ParentStatus] {
     all.get(start..end).unwrap_or_default()
 }
 
-/// As `ParentRef::is_service`, of one that stands in an object of which not all can be read.
-fn is_service(parent: &Value) -> bool {
-    let group = parent.get("group").and_then(Value::as_str);
-    parent.get("kind").and_then(Value::as_str) == Some("Service") && matches!(group, Some("" | "core"))
+/// As `ParentRef::is_ours`, of one that stands in an object of which not all can be read.
+fn is_ours(parent: &Value) -> bool {
+    let text = |key: &str| parent.get(key).and_then(Value::as_str);
+    gateway::is_ours(text("group").unwrap_or(gateway::GROUP), text("kind").unwrap_or_default())
 }
 
 /// A merge patch for the status of an object; `None` if that says it already. The patch fails with a conflict if the object has changed

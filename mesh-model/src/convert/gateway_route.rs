@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{Input, Reading, created, port, typed};
-use crate::gateway::{BackendRef, FaultReason, GROUP, ObjectRef, ParentRef, RouteFilter, RouteObject, RouteRules, RuleFault};
+use crate::gateway::{BackendRef, FaultReason, GROUP, ISTIO_GROUP, ObjectRef, ParentRef, RouteFilter, RouteObject, RouteRules, RuleFault};
 use crate::object::{Kind, Object, ObjectKey};
 use crate::problem::{FieldPath, Finding, Severity};
 use crate::service::NamespacedName;
@@ -113,11 +113,13 @@ pub(super) fn convert(input: &mut Input<'_>) -> Reading {
     })))
 }
 
-/// Whether a parent is a Service, as far as can be told of an object however bad the rest is.
+/// Whether a parent is one that the mesh serves, as far as can be told of an object however bad the rest is.
 fn may_be_ours(input: &Input<'_>) -> bool {
     match input.raw(&["spec", "parentRefs"]) {
         None => false,
-        Some(Value::Array(parents)) => parents.iter().any(|parent| parent.get("kind").and_then(Value::as_str) == Some("Service")),
+        Some(Value::Array(parents)) => {
+            parents.iter().any(|parent| matches!(parent.get("kind").and_then(Value::as_str), Some("Service" | "ServiceEntry")))
+        }
         Some(_) => true,
     }
 }
@@ -132,9 +134,18 @@ fn parent(input: &mut Input<'_>, index: usize, value: &Value) -> Option<ParentRe
             return None;
         }
     };
-    if wire.kind.as_deref() == Some("Service") && wire.group.as_deref().unwrap_or(GROUP) == GROUP {
-        let message = format!("is {GROUP} for a Service, which has none: the route is not attached to it; write group: \"\"");
-        input.warn(at.key("group"), message);
+    if wire.group.as_deref().unwrap_or(GROUP) == GROUP {
+        match wire.kind.as_deref() {
+            Some("Service") => {
+                let message = format!("is {GROUP} for a Service, which has none: the route is not attached to it; write group: \"\"");
+                input.warn(at.key("group"), message);
+            }
+            Some("ServiceEntry") => {
+                let message = format!("is {GROUP}, which has no ServiceEntry: the route is not attached to it; write group: {ISTIO_GROUP}");
+                input.warn(at.key("group"), message);
+            }
+            _ => {}
+        }
     }
     Some(ParentRef {
         index,

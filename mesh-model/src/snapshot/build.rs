@@ -65,8 +65,8 @@ impl Snapshot {
         service_entries::join(&mut snapshot, &mut sorted, &members, previous);
         policies::join(&mut snapshot, &mut sorted, &members);
         limits::join(&mut snapshot, &mut sorted, &members);
-        routes::join(&mut snapshot, &mut sorted, previous);
         traffic::join(&mut snapshot, &mut sorted, previous);
+        routes::join(&mut snapshot, &mut sorted, previous);
         backends::join(&mut snapshot, &mut sorted, previous);
         virtual_services::join(&mut snapshot, &mut sorted, previous);
         snapshot.problems.append(&mut sorted.problems);

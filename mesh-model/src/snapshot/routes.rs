@@ -16,7 +16,7 @@ mod resolve;
 /// Tables by Service and port.
 pub(super) type Routes = HashMap<(NamespacedName, u16), PortRoutes>;
 
-/// Fills the snapshot's routes. After its Services.
+/// Fills the snapshot's routes. After its Services, ServiceEntries and DestinationRules.
 pub(super) fn join(snapshot: &mut Snapshot, sorted: &mut Sorted<'_>, previous: Option<&Snapshot>) {
     let mut routes = Routes::new();
     // A Gateway API route has its Service's port for its group of clients; whoever comes after fills only what is left.

@@ -97,7 +97,8 @@ fn a_status_has_no_more_entries_than_it_may() {
 
 #[test]
 fn what_the_mesh_made_of_a_route_is_said_of_that_state_alone() {
-    let object = route(&[service("web"), json!({ "name": "gateway" }), service("nobody")], Value::Null);
+    let entry = json!({ "group": "networking.istio.io", "kind": "ServiceEntry", "name": "none" });
+    let object = route(&[service("web"), json!({ "name": "gateway" }), service("nobody"), entry], Value::Null);
     let other = {
         let mut other = object.clone();
         other["metadata"]["name"] = json!("q");
@@ -106,7 +107,8 @@ fn what_the_mesh_made_of_a_route_is_said_of_that_state_alone() {
     let mesh = mesh(&[&other, &object]);
     let told = said(&object, &mesh).unwrap();
     let reasons: Vec<_> = told.iter().map(|one| (one.parent, one.conditions.iter().map(|(_, c)| c.reason).collect::<Vec<_>>())).collect();
-    assert_eq!(reasons, [(0, vec!["Accepted", "BackendNotFound"]), (2, vec!["NoMatchingParent", "BackendNotFound"])]);
+    let nobody = vec!["NoMatchingParent", "BackendNotFound"];
+    assert_eq!(reasons, [(0, vec!["Accepted", "BackendNotFound"]), (2, nobody.clone()), (3, nobody)]);
     let mut later = object.clone();
     later["metadata"]["generation"] = json!(4);
     assert_eq!(said(&later, &mesh), None, "the mesh has not followed yet");
@@ -124,6 +126,7 @@ fn a_route_that_cannot_be_read_is_told_so() {
 
 #[test]
 fn a_route_for_gateways_alone_has_nothing_of_ours() {
-    let object = route(&[json!({ "name": "gateway" })], Value::Null);
+    // Without a group it is one of the Gateway API's, of which none is a ServiceEntry.
+    let object = route(&[json!({ "name": "gateway" }), json!({ "kind": "ServiceEntry", "name": "e" })], Value::Null);
     assert_eq!(said(&object, &mesh(&[])), Some(Vec::new()));
 }

@@ -74,7 +74,7 @@ fn a_whole_route_is_read() {
     );
     assert_eq!(converted.findings, []);
     assert_eq!((read.created, read.generation), (Some(1_767_225_600), Some(3)));
-    let parents: Vec<_> = read.parents.iter().map(|p| (p.index, p.is_service(), &*p.namespace, p.port, p.section.as_deref())).collect();
+    let parents: Vec<_> = read.parents.iter().map(|p| (p.index, p.is_ours(), &*p.namespace, p.port, p.section.as_deref())).collect();
     assert_eq!(parents, [(0, false, "shop", None, None), (1, true, "other", Some(80), Some("http"))]);
     let RouteRules::Requests(rules) = read.rules else { panic!() };
     let rule = &rules[0];
@@ -101,7 +101,7 @@ fn routes_of_gateways_are_another_controllers() {
 #[test]
 fn a_service_without_its_group_is_a_mistake() {
     let (read, converted) = route("HTTPRoute", json!({"parentRefs": [{"kind": "Service", "name": "web"}]}));
-    assert!(!read.parents[0].is_service());
+    assert!(!read.parents[0].is_ours());
     assert_eq!(fields(&converted, Severity::Warn), ["spec.parentRefs[0].group"]);
 }
 

@@ -1,4 +1,4 @@
-//! Gateway API routes with Service parents (GAMMA, GEP-1294).
+//! Gateway API routes with Service parents (GAMMA, GEP-1294), and with ServiceEntry parents, as in Istio.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -39,7 +39,7 @@ pub(super) fn join(snapshot: &mut Snapshot, sorted: &mut Sorted<'_>, routes: &mu
         .into_iter()
         .flat_map(|kind| sorted.all(kind))
         .filter_map(|(origin, object)| match object {
-            Object::Route(route) if route.parents.iter().any(|parent| parent.is_service()) => Some((origin, &**route)),
+            Object::Route(route) if route.parents.iter().any(|parent| parent.is_ours()) => Some((origin, &**route)),
             _ => None,
         })
         .collect();
@@ -52,7 +52,7 @@ pub(super) fn join(snapshot: &mut Snapshot, sorted: &mut Sorted<'_>, routes: &mu
         known.push(Route { origin, object, resolved, refs: condition(&broken) });
     }
     let mut seats = Seats::default();
-    seats.take(snapshot, &known);
+    seats.take(snapshot, &attach::entries(sorted), &known);
     for ((service, port, consumer), group) in std::mem::take(&mut seats.groups) {
         let Some(table) = table(&known, &group, &mut seats.lost, port) else { continue };
         let tables = routes.entry((service, port)).or_default();
@@ -65,7 +65,7 @@ pub(super) fn join(snapshot: &mut Snapshot, sorted: &mut Sorted<'_>, routes: &mu
     }
     for (number, route) in known.iter().enumerate() {
         let (own, partial) = judge(route.object);
-        for parent in route.object.parents.iter().filter(|parent| parent.is_service()) {
+        for parent in route.object.parents.iter().filter(|parent| parent.is_ours()) {
             let seat = (number, parent.index);
             let accepted = seats.accepted(seat, &own);
             // What is wrong with the route itself has been said when it was read.
@@ -98,17 +98,19 @@ struct Seats {
 }
 
 impl Seats {
-    fn take(&mut self, snapshot: &Snapshot, routes: &[Route<'_>]) {
+    fn take(&mut self, snapshot: &Snapshot, entries: &attach::Entries, routes: &[Route<'_>]) {
         for (number, route) in routes.iter().enumerate() {
             let own = &route.object.key.namespace;
-            for parent in route.object.parents.iter().filter(|parent| parent.is_service()) {
+            for parent in route.object.parents.iter().filter(|parent| parent.is_ours()) {
                 let seat = (number, parent.index);
-                match attach::ports(snapshot, parent) {
-                    Ok((service, ports)) => {
-                        let consumer = (*own != service.namespace).then(|| own.clone());
-                        self.ports.insert(seat, ports.len());
-                        for port in ports {
-                            self.groups.entry((service.clone(), port, consumer.clone())).or_default().push(seat);
+                match attach::places(snapshot, entries, own, parent) {
+                    Ok(places) => {
+                        self.ports.insert(seat, places.iter().map(|(_, ports)| ports.len()).sum());
+                        for (service, ports) in places {
+                            let consumer = (*own != service.namespace).then(|| own.clone());
+                            for port in ports {
+                                self.groups.entry((service.clone(), port, consumer.clone())).or_default().push(seat);
+                            }
                         }
                     }
                     Err(message) => {

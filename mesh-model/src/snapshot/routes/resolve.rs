@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use super::order::{Order, TlsOrder};
-use crate::gateway::{BackendRef, ObjectRef, RequestRule, RouteFilter, RouteObject, RouteRules};
+use crate::gateway::{BackendRef, HOSTNAME, ISTIO_GROUP, ObjectRef, RequestRule, RouteFilter, RouteObject, RouteRules};
 use crate::object::Kind;
 use crate::route::{Backend, ConditionStatus, ConnectionScope, Filter, HttpRule, RuleOrigin, Target, TcpRule, TlsRule};
-use crate::service::NamespacedName;
+use crate::service::{NamespacedName, Service};
 use crate::snapshot::Snapshot;
+use crate::traffic::TlsMode;
 
 /// What stands in a table for one route.
 pub(super) enum Resolved {
@@ -40,7 +41,8 @@ pub(super) fn condition(broken: &[Broken]) -> ConditionStatus {
 
 /// Finds what a route's rules are about.
 pub(super) fn resolve(snapshot: &Snapshot, route: &RouteObject) -> (Resolved, Vec<Broken>) {
-    let mut resolver = Resolver { snapshot, requests: matches!(route.rules, RouteRules::Requests(_)), broken: Vec::new() };
+    let requests = matches!(route.rules, RouteRules::Requests(_));
+    let mut resolver = Resolver { snapshot, namespace: &route.key.namespace, requests, broken: Vec::new() };
     let resolved = match &route.rules {
         RouteRules::Requests(rules) => {
             let mut found = Vec::new();
@@ -78,6 +80,8 @@ pub(super) fn resolve(snapshot: &Snapshot, route: &RouteObject) -> (Resolved, Ve
 
 struct Resolver<'a> {
     snapshot: &'a Snapshot,
+    /// The route's.
+    namespace: &'a Arc<str>,
     /// Whether it is about requests, as opposed to connections.
     requests: bool,
     broken: Vec<Broken>,
@@ -150,21 +154,44 @@ impl Resolver<'_> {
     }
 
     fn target(&self, to: &ObjectRef) -> Result<Target, (&'static str, String)> {
-        if !to.group.is_empty() || &*to.kind != "Service" {
-            return Err(("InvalidKind", format!("{} {} is nothing that the mesh sends to; write a Service", to.kind, to.name)));
-        }
-        let name = NamespacedName { namespace: to.namespace.clone(), name: to.name.clone() };
         let missing = |message: String| ("BackendNotFound", message);
-        let service =
-            self.snapshot.service(&name).ok_or_else(|| missing(format!("Service {name} does not exist or is only a DNS name")))?;
-        let number = to.port.ok_or_else(|| missing(format!("no port of Service {name} is named; write one")))?;
+        let (service, what) = match (&*to.group, &*to.kind) {
+            ("", "Service") => {
+                let name = NamespacedName { namespace: to.namespace.clone(), name: to.name.clone() };
+                let found = self.snapshot.service(&name).filter(|service| service.entry.is_none());
+                let found = found.ok_or_else(|| missing(format!("Service {name} does not exist or is only a DNS name")))?;
+                (found, format!("Service {name}"))
+            }
+            // As in Istio: what the route's namespace knows by that name, so that no ReferenceGrant is asked for.
+            (ISTIO_GROUP, HOSTNAME) => {
+                let found = self.snapshot.host(self.namespace, &to.name).ok_or_else(|| {
+                    missing(format!("no Service or ServiceEntry that namespace {} knows has the host {}", self.namespace, to.name))
+                })?;
+                (found, format!("host {}", to.name))
+            }
+            _ => {
+                let message = format!(
+                    "{} {} is nothing that the mesh sends to; write a Service, or a {HOSTNAME} of group {ISTIO_GROUP}",
+                    to.kind, to.name
+                );
+                return Err(("InvalidKind", message));
+            }
+        };
+        let number = to.port.ok_or_else(|| missing(format!("no port of {what} is named; write one")))?;
         let port = service.ports.iter().find(|port| port.port == number);
-        let port = port.ok_or_else(|| missing(format!("Service {name} has no TCP port {number}")))?;
-        if self.requests && !speaks_http(&port.app_protocol) {
-            let message = format!("port {number} of Service {name} speaks {}, which is not HTTP in the clear", port.app_protocol);
-            return Err(("UnsupportedProtocol", message));
+        let port = port.ok_or_else(|| missing(format!("{what} has no TCP port {number}")))?;
+        if self.requests && !speaks_http(&port.app_protocol) && !self.begins_tls(service, number) {
+            let message = format!("port {number} of {what} speaks {}, which is not HTTP in the clear", port.app_protocol);
+            let mend = if service.entry.is_some() { "; have a DestinationRule begin TLS towards it" } else { "" };
+            return Err(("UnsupportedProtocol", message + mend));
         }
-        Ok(Target::Service { service: name, port: number, subset: None })
+        Ok(Target::Service { service: service.name.clone(), port: number, subset: None })
+    }
+
+    /// Whether what is sent to a host's port by clients of the route's namespace has TLS begun for it.
+    fn begins_tls(&self, service: &Service, port: u16) -> bool {
+        let rule = self.snapshot.rule_for(self.namespace, None, &service.name).filter(|_| service.entry.is_some());
+        rule.is_some_and(|rule| matches!(rule.ports.get(&port).unwrap_or(&rule.policy).tls, TlsMode::Originate(_)))
     }
 }
 

@@ -409,3 +409,102 @@ fn a_thousand_routes_and_ten_thousand_services_are_joined_in_seconds() {
     println!("built in {took:?}");
     assert!(took < std::time::Duration::from_secs(10), "{took:?}");
 }
+
+/// ServiceEntry `out/api` with two hosts, which namespace `shop` knows.
+fn entry(more: &str) -> String {
+    format!(
+        "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: api, namespace: out}}\n\
+         spec: {{hosts: [a.example.com, b.example.com], resolution: DNS, \
+         ports: [{{number: 80, name: http, protocol: HTTP}}, {{number: 443, name: tls, protocol: HTTPS}}], {more}}}\n"
+    )
+}
+
+/// A HTTPRoute with ServiceEntry `out/api` as its parent.
+fn of_entry(name: &str, parent: &str, rules: &str) -> String {
+    route("HTTPRoute", name, parent, rules).replace(
+        "group: '', kind: Service, name: web, namespace: shop",
+        "group: networking.istio.io, kind: ServiceEntry, name: api, namespace: out",
+    )
+}
+
+fn hostname(host: &str, port: u16) -> String {
+    format!("backendRefs: [{{group: networking.istio.io, kind: Hostname, name: {host}, port: {port}}}]")
+}
+
+/// Where the first rule of a host's port leads for the clients of a namespace.
+fn leads(snapshot: &Snapshot, host: &str, port: u16, client: &str) -> Option<Target> {
+    let host = NamespacedName { namespace: "out".into(), name: host.into() };
+    match &**snapshot.routes(&host, port)?.table(client)? {
+        RouteTable::Http { rules, .. } => Some(rules[0].backends[0].target.clone()),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_service_entry_is_a_parent_by_each_of_its_hosts() {
+    let rule = format!("{{{}}}", hostname("b.example.com", 80));
+    let everybody = of_entry("out/all", ", port: 80", &rule);
+    let own = of_entry("shop/own", ", sectionName: http", &format!("{{{}}}", to("v1")));
+    let snapshot = snapshot(&[services(), entry(""), everybody, own].concat());
+    let b = Target::Service { service: name("out/b.example.com"), port: 80, subset: None };
+    let v1 = Target::Service { service: name("shop/v1"), port: 80, subset: None };
+    for host in ["a.example.com", "b.example.com"] {
+        assert_eq!(leads(&snapshot, host, 80, "far"), Some(b.clone()), "a producer's route is for all");
+        assert_eq!(leads(&snapshot, host, 80, "shop"), Some(v1.clone()), "a consumer's is for its own namespace");
+        assert_eq!(leads(&snapshot, host, 443, "shop"), None, "of the port that is named");
+    }
+    for route in ["out/all", "shop/own"] {
+        let status = status(&snapshot, Kind::HttpRoute, route);
+        assert!(status.accepted.status && status.resolved.status, "{status:?}");
+    }
+}
+
+#[test]
+fn a_service_entry_that_is_not_known_is_no_parent_and_no_backend() {
+    let parents = [("", "out/fine"), (", port: 81", "out/port"), ("", "shop/foreign")];
+    let rule = format!("{{{}}}", hostname("a.example.com", 80));
+    let routes = parents.map(|(parent, name)| of_entry(name, parent, &rule)).concat();
+    let private = snapshot(&[services(), entry("exportTo: ['.']"), routes.clone()].concat());
+    let said = |snapshot: &Snapshot, route: &str| {
+        let status = status(snapshot, Kind::HttpRoute, route);
+        (status.accepted.reason, status.accepted.message.to_string(), status.resolved.reason)
+    };
+    assert_eq!(said(&private, "out/fine").0, "Accepted");
+    let (reason, message, _) = said(&private, "out/port");
+    assert!(reason == "NoMatchingParent" && message.contains("ServiceEntry out/api has no TCP port 81"), "{message}");
+    let (reason, message, refs) = said(&private, "shop/foreign");
+    assert!(reason == "NoMatchingParent" && message.contains("namespace shop knows"), "{message}");
+    assert_eq!(refs, "BackendNotFound", "neither is it a backend");
+    let none = snapshot(&[services(), routes].concat());
+    let (reason, message, _) = said(&none, "out/fine");
+    assert!(reason == "NoMatchingParent" && message.contains("does not exist"), "{message}");
+    // Nobody gets there by calling it a Service.
+    let disguised = of_entry("out/fine", "", "{backendRefs: [{name: a.example.com, port: 80}]}");
+    let (_, _, refs) = said(&snapshot(&[services(), entry(""), disguised].concat()), "out/fine");
+    assert_eq!(refs, "BackendNotFound");
+}
+
+#[test]
+fn a_host_that_speaks_tls_is_a_backend_where_a_rule_begins_it() {
+    let routed = of_entry("shop/tls", ", port: 80", &format!("{{{}}}", hostname("a.example.com", 443)));
+    let rule = |namespace: &str, mode: &str| {
+        format!(
+            "---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: d, namespace: {namespace}}}\n\
+             spec: {{host: a.example.com, trafficPolicy: {{portLevelSettings: [{{port: {{number: 443}}, tls: {{mode: {mode}}}}}]}}}}\n"
+        )
+    };
+    for (rules, fine) in [
+        (String::new(), false),
+        (rule("shop", "DISABLE"), false),
+        (rule("far", "SIMPLE"), false),
+        (rule("shop", "SIMPLE"), true),
+        (rule("out", "SIMPLE"), true),
+    ] {
+        let snapshot = snapshot(&[services(), entry(""), routed.clone(), rules.clone()].concat());
+        let status = status(&snapshot, Kind::HttpRoute, "shop/tls");
+        let reason = if fine { "ResolvedRefs" } else { "UnsupportedProtocol" };
+        assert_eq!((status.resolved.status, status.resolved.reason), (fine, reason), "{rules}");
+        let target = leads(&snapshot, "a.example.com", 80, "shop").unwrap();
+        assert_eq!(matches!(target, Target::Service { port: 443, .. }), fine, "{target:?}");
+    }
+}
