@@ -145,7 +145,7 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
 
 /// Builds what is measured, and the lab's own peer, which guards worlds.
 fn build(profile: &str, mesh: bool) -> Result<()> {
-    command::run(command::cargo().args(["build", "--quiet", "-p", "mesh-lab"]))?;
+    command::build_programs("dev", &["mesh-lab-peer"])?;
     if mesh {
         println!("building the kernel programs, mesh-agent and mesh-control (profile {profile})");
         build_ebpf::run(&build_ebpf::Arguments::default())?;

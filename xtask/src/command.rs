@@ -34,6 +34,17 @@ pub fn cargo() -> Command {
     without_cargo_environment(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }
 
+/// Builds programs of the workspace by a profile. Without `-p`: features are then those of all default members together, as in `cargo test`.
+/// For each other set of packages cargo would build most dependencies once more.
+pub fn build_programs(profile: &str, programs: &[&str]) -> Result<()> {
+    let mut cargo = cargo();
+    cargo.args(["build", "--profile", profile]);
+    for program in programs {
+        cargo.args(["--bin", program]);
+    }
+    run(&mut cargo)
+}
+
 /// A program in the workspace's directory, freed from the variables that `cargo run` set for this tool:
 /// another cargo or rustc must not take them for its own settings.
 pub fn without_cargo_environment(program: impl AsRef<std::ffi::OsStr>) -> Command {

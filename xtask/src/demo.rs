@@ -100,14 +100,13 @@ fn build(release: bool) -> Result<PathBuf> {
     let kind = if release { "optimised" } else { "unoptimised: quickest to build, the times below say nothing about speed" };
     println!("building the kernel programs, then mesh-agent, mesh-control and the demo's own peer ({kind})");
     build_ebpf::run(&build_ebpf::Arguments::default())?;
-    let mut cargo = command::cargo();
-    cargo.args(["build", "-p", "mesh-agent", "-p", "mesh-control", "-p", "mesh-lab"]);
     if release {
-        // The peer that this program finds is the one beside it.
-        command::run(command::cargo().args(["build", "-p", "mesh-lab"]))?;
-        cargo.arg("--release");
+        // With the features of its image, for the sake of the times. The peer that this program finds is the one beside it.
+        command::run(command::cargo().args(["build", "--release", "-p", "mesh-agent", "-p", "mesh-control"]))?;
+        command::build_programs("dev", &["mesh-lab-peer"])?;
+    } else {
+        command::build_programs("dev", &["mesh-agent", "mesh-control", "mesh-lab-peer"])?;
     }
-    command::run(&mut cargo)?;
     Ok(command::target().join(if release { "release" } else { "debug" }))
 }
 

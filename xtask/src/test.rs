@@ -60,11 +60,13 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
         heading("building what the test bed runs");
         let object = build_ebpf::run(&build_ebpf::Arguments::default())?;
         mesh_lab::packages::ensure(&["iproute2", "util-linux", "tcpdump", "curl", "nginx-light", "nghttp2-client", "wrk"])?;
-        command::run(command::cargo().args(["build", "-p", "mesh-lab", "-p", "mesh-agent", "-p", "mesh-cni", "-p", "mesh-control"]))?;
-        for crate_name in crates_with_tests()? {
+        command::build_programs("dev", &["mesh-lab-peer", "mesh-agent", "mesh-cni", "mesh-control"])?;
+        for (crate_name, names) in crates_with_tests()? {
             heading(&format!("{crate_name} on this kernel"));
+            // By the tests' names and not by the package, for the reason that `build_programs` has.
             let mut cargo = command::cargo();
-            cargo.args(["test", "-p", &crate_name, "--test", "*", "--no-fail-fast"]).env("NODEMESH_BPF_OBJECT", &object);
+            cargo.args(["test", "--no-fail-fast"]).env("NODEMESH_BPF_OBJECT", &object);
+            cargo.args(names.iter().flat_map(|name| ["--test", name.as_str()]));
             let cores = std::thread::available_parallelism().map_or(2, usize::from);
             let threads = arguments.threads.unwrap_or(cores.clamp(2, 8));
             totals.add(watch(cargo, arguments, &[format!("--test-threads={threads}")])?);
@@ -79,30 +81,30 @@ fn heading(text: &str) {
     println!("\n== {text}");
 }
 
-/// Members of the workspace that have a `tests` directory.
-fn crates_with_tests() -> Result<Vec<String>> {
-    let mut names = Vec::new();
+/// Members of the workspace that have a `tests` directory, with the names of the tests in it.
+fn crates_with_tests() -> Result<Vec<(String, Vec<String>)>> {
+    let mut crates = Vec::new();
     let root = command::root();
     for entry in std::fs::read_dir(&root).with_context(|| format!("reading {}", root.display()))? {
         let path = entry?.path();
+        let tests = tests_in(&path.join("tests"));
         if path.join("Cargo.toml").is_file()
-            && has_tests(&path.join("tests"))
+            && !tests.is_empty()
             && let Some(name) = path.file_name()
         {
-            names.push(name.to_string_lossy().into_owned());
+            crates.push((name.to_string_lossy().into_owned(), tests));
         }
     }
     // The test bed first: where it fails, nothing that stands on it says anything.
-    names.sort_by_key(|name| (name != "mesh-lab", name.clone()));
-    Ok(names)
+    crates.sort_by_key(|(name, _)| (name != "mesh-lab", name.clone()));
+    Ok(crates)
 }
 
-fn has_tests(directory: &Path) -> bool {
-    let Ok(entries) = std::fs::read_dir(directory) else { return false };
-    entries.flatten().any(|entry| {
-        let path = entry.path();
-        path.extension().is_some_and(|extension| extension == "rs") || path.join("main.rs").is_file()
-    })
+fn tests_in(directory: &Path) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(directory) else { return Vec::new() };
+    let is_test = |path: &Path| path.extension().is_some_and(|extension| extension == "rs") || path.join("main.rs").is_file();
+    let paths = entries.flatten().map(|entry| entry.path()).filter(|path| is_test(path));
+    paths.filter_map(|path| Some(path.file_stem()?.to_string_lossy().into_owned())).collect()
 }
 
 /// Runs cargo, passes its output on, and adds up its summaries.

@@ -44,7 +44,7 @@ impl Bed {
             println!("{} {}", image.name, image.digest);
             cluster::load(&image.file)?;
         }
-        command::run(command::cargo().args(["build", "-p", "meshctl"]))?;
+        command::build_programs("dev", &["meshctl"])?;
         let meshctl = command::target().join("debug/meshctl");
         let bed = Bed { meshctl };
         bed.clean();
