@@ -23,6 +23,7 @@ mod policy;
 mod restarts;
 mod same_node;
 mod services;
+mod sockets;
 #[allow(dead_code, reason = "it serves the unit tests of the metrics too")]
 #[path = "../../src/ops/metrics/tests/strict.rs"]
 mod strict;

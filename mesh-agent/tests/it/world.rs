@@ -116,6 +116,10 @@ impl Drop for Cluster {
                 let lines: Vec<&str> = log.lines().collect();
                 let last = lines.get(lines.len().saturating_sub(30)..).unwrap_or_default();
                 eprintln!("the agent of {} wrote last:\n{}", agent.node().name(), last.join("\n"));
+                let Ok(metrics) = agent.metrics() else { continue };
+                let of_kernel = |line: &&str| line.starts_with("nodemesh_kernel_") && !line.ends_with(" 0");
+                let lines: Vec<&str> = metrics.text().lines().filter(of_kernel).collect();
+                eprintln!("and its kernel has counted:\n{}", lines.join("\n"));
             }
         }
     }
