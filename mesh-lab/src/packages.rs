@@ -84,7 +84,8 @@ fn install_arguments(packages: &[&str]) -> Vec<String> {
 
 fn apt_get(arguments: &[String]) -> Result<()> {
     let output = Command::new("apt-get")
-        .arg("-q")
+        // Somebody else may be installing: another run, or the system itself.
+        .args(["-q", "-o", "DPkg::Lock::Timeout=120"])
         .args(arguments)
         .env("DEBIAN_FRONTEND", "noninteractive")
         .stdin(Stdio::null())
