@@ -35,6 +35,9 @@ use idle::Idle;
 const SWEEP: Duration = Duration::from_secs(1);
 /// A destination without connections is forgotten after this long.
 const FORGET: Duration = Duration::from_secs(60);
+/// How long after a peer's agent ended a handshake without a word it is dialled again. One that is flooded lets go of the oldest handshakes,
+/// honest ones among them.
+const AGAIN: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(100)];
 /// A connection that was heard of less than this ago is certainly alive.
 const FRESH: Duration = Duration::from_secs(1);
 
@@ -351,7 +354,21 @@ impl Pools {
         }
     }
 
+    /// Nothing of an application has been sent before a connection is there: it may be tried again.
     async fn connect(&self, key: &PoolKey) -> Result<(Dialled, Terms), TunnelError> {
+        for pause in AGAIN {
+            match self.connect_once(key).await {
+                Err(TunnelError::Lost(_) | TunnelError::Handshake(HandshakeError::Closed(_))) => {
+                    self.0.counters.retried.add();
+                    tokio::time::sleep(pause).await;
+                }
+                other => return other,
+            }
+        }
+        self.connect_once(key).await
+    }
+
+    async fn connect_once(&self, key: &PoolKey) -> Result<(Dialled, Terms), TunnelError> {
         let settings = &self.0.settings;
         let credentials = self.current(key)?;
         let config = credentials.client_config(&key.expected, settings.own_protocol).map_err(|e| HandshakeError::from_tls(&e))?;

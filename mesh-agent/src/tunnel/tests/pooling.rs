@@ -5,11 +5,13 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::spawn_local;
 
 use mesh_model::workload::WorkloadUid;
 
 use super::world::*;
+use crate::conn::TunnelAddr;
 use crate::outcome::{ConnectFailure, Outcome};
 use crate::tunnel::{HandshakeError, Settings, TunnelError};
 use crate::upstream::copy::How;
@@ -399,4 +401,35 @@ fn idle_connections_end_with_their_certificate_their_roots_and_their_time() {
         assert_eq!(client.pools.idle(), 0);
         assert_eq!(client.counters.idle.get(), 0);
     });
+}
+
+#[test]
+fn an_agent_that_lets_go_of_handshakes_is_dialled_again() {
+    for settings in protocols() {
+        for (closed, answered) in [(1, true), (2, true), (3, false)] {
+            run(async {
+                let ca = Ca::new();
+                let agent = Agent::start(&App::at(echo().await), ca.credentials(&bob()), Settings::default()).await;
+                // The first ones are closed as they come, as under a flood.
+                let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+                let address = TunnelAddr(listener.local_addr().unwrap());
+                let behind = agent.address.0;
+                spawn_local(async move {
+                    for number in 0.. {
+                        let (mut client, _) = listener.accept().await.unwrap();
+                        if number < closed {
+                            continue;
+                        }
+                        let mut server = TcpStream::connect(behind).await.unwrap();
+                        spawn_local(async move { tokio::io::copy_bidirectional(&mut client, &mut server).await });
+                    }
+                });
+                let settings = Settings { warm: 0, ..settings.clone() };
+                let client = Client::new(address, ca.credentials(&alice()), &[bob()], settings);
+                let (answer, end) = client.dial().await.exchange(b"hi").await;
+                assert_eq!((answer == b"hi", end.is_ok()), (answered, answered), "{closed}: {end:?}");
+                assert_eq!(client.dials.get(), 3.min(closed + 1), "{closed}");
+            });
+        }
+    }
 }
