@@ -56,7 +56,7 @@ impl UpstreamFailure {
                 "upstream_tls_certificate",
                 F::UpstreamConnectionFailure,
                 Level::INFO,
-                "The server's certificate is not what the DestinationRule's tls demands: look at its sni, subjectAltNames and caCertificates.",
+                "The server's certificate is not what the DestinationRule's tls demands: look at its sni, subjectAltNames (or the ServiceEntry's) and caCertificates.",
             ),
             UpstreamFailure::TlsHandshake { .. } => (
                 "upstream_tls_handshake",

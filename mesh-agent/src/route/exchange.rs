@@ -250,7 +250,7 @@ impl Exchange {
             Ok(upstream) => upstream,
             Err(missing) => return self.refuse(missing.outcome()),
         };
-        if let Some(outcome) = upstream.cluster.refusal() {
+        if let Some(outcome) = upstream.cluster.refusal_of_requests() {
             return self.refuse(outcome);
         }
         // A rule may have taken it out, but not made it another: that is what the client could make nothing of.

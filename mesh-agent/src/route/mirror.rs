@@ -19,7 +19,8 @@ use crate::upstream::cluster::Wish;
 pub fn mirror(client: &Rc<Client>, plan: &Plan, target: &Target, parts: &Parts, original: &Original) {
     let requests = &client.worker.shared.requests;
     let Target::Service { service, port, subset } = target else { return requests.mirror_skipped() };
-    let upstream = plan.upstream(client, service, *port, subset.as_ref()).ok().filter(|upstream| upstream.cluster.refusal().is_none());
+    let upstream =
+        plan.upstream(client, service, *port, subset.as_ref()).ok().filter(|upstream| upstream.cluster.refusal_of_requests().is_none());
     let Some(upstream) = upstream else { return requests.mirror_skipped() };
     // Nobody waits for a copy's answer: without these bounds there could be any number of them.
     let (Some(under_way), Ok(place)) = (requests.mirror_begins(), upstream.bounds.circuit.try_request()) else {

@@ -258,6 +258,11 @@ impl Cluster {
         }
     }
 
+    /// Why no request may be sent there.
+    pub fn refusal_of_requests(&self) -> Option<Outcome> {
+        members::refusal_of_requests(&self.name.service, self.declared, &self.policy)
+    }
+
     /// Why nothing may be sent there: TLS that the policy asks for and that cannot be had is not left out.
     pub fn refusal(&self) -> Option<Outcome> {
         members::refusal(&self.policy)
@@ -352,6 +357,8 @@ impl Clusters {
 
     /// Where a client's requests to a Service's port, or a subset, go.
     pub fn get(&self, snapshot: &Snapshot, client: &Workload, name: &ClusterName) -> Result<Arc<Cluster>, Missing> {
+        // Of those that share one not all may know the host.
+        members::known(snapshot, client, name)?;
         let policy = snapshot.traffic(client, &name.service, name.port, name.subset.as_deref()).unwrap_or_else(|| self.none.clone());
         // Policies are shared as long as they are the same, so the place tells them apart; the slot keeps its own alive.
         let key = (name.clone(), Arc::as_ptr(&policy) as usize, decisive(&policy.locality, &client.labels));

@@ -10,6 +10,7 @@ use mesh_model::traffic::{TlsMode, TrafficPolicy};
 use mesh_model::workload::Workload;
 
 use crate::outcome::{Outcome, RequestFailure};
+use crate::route::detect::Declared;
 
 /// Which cluster.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -79,6 +80,18 @@ pub struct Found<'s> {
 /// Those of every pod.
 static NO_LABELS: BTreeMap<String, String> = BTreeMap::new();
 
+/// Whether the client's namespace may know of it, whoever wrote the route that leads there (`exportTo` of a ServiceEntry).
+///
+/// # Errors
+/// It is not there for the client.
+pub fn known(snapshot: &Snapshot, client: &Workload, name: &ClusterName) -> Result<(), Missing> {
+    let hidden = |service: &Arc<Service>| !service.is_known_to(&client.namespace);
+    if name.service.is_entry() && snapshot.service(&name.service).is_some_and(hidden) {
+        return Err(Missing::Service { service: name.service.clone(), port: name.port });
+    }
+    Ok(())
+}
+
 impl<'s> Found<'s> {
     /// Looks it up for a client.
     ///
@@ -86,6 +99,7 @@ impl<'s> Found<'s> {
     /// There is no such Service, port or subset.
     pub fn of(snapshot: &'s Snapshot, client: &Workload, name: &ClusterName) -> Result<Found<'s>, Missing> {
         let missing = || Missing::Service { service: name.service.clone(), port: name.port };
+        known(snapshot, client, name)?;
         let service = snapshot.service(&name.service).ok_or_else(missing)?;
         let port = service.ports.iter().find(|port| port.port == name.port).ok_or_else(missing)?;
         let labels = match &name.subset {
@@ -118,6 +132,16 @@ pub fn members<'s>(
 /// The family to go by where a Service has no endpoint of the one that was dialled: the client's other, if it has one.
 pub fn other_family(client: &Workload, v4: bool) -> Option<bool> {
     client.addresses.iter().any(|own| own.is_ipv4() != v4).then_some(!v4)
+}
+
+/// Why no request may be sent there, beside what [`refusal`] says: a server outside that speaks TLS gets nothing in the clear where no rule
+/// that holds for this client has TLS begun.
+pub fn refusal_of_requests(service: &NamespacedName, declared: Declared, policy: &TrafficPolicy) -> Option<Outcome> {
+    if !service.is_entry() || declared != Declared::Tls || matches!(policy.tls, TlsMode::Originate(_) | TlsMode::Refuse(_)) {
+        return refusal(policy);
+    }
+    let detail = format!("the port of {service} speaks TLS, and no DestinationRule for this client begins it: write one, or protocol HTTP");
+    Some(Outcome::Request(RequestFailure::InvalidRoute { detail: detail.into() }))
 }
 
 /// Why nothing may be sent there: TLS that the policy asks for and that cannot be had is not left out.

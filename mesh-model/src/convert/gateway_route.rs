@@ -11,7 +11,9 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{Input, Reading, created, port, typed};
-use crate::gateway::{BackendRef, FaultReason, GROUP, ISTIO_GROUP, ObjectRef, ParentRef, RouteFilter, RouteObject, RouteRules, RuleFault};
+use crate::gateway::{
+    BackendRef, FaultReason, GROUP, HOSTNAME, ISTIO_GROUP, ObjectRef, ParentRef, RouteFilter, RouteObject, RouteRules, RuleFault,
+};
 use crate::object::{Kind, Object, ObjectKey};
 use crate::problem::{FieldPath, Finding, Severity};
 use crate::service::NamespacedName;
@@ -90,7 +92,8 @@ pub(super) fn convert(input: &mut Input<'_>) -> Reading {
         Kind::TlsRoute | Kind::TcpRoute => l4::rules(input, &at, hosts, &rules),
         kind => {
             if !hosts.is_empty() {
-                let message = "are not looked at for a Service parent: the route is for whoever dials the Service, by whatever name";
+                let message =
+                    "are not looked at: the route is for whoever dials its Service, or a host of its ServiceEntry, by whatever name";
                 input.findings.push(Finding::info(FieldPath::of("spec.hostnames"), message));
             }
             let read = |(i, rule)| match kind {
@@ -222,9 +225,14 @@ fn backends(
 /// Where a backend or a mirror goes.
 fn reference(input: &mut Input<'_>, at: &FieldPath, wire: BackendWire) -> Option<ObjectRef> {
     let Some(name) = wire.name.filter(|name| !name.is_empty()) else {
-        input.error(at.key("name"), "is missing; write the Service's name");
+        input.error(at.key("name"), "is missing; write the name of a Service, or a host");
         return None;
     };
+    if wire.kind.as_deref() == Some(HOSTNAME) && wire.namespace.is_some() {
+        let message = "stands beside a host, which is what the route's own namespace knows by that name; leave it out";
+        input.error(at.key("namespace"), message);
+        return None;
+    }
     match wire.port.map(port).transpose() {
         Ok(port) => Some(ObjectRef {
             group: group(wire.group.as_deref().unwrap_or_default()),

@@ -18,7 +18,7 @@ use crate::route::apply::{self, Applied, apply};
 use crate::route::asked::{Asked, Whole};
 use crate::route::detect::{Declared, Protocol};
 use crate::route::{matches, request};
-use crate::upstream::members::{ClusterName, Found, members, other_family, refusal};
+use crate::upstream::members::{ClusterName, Found, members, other_family, refusal, refusal_of_requests};
 
 /// A question of a client in the mesh.
 pub(super) struct Way<'s> {
@@ -260,16 +260,20 @@ impl Way<'_> {
         };
         let policy = self.snapshot.traffic(self.client, service, port, subset.as_deref());
         let secure = policy.as_ref().is_some_and(|policy| matches!(policy.tls, TlsMode::Originate(_)));
-        if let Some(policy) = policy {
-            let step = match refusal(&policy) {
-                Some(outcome) => Step::failed(At::Traffic, &outcome, answered),
-                None => Step::good(At::Traffic, describe(&policy)),
-            };
-            let refused = step.verdict != super::Verdict::Allowed;
-            steps.push(self.by_rule(step, service));
-            if refused {
-                return done(steps, Vec::new());
+        let refusal = match policy.as_deref().unwrap_or(&TrafficPolicy::default()) {
+            policy if answered => {
+                let declared = Declared::of(&found.port.app_protocol, &found.port.name);
+                refusal_of_requests(service, declared, policy)
             }
+            policy => refusal(policy),
+        };
+        let good = policy.as_ref().map(|policy| Step::good(At::Traffic, describe(policy)));
+        let refused = refusal.is_some();
+        if let Some(step) = refusal.map(|outcome| Step::failed(At::Traffic, &outcome, answered)).or(good) {
+            steps.push(if policy.is_some() { self.by_rule(step, service) } else { step });
+        }
+        if refused {
+            return done(steps, Vec::new());
         }
         if let Some(policy) = self.snapshot.backend_policy(service).filter(|_| answered) {
             let step = Step::good(At::Traffic, describe_backend(policy));

@@ -160,7 +160,7 @@ impl Body for ReplyBody {
             ReplyKind::Incoming(body) => match Pin::new(&mut *body).poll_frame(cx) {
                 // Of a server that always has more the timer would never be asked. What is the end has come, late or not.
                 Poll::Ready(Some(Ok(_)))
-                    if !body.is_end_stream() && this.deadline.as_ref().is_some_and(|(_, deadline)| deadline.is_over()) =>
+                    if this.deadline.as_ref().is_some_and(|(_, deadline)| deadline.is_over()) && !body.is_end_stream() =>
                 {
                     return Poll::Ready(Some(this.too_late()));
                 }

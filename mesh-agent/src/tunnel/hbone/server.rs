@@ -116,11 +116,14 @@ async fn serve_stream<H: Handler>(
     mut respond: SendResponse<Bytes>,
 ) {
     server.counters.server.streams.add();
-    let judged = if connection.is_valid(&server.handler) {
-        judge(&connection, &request)
-    } else {
-        Err(Refusal::new(http::StatusCode::UNAUTHORIZED, "the certificate of this connection has expired, or its root is trusted no more"))
-    };
+    if !connection.is_valid(&server.handler) {
+        let reason = "the certificate of this connection has expired, or its root is trusted no more";
+        server.reject(&connection, &Refusal::new(http::StatusCode::UNAUTHORIZED, reason));
+        server.counters.server.refused.add();
+        // Not an answer: who has another certificate by now may ask again over another connection (RFC 9113, 8.7).
+        return respond.send_reset(Reason::REFUSED_STREAM);
+    }
+    let judged = judge(&connection, &request);
     let recv = request.into_body();
     let judged = match judged {
         Ok(incoming) => {

@@ -317,6 +317,26 @@ fn a_server_takes_nothing_more_from_a_peer_whose_root_it_trusts_no_more() {
 }
 
 #[test]
+fn who_has_renewed_its_certificate_loses_nothing_when_the_old_root_goes() {
+    for settings in protocols() {
+        run(async {
+            let (old, new) = (Ca::new(), Ca::new());
+            let both = old.roots_and(&new);
+            let app = App::at(echo().await);
+            let agent = Agent::start(&app, new.credentials_trusting(&bob(), &both), Settings::default()).await;
+            let settings = Settings { warm: 0, ..settings };
+            let client = Client::new(agent.address, old.credentials_trusting(&alice(), &both), &[bob()], settings);
+            assert_eq!(client.dial().await.exchange(b"hi").await.0, b"hi");
+            // Its connection is of before; the server is the first to hear that the old root is gone.
+            *client.credentials.borrow_mut() = Ok(new.credentials_trusting(&alice(), &both));
+            app.trust(Some(new.roots()));
+            let (answer, end) = client.dial().await.exchange(b"hi").await;
+            assert_eq!((answer.as_slice(), client.dials.get()), (&b"hi"[..], 2), "{end:?}");
+        });
+    }
+}
+
+#[test]
 fn an_open_stream_says_when_nothing_more_may_begin_on_it() {
     for settings in protocols() {
         run(async {

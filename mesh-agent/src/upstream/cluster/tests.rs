@@ -249,3 +249,50 @@ fn endpoints_of_hosts_outside_are_what_their_entry_says() {
     names.publish(known("192.0.2.8"), std::collections::HashSet::new());
     assert_eq!(chosen(&get("dns.example.com", None)).as_deref(), Some("192.0.2.8:8080"));
 }
+
+/// The host of a ServiceEntry of `shop`, on a port that speaks TLS.
+fn secure(extra: &str) -> String {
+    format!(
+        "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: api, namespace: shop}}\n\
+         spec: {{hosts: [api.example.com], resolution: STATIC, {extra} ports: [{{number: 443, name: tls, protocol: HTTPS}}], \
+         endpoints: [{{address: 192.0.2.1}}]}}\n"
+    )
+}
+
+#[test]
+fn a_host_that_a_namespace_does_not_know_is_not_there_for_it_whoever_routes_there() {
+    let clusters = Clusters::default();
+    let name = ClusterName {
+        service: NamespacedName { namespace: "shop".into(), name: "api.example.com".into() },
+        port: 443,
+        subset: None,
+        v4: true,
+    };
+    let asked = |snapshot: &Snapshot, client: &str| {
+        let client = snapshot.workloads().find(|workload| &*workload.name == client).unwrap();
+        assert_eq!(clusters.get(snapshot, client, &name).is_ok(), Found::of(snapshot, client, &name).is_ok());
+        clusters.get(snapshot, client, &name).is_ok()
+    };
+    let private = mesh_and(None, &[1], &secure("exportTo: ['.'],"));
+    // The first makes the cluster, which they would share.
+    assert!(asked(&private, "client") && !asked(&private, "visitor"));
+    assert!(asked(&mesh_and(None, &[1], &secure("")), "visitor"));
+}
+
+#[test]
+fn requests_to_a_port_that_speaks_tls_wait_for_a_rule_that_begins_it() {
+    let refusal = |rules: &str, client: &str| {
+        let snapshot = mesh_and(None, &[1], &(secure("") + rules));
+        let client = snapshot.workloads().find(|workload| &*workload.name == client).unwrap();
+        let service = NamespacedName { namespace: "shop".into(), name: "api.example.com".into() };
+        let name = ClusterName { service, port: 443, subset: None, v4: true };
+        let cluster = Clusters::default().get(&snapshot, client, &name).unwrap();
+        assert!(cluster.refusal().is_none(), "bytes that are TLS already may go there");
+        cluster.refusal_of_requests().map(|outcome| outcome.to_string())
+    };
+    assert!(refusal("", "client").unwrap().contains("no DestinationRule for this client begins it"));
+    let rule = "---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: api, namespace: shop}\n\
+                spec: {host: api.example.com, exportTo: ['.'], trafficPolicy: {tls: {mode: SIMPLE}}}\n";
+    assert_eq!(refusal(rule, "client"), None);
+    assert!(refusal(rule, "visitor").is_some(), "the rule is not for its namespace");
+}

@@ -55,7 +55,10 @@ fn hosts(snapshot: &Snapshot, entries: &Entries, namespace: &str, parent: &Paren
         return Err(format!("ServiceEntry {name} has no TCP port{}", asked(parent)));
     }
     let host = |host: &Arc<str>| NamespacedName { namespace: name.namespace.clone(), name: host.clone() };
-    let known = |host: &NamespacedName| snapshot.service(host).is_some_and(|service| service.is_known_to(namespace));
+    // Who owns the entry says what holds for those that know it, whether the own namespace does or not.
+    let known = |host: &NamespacedName| {
+        snapshot.service(host).is_some_and(|service| namespace == &*name.namespace || service.is_known_to(namespace))
+    };
     let places: Vec<Place> = entry.hosts.iter().map(host).filter(known).map(|host| (host, ports.clone())).collect();
     if places.is_empty() {
         return Err(format!("ServiceEntry {name} has no host that namespace {namespace} knows; look at its exportTo and hosts"));

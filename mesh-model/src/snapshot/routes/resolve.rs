@@ -6,7 +6,7 @@ use super::order::{Order, TlsOrder};
 use crate::gateway::{BackendRef, HOSTNAME, ISTIO_GROUP, ObjectRef, RequestRule, RouteFilter, RouteObject, RouteRules};
 use crate::object::Kind;
 use crate::route::{Backend, ConditionStatus, ConnectionScope, Filter, HttpRule, RuleOrigin, Target, TcpRule, TlsRule};
-use crate::service::{NamespacedName, Service};
+use crate::service::{Discovery, NamespacedName, Service};
 use crate::snapshot::Snapshot;
 use crate::traffic::TlsMode;
 
@@ -30,7 +30,7 @@ const TOLD: usize = 10;
 /// The condition `ResolvedRefs`.
 pub(super) fn condition(broken: &[Broken]) -> ConditionStatus {
     let Some(first) = broken.first() else {
-        return ConditionStatus { status: true, reason: "ResolvedRefs", message: "every reference leads to a Service".into() };
+        return ConditionStatus { status: true, reason: "ResolvedRefs", message: "every reference leads somewhere".into() };
     };
     let mut lines: Vec<String> = broken.iter().take(TOLD).map(|one| format!("{}: {}", one.field, one.message)).collect();
     if let Some(more) = broken.len().checked_sub(TOLD).filter(|more| *more > 0) {
@@ -42,7 +42,8 @@ pub(super) fn condition(broken: &[Broken]) -> ConditionStatus {
 /// Finds what a route's rules are about.
 pub(super) fn resolve(snapshot: &Snapshot, route: &RouteObject) -> (Resolved, Vec<Broken>) {
     let requests = matches!(route.rules, RouteRules::Requests(_));
-    let mut resolver = Resolver { snapshot, namespace: &route.key.namespace, requests, broken: Vec::new() };
+    let of_service = route.parents.iter().any(|parent| parent.is_ours() && !parent.is_entry());
+    let mut resolver = Resolver { snapshot, namespace: &route.key.namespace, requests, of_service, broken: Vec::new() };
     let resolved = match &route.rules {
         RouteRules::Requests(rules) => {
             let mut found = Vec::new();
@@ -84,6 +85,8 @@ struct Resolver<'a> {
     namespace: &'a Arc<str>,
     /// Whether it is about requests, as opposed to connections.
     requests: bool,
+    /// Whether some parent is a Service.
+    of_service: bool,
     broken: Vec<Broken>,
 }
 
@@ -180,6 +183,11 @@ impl Resolver<'_> {
         let number = to.port.ok_or_else(|| missing(format!("no port of {what} is named; write one")))?;
         let port = service.ports.iter().find(|port| port.port == number);
         let port = port.ok_or_else(|| missing(format!("{what} has no TCP port {number}")))?;
+        if self.of_service && matches!(port.discovery, Discovery::Dialled { .. }) {
+            let message =
+                format!("{what} has resolution NONE, by which the address counts that was dialled: the Service's; write STATIC or DNS");
+            return Err(missing(message));
+        }
         if self.requests && !speaks_http(&port.app_protocol) && !self.begins_tls(service, number) {
             let message = format!("port {number} of {what} speaks {}, which is not HTTP in the clear", port.app_protocol);
             let mend = if service.entry.is_some() { "; have a DestinationRule begin TLS towards it" } else { "" };

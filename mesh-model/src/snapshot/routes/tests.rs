@@ -478,6 +478,9 @@ fn a_service_entry_that_is_not_known_is_no_parent_and_no_backend() {
     let none = snapshot(&[services(), routes].concat());
     let (reason, message, _) = said(&none, "out/fine");
     assert!(reason == "NoMatchingParent" && message.contains("does not exist"), "{message}");
+    // Its owner routes for those who know it, and need not know it itself.
+    let elsewhere = snapshot(&[services(), entry("exportTo: [shop]"), of_entry("out/fine", "", &format!("{{{}}}", to("v1")))].concat());
+    assert_eq!(said(&elsewhere, "out/fine").0, "Accepted");
     // Nobody gets there by calling it a Service.
     let disguised = of_entry("out/fine", "", "{backendRefs: [{name: a.example.com, port: 80}]}");
     let (_, _, refs) = said(&snapshot(&[services(), entry(""), disguised].concat()), "out/fine");
@@ -507,4 +510,15 @@ fn a_host_that_speaks_tls_is_a_backend_where_a_rule_begins_it() {
         let target = leads(&snapshot, "a.example.com", 80, "shop").unwrap();
         assert_eq!(matches!(target, Target::Service { port: 443, .. }), fine, "{target:?}");
     }
+}
+
+#[test]
+fn a_host_without_addresses_of_its_own_is_no_backend_of_a_service() {
+    let entry = entry("exportTo: ['*']").replace("resolution: DNS", "resolution: NONE");
+    let routed = route("HTTPRoute", "out/a", "", &format!("{{{}}}", hostname("a.example.com", 80)));
+    let of_service = snapshot(&[services(), entry.clone(), routed].concat());
+    let status = status(&of_service, Kind::HttpRoute, "out/a");
+    assert!(status.resolved.reason == "BackendNotFound" && status.resolved.message.contains("resolution NONE"), "{status:?}");
+    let of_entry = snapshot(&[services(), entry, of_entry("out/a", "", &format!("{{{}}}", hostname("a.example.com", 80)))].concat());
+    assert_eq!(resolved(&of_entry, Kind::HttpRoute, "out/a"), (true, "ResolvedRefs"));
 }
