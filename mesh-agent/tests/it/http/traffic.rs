@@ -265,8 +265,8 @@ fn a_new_endpoint_gets_less_at_first() {
     let _server = pod.serve_http("new", 8080).unwrap();
     TRAFFIC.cluster.wait_served(&pod);
     wait_until("the new one has some", LIMIT, || server("warm", "/", &[]) == "new").unwrap();
-    let names: Vec<String> = (0..40).map(|_| server("warm", "/", &[])).collect();
+    let names: Vec<String> = (0..100).map(|_| server("warm", "/", &[])).collect();
     let new = names.iter().filter(|name| *name == "new").count();
-    // A tenth of the other's weight: four of forty, where it would be twenty.
-    assert!((1..=10).contains(&new), "{names:?}");
+    // A tenth of the other's weight: about ten of a hundred by chance, where it would be fifty.
+    assert!((1..=30).contains(&new), "{names:?}");
 }
