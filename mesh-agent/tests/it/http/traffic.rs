@@ -265,8 +265,8 @@ fn a_new_endpoint_gets_less_at_first() {
     let _server = pod.serve_http("new", 8080).unwrap();
     TRAFFIC.cluster.wait_served(&pod);
     wait_until("the new one has some", LIMIT, || server("warm", "/", &[]) == "new").unwrap();
-    let names: Vec<String> = (0..100).map(|_| server("warm", "/", &[])).collect();
+    let names: Vec<String> = (0..200).map(|_| server("warm", "/", &[])).collect();
     let new = names.iter().filter(|name| *name == "new").count();
-    // A tenth of the other's weight: about ten of a hundred by chance, where it would be fifty.
-    assert!((1..=30).contains(&new), "{names:?}");
+    // Where its turn comes it is passed over nine times of ten, by chance: of two hundred it has some ten, where it would have a hundred.
+    assert!((1..=40).contains(&new), "{names:?}");
 }
