@@ -83,7 +83,7 @@ pub struct TunnelCounters {
     pub reused: Count,
     /// Dials that failed.
     pub dials_failed: Count,
-    /// Streams that were asked for a second time, because a reused connection turned out to be dead.
+    /// Streams that were asked for a second time, because a reused connection turned out to be dead, and dials of a peer that let go of one.
     pub retried: Count,
     /// Idle connections in pools (gauge).
     pub idle: Count,
